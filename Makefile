@@ -1,0 +1,38 @@
+# Two commands do everything on a machine with Python 3.11 and make:
+#   make quickstart    install the package and run the short example
+#   make test          install what development needs, check and test all
+# Another interpreter: make test PYTHON=/path/to/python
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: quickstart test lint clean
+
+quickstart: $(VENV)/.installed
+	$(BIN)/python examples/quickstart.py
+
+test: lint
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -q -m backends
+	KERAS_BACKEND=torch $(BIN)/python -m pytest -q -m backends
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -q --durations=10
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/python -m ruff check .
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps keep an unchanged environment from being installed again.
+$(VENV)/.installed: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@ $(VENV)/.installed

@@ -1,0 +1,46 @@
+"""Composable building blocks for fine-tuning pretrained Keras models."""
+
+from finetune_keras.models.backbones import backbone
+from finetune_keras.models.freezing import freeze, unfreeze
+from finetune_keras.models.graph import flatten
+from finetune_keras.models.heads import remove_head, replace_head
+from finetune_keras.models.layer_groups import LayerGroup, layer_groups
+from finetune_keras.models.selection import select_layers
+from finetune_keras.models.summary import TrainableSummary, trainable_summary
+from finetune_keras.models.tasks import image_classifier
+from finetune_keras.models.trainable_set import FineTuneModel
+from finetune_keras.training import plans
+from finetune_keras.training.callbacks import (
+    GradualUnfreeze,
+    UnfreezeCallback,
+    UnfreezeOnPlateau,
+)
+from finetune_keras.training.fine_tune import fine_tune
+from finetune_keras.training.history import FineTuneHistory
+from finetune_keras.training.plan import Phase, Plan
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FineTuneHistory",
+    "FineTuneModel",
+    "GradualUnfreeze",
+    "LayerGroup",
+    "Phase",
+    "Plan",
+    "TrainableSummary",
+    "UnfreezeCallback",
+    "UnfreezeOnPlateau",
+    "backbone",
+    "fine_tune",
+    "flatten",
+    "freeze",
+    "image_classifier",
+    "layer_groups",
+    "plans",
+    "remove_head",
+    "replace_head",
+    "select_layers",
+    "trainable_summary",
+    "unfreeze",
+]

@@ -1,0 +1,128 @@
+"""Freeze and unfreeze, leaf by leaf, with a BatchNorm policy."""
+
+import keras
+
+from finetune_keras.models import graph
+from finetune_keras.models.layer_groups import layer_groups
+from finetune_keras.models.selection import select_layers
+from finetune_keras.models.trainable_set import keep_trainable_set
+
+
+def freeze(model, layers="all"):
+    """Freezes layers: no training step moves their weights.
+
+    A frozen `BatchNormalization` runs in inference mode and keeps its
+    statistics. Flags are set on leaf layers, so that an inner model's own flag
+    neither hides nor undoes them. They are saved with the model.
+
+    After `compile`, Keras goes on training what it trained before until the
+    model is compiled again; `trainable_summary` says so.
+
+    Args:
+        model: A `keras.Model`, built.
+        layers: Which layers, as in `select_layers`: `"all"`, `"backbone"`, a
+            group, name, regular expression, class, slice, callable, `Layer`,
+            or a list of these. Defaults to `"all"`.
+
+    Raises:
+        ValueError: If `layers` matches nothing.
+
+    Example:
+
+    ```python
+    import keras, finetune_keras as ft
+
+    model = keras.applications.MobileNet(alpha=0.25, weights=None)
+    ft.freeze(model, "backbone")
+    print([v.path for v in model.trainable_variables])
+    ```
+    """
+    _set_flags(model, select_layers(model, layers), False)
+
+
+def unfreeze(model, layers="all", batch_norm="frozen"):
+    """Lets layers train again.
+
+    Args:
+        model: A `keras.Model`, built.
+        layers: Which layers, as in `select_layers`. Defaults to `"all"`.
+        batch_norm: What becomes of the `BatchNormalization` layers among them.
+            `"frozen"` keeps those of the backbone in inference mode, on
+            pretrained statistics, which small batches would spoil; those of
+            the head are new and train. `"train"` lets all of them train.
+            Defaults to `"frozen"`.
+
+    Raises:
+        ValueError: If `layers` matches nothing, or nothing but BatchNorm that
+            stays frozen.
+
+    Example:
+
+    ```python
+    import keras, finetune_keras as ft
+
+    model = keras.applications.MobileNet(alpha=0.25, weights=None)
+    ft.freeze(model)
+    ft.unfreeze(model, ft.layer_groups(model)[-2:])
+    print(ft.trainable_summary(model))
+    ```
+    """
+    if batch_norm not in ("frozen", "train"):
+        raise ValueError(
+            '`batch_norm` must be "frozen" or "train". '
+            f"Received: batch_norm={batch_norm!r}"
+        )
+    selected = select_layers(model, layers)
+    kept = _pretrained_norms(model, selected) if batch_norm == "frozen" else []
+    chosen = [layer for layer in selected if layer not in kept]
+    if not any(graph.own_variables(layer) for layer in chosen):
+        raise ValueError(
+            "Nothing would be unfrozen: `layers` holds no layer with weights "
+            "but BatchNormalization, which stays frozen by default. To train "
+            f'it, pass `batch_norm="train"`. Received: layers={layers!r}'
+        )
+    _set_flags(model, kept, False)
+    _set_flags(model, chosen, True)
+
+
+def is_recompile_due(model):
+    """Tells whether the compiled model trains other weights than it should.
+
+    Args:
+        model: A `keras.Model`.
+
+    Returns:
+        Boolean. `False` for a model that is not compiled, or was not trained
+        since.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None or not optimizer.built:
+        return False
+    return graph.optimized_ids(optimizer) != {
+        id(variable) for variable in model.trainable_variables
+    }
+
+
+def _set_flags(model, layers, trainable):
+    for layer in layers:
+        graph.set_own_flag(layer, trainable)
+    leaves = set(graph.leaf_layers(model))
+    for container in [model, *graph.all_layers(model)]:
+        # A container's flag is no say of its own: it must hide nothing.
+        if container not in leaves:
+            graph.set_own_flag(container, True)
+    keep_trainable_set(model)
+
+
+def _pretrained_norms(model, layers):
+    norms = [x for x in layers if is_batch_norm(x)]
+    if not norms or graph.graph_of(model) is None:
+        return norms
+    last = layer_groups(model)[-1]
+    new = last.layers if last.name == "head" else []
+    return [layer for layer in norms if layer not in new]
+
+
+def is_batch_norm(layer):
+    """Tells whether a layer keeps statistics of the batches that it sees."""
+    return isinstance(layer, keras.layers.BatchNormalization)

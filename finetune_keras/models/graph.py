@@ -1,0 +1,332 @@
+"""The graph under a model: its steps, its leaf layers, its cut points.
+
+Everything here reads Keras's own graph of nodes. It is the one place of the
+`models` room that touches private attributes of Keras.
+"""
+
+import re
+
+import keras
+
+
+class Step:
+    """One call of one operation, with inner models opened up.
+
+    Attributes:
+        operation: The `keras.Operation` (most often a layer) that is called.
+        path: String, names of the models around it and its own, joined by `/`.
+        inputs: List of keys of the tensors that it reads.
+        outputs: List of keys of the tensors that it makes.
+        tensors: List of `KerasTensor`s, one for each of `outputs`.
+        input_shapes: List of shapes of the tensors that it reads.
+    """
+
+    def __init__(self, node, path, inputs, outputs):
+        self.operation = node.operation
+        self.path = path
+        self.inputs = inputs
+        self.outputs = outputs
+        self.tensors = node.outputs
+        self.input_shapes = [t.shape for t in node.input_tensors]
+
+    def __repr__(self):
+        return f"<Step {self.path}>"
+
+
+def graph_of(model):
+    """Returns the functional graph of a model, or `None` if it has none."""
+    if isinstance(model, keras.Sequential):
+        return model._functional
+    if isinstance(model, keras.Model) and hasattr(model, "_nodes_by_depth"):
+        return model
+    return None
+
+
+def walk(model):
+    """Lists the steps of a model from input to output.
+
+    Args:
+        model: A `keras.Model` that has a graph.
+
+    Returns:
+        `(steps, input_keys, output_keys)`.
+    """
+    graph = graph_of(model)
+    keys = {id(tensor): ("input", i) for i, tensor in enumerate(graph.inputs)}
+    inputs = list(keys.values())
+    steps = []
+    _walk(graph, keys, "", steps)
+    return steps, inputs, [keys[id(tensor)] for tensor in graph.outputs]
+
+
+def _walk(graph, keys, prefix, steps):
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        for node in graph._nodes_by_depth[depth]:
+            if not node.is_input:
+                _walk_node(node, keys, prefix, steps)
+
+
+def _walk_node(node, keys, prefix, steps):
+    operation = node.operation
+    path = prefix + operation.name
+    inputs = [keys[id(tensor)] for tensor in node.input_tensors]
+    inner = graph_of(operation)
+    if inner is None:
+        outputs = [(len(steps), i) for i in range(len(node.outputs))]
+        steps.append(Step(node, path, inputs, outputs))
+    else:
+        tensors = zip(inner.inputs, inputs, strict=False)
+        inner_keys = {id(tensor): key for tensor, key in tensors}
+        _walk(inner, inner_keys, path + "/", steps)
+        outputs = [inner_keys[id(tensor)] for tensor in inner.outputs]
+    for tensor, key in zip(node.outputs, outputs, strict=True):
+        keys[id(tensor)] = key
+
+
+def cut_points(steps, output_keys, masks=False):
+    """Finds where a single tensor carries everything across.
+
+    Inputs of the model, such as a padding mask, may pass a cut by: whoever
+    stores the tensor has them at hand.
+
+    Args:
+        steps: List of `Step`s, from `walk`.
+        output_keys: List of keys of the model's outputs.
+        masks: Boolean, whether boolean tensors may pass a cut by as well:
+            right for telling blocks, wrong for cutting. Defaults to `False`.
+
+    Returns:
+        Dict from the position of a step to the `KerasTensor` that is the only
+        one alive after it.
+    """
+    last_use = {key: len(steps) for key in output_keys}
+    for position, step in enumerate(steps):
+        for key in step.inputs:
+            last_use[key] = max(position, last_use.get(key, position))
+    cuts, alive = {}, {}
+    for position, step in enumerate(steps):
+        made = zip(step.outputs, step.tensors, strict=True)
+        alive.update(x for x in made if not masks or x[1].dtype != "bool")
+        for key in [k for k in alive if last_use.get(k, -1) <= position]:
+            del alive[key]
+        if len(alive) == 1:
+            (cuts[position],) = alive.values()
+    return cuts
+
+
+def own_variables(layer):
+    """Lists the weights that a layer holds itself, not its inner layers'."""
+    return layer._trainable_variables + layer._non_trainable_variables
+
+
+def inner_layers(layer):
+    """Lists the layers that a layer holds directly."""
+    if isinstance(layer, keras.Sequential) and graph_of(layer) is not None:
+        return layer.layers
+    if graph_of(layer) is not None:
+        return [inner for inner in layer.layers if inner is not layer]
+    return [
+        inner
+        for inner in getattr(layer, "_layers", [])
+        if isinstance(inner, keras.layers.Layer)
+    ]
+
+
+def leaf_layers(layer, path=None):
+    """Lists the layers in which freezing happens, with their paths.
+
+    A leaf has no inner layers, or has weights of its own beside them.
+
+    Args:
+        layer: A `keras.layers.Layer`, or a `keras.Model`.
+        path: String that stands before the names of inner layers. By default
+            the layer's own name, or nothing for a model.
+
+    Returns:
+        Dict from each leaf to its path, in the order of the graph.
+    """
+    leaves = {}
+    _collect_leaves(layer, path or "", leaves, set())
+    return leaves
+
+
+def _collect_leaves(layer, path, leaves, seen):
+    if id(layer) in seen:
+        return
+    seen.add(id(layer))
+    inner = inner_layers(layer)
+    if not inner or own_variables(layer):
+        leaves[layer] = path or layer.name
+    for child in inner:
+        _collect_leaves(child, f"{path}/{child.name}".lstrip("/"), leaves, seen)
+
+
+def weights_by_path(model):
+    """Names the weights of a model by the path of their layer.
+
+    Unlike `variable.path`, which tells in which scope a layer was built, it
+    is the same after the model was opened, saved and loaded.
+
+    Args:
+        model: A `keras.Model`.
+
+    Returns:
+        Dict from strings such as `"block1_conv1/kernel"` to variables.
+    """
+    return {
+        f"{path}/{variable.name}": variable
+        for layer, path in leaf_layers(model).items()
+        for variable in own_variables(layer)
+    }
+
+
+def all_layers(layer):
+    """Lists every layer inside a model or layer, at any depth, once."""
+    found = {}
+    for child in inner_layers(layer):
+        for one in [child, *all_layers(child)]:
+            found.setdefault(id(one), one)
+    return list(found.values())
+
+
+def set_own_flag(layer, trainable):
+    """Sets the flag of a layer and of its own weights, not of inner ones."""
+    layer._trainable = trainable
+    for variable in layer._trainable_variables:
+        variable.trainable = trainable
+
+
+def is_fixed(layer, variable):
+    """Tells whether a weight that its layer could train is held fixed."""
+    layers = [x for x in layer._flatten_layers() if x.trainable]
+    return not variable.trainable and any(
+        variable is own for x in layers for own in x._trainable_variables
+    )
+
+
+def saves_inner_flags(layer):
+    """Tells whether Keras's file keeps the flags of the layers inside."""
+    return isinstance(layer, keras.Sequential) or is_plain_functional(layer)
+
+
+def is_plain_functional(model):
+    """Tells whether a model is functional and of no class of its own."""
+    return (
+        graph_of(model) is model
+        and type(model).__module__ == "keras.src.models.functional"
+    )
+
+
+def change_class(model, kind):
+    """Turns a functional model into a registered subclass of its kind."""
+    if type(model) not in kind.__mro__:
+        # Building one makes Keras mix its functional class into the new one.
+        kind(model.inputs, model.outputs)
+    model.__class__ = kind
+
+
+def optimized_ids(optimizer):
+    """Lists the identities of the variables that an optimizer moves."""
+    parts = getattr(optimizer, "optimizers", None)
+    if parts:
+        return set().union(*map(optimized_ids, parts))
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    return {id(v) for v in optimizer._trainable_variables}
+
+
+def is_random(operation):
+    """Tells whether an operation draws random numbers while training."""
+    layers = [operation]
+    if isinstance(operation, keras.layers.Layer):
+        layers = operation._flatten_layers()
+    return any(
+        getattr(layer, "_seed_generators", None)
+        or hasattr(layer, "seed_generator")
+        for layer in layers
+    )
+
+
+def has_automatic_name(layer):
+    """Tells whether Keras, not a person, gave the layer its name."""
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(layer).__name__)
+    name = re.sub(r"\W+", "", name).lower().replace("_", "")
+    return re.fullmatch(name + r"(_\d+)?", _squash(layer.name)) is not None
+
+
+def _squash(name):
+    stem, number = re.fullmatch(r"(.*?)(_\d+)?", name).groups()
+    return stem.replace("_", "") + (number or "")
+
+
+def flatten(model):
+    """Opens the inner models of a model, with shared layers and weights.
+
+    Args:
+        model: A `keras.Model` that has a graph.
+
+    Returns:
+        A `keras.Model` with the same inputs, outputs and layers, in which no
+        layer is a model. `model` itself if there is nothing to open.
+
+    Raises:
+        ValueError: If `model` has no graph.
+    """
+    if graph_of(model) is None:
+        raise ValueError(
+            "Only a functional or sequential model that has been built has a "
+            "graph. Give the model an `Input`, or call it on data once. "
+            f"Received: model={model!r} of type {type(model).__name__}"
+        )
+    if not any(graph_of(layer) for layer in model.layers):
+        return model
+    _make_names_unique(model)
+    inputs, outputs = replay(model)
+    return keras.Model(inputs, outputs, name=model.name)
+
+
+def replay(model, inputs=None, call=None):
+    """Runs a model's graph again on symbolic tensors, inner models opened.
+
+    Args:
+        model: A `keras.Model` that has a graph.
+        inputs: List of `KerasTensor`s, or `None` for new ones like the old.
+        call: Function `(operation, *args, **kwargs)` that makes each step.
+            Defaults to calling the operation.
+
+    Returns:
+        `(inputs, outputs)` in the structure of the model.
+    """
+    graph = graph_of(model)
+    call = call or (lambda operation, *args, **kw: operation(*args, **kw))
+
+    def step(operation, *args, **kwargs):
+        inner = graph_of(operation)
+        if inner is None:
+            return call(operation, *args, **kwargs)
+        # Inner models are entered without `training`: Keras passes it down.
+        return inner._run_through_graph(args[0], call_fn=step)
+
+    if inputs is None:
+        inputs = [_input_like(tensor) for tensor in graph.inputs]
+        inputs = keras.tree.pack_sequence_as(graph._inputs_struct, inputs)
+    return inputs, graph._run_through_graph(inputs, call_fn=step)
+
+
+def _input_like(tensor):
+    return keras.Input(
+        batch_shape=tensor.shape,
+        dtype=tensor.dtype,
+        sparse=tensor.sparse,
+        name=tensor.name,
+    )
+
+
+def _make_names_unique(model):
+    """Renames inner layers whose name would stand twice in a flat graph."""
+    paths = {}
+    for step in walk(model)[0]:
+        paths.setdefault(step.operation, step.path)
+    names = [layer.name for layer in paths]
+    for layer, path in paths.items():
+        if names.count(layer.name) > 1 and "/" in path:
+            layer.name = path.replace("/", "_")

@@ -1,0 +1,145 @@
+"""Where the backbone ends and the head begins, told by the graph."""
+
+import re
+
+import keras
+
+
+def find_head(steps, cuts, output_keys, atoms):
+    """Finds the weighted layers of the head.
+
+    In this order: layers named head at the end; what stands behind an inner
+    model that holds most of the weights; the dense layers behind the point
+    where space or time collapses (pooling, flatten); a last dense layer or
+    1x1 convolution that gives the output.
+
+    Args:
+        steps: List of steps of the model, see `graph.walk`.
+        cuts: Dict from position to tensor, see `graph.cut_points`.
+        output_keys: List of keys of the model's outputs.
+        atoms: List of weighted layers, from input to output.
+
+    Returns:
+        List of the atoms of the head, empty for a backbone.
+    """
+    if not atoms:
+        return []
+    if len(set(output_keys)) > 1:
+        return _heads_of_several(steps, output_keys, atoms)
+    for find in (_by_name, _behind_inner_model, _behind_collapse, _last_one):
+        head = find(steps, cuts, output_keys, atoms)
+        if head:
+            return head
+    return []
+
+
+def _by_name(steps, cuts, output_keys, atoms):
+    head = []
+    for atom in reversed(atoms):
+        if not re.search(r"(^|_)head(_|$)", atom.path.split("/")[-1]):
+            break
+        head.insert(0, atom)
+    return head if len(head) < len(atoms) else []
+
+
+def _behind_inner_model(steps, cuts, output_keys, atoms):
+    def outer(atom):
+        return atom.path.split("/")[0] if "/" in atom.path else None
+
+    sizes = {}
+    for atom in atoms:
+        size = atom.layer.count_params()
+        sizes[outer(atom)] = sizes.get(outer(atom), 0) + size
+    sizes.pop(None, None)
+    total = sum(atom.layer.count_params() for atom in atoms)
+    largest = max(sizes, key=sizes.get, default=None)
+    if largest is None or sizes[largest] * 2 < total:
+        return []
+    last = max(i for i, atom in enumerate(atoms) if outer(atom) == largest)
+    return atoms[last + 1 :]
+
+
+def _behind_collapse(steps, cuts, output_keys, atoms):
+    for position, step in enumerate(steps):
+        if position in cuts and collapses(step):
+            behind = [atom for atom in atoms if atom.first > position]
+            if behind and all(_may_be_in_head(a.layer) for a in behind):
+                return behind if len(behind) < len(atoms) else []
+    return []
+
+
+def collapses(step):
+    """Tells whether a step turns a map or a sequence into one vector."""
+    if re.match(r"Global\w+Pooling", type(step.operation).__name__):
+        return True
+    ranks = [len(shape) for shape in step.input_shapes]
+    return len(step.tensors[0].shape) == 2 and max(ranks, default=0) > 2
+
+
+def _may_be_in_head(layer):
+    if isinstance(layer, keras.layers.Conv2D):
+        return tuple(layer.kernel_size) == (1, 1)
+    kinds = (keras.layers.Dense, keras.layers.EinsumDense)
+    return isinstance(layer, kinds) or "Normalization" in type(layer).__name__
+
+
+def _last_one(steps, cuts, output_keys, atoms):
+    last = atoms[-1]
+    if len(atoms) < 2 or not _gives_output(last.layer):
+        return []
+    after = [step.operation for step in steps[last.last + 1 :]]
+    return [last] if all(map(_keeps_logits, after)) else []
+
+
+def _gives_output(layer):
+    kinds = (keras.layers.Dense, keras.layers.EinsumDense)
+    pointwise = isinstance(
+        layer, (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+    ) and set(layer.kernel_size) == {1}
+    if not pointwise and not isinstance(layer, kinds):
+        return False
+    return _squashes(layer)
+
+
+def _squashes(layer):
+    allowed = ("linear", "softmax", "sigmoid", "log_softmax")
+    return getattr(layer.activation, "__name__", None) in allowed
+
+
+def _keeps_logits(operation):
+    if isinstance(operation, keras.layers.Activation):
+        return _squashes(operation)
+    kinds = (
+        keras.layers.Softmax,
+        keras.layers.Reshape,
+        keras.layers.Flatten,
+        keras.layers.Dropout,
+        keras.layers.Rescaling,
+    )
+    names = ("Softmax", "Sigmoid", "Squeeze", "Reshape", "Cast")
+    return isinstance(operation, kinds) or type(operation).__name__ in names
+
+
+def _heads_of_several(steps, output_keys, atoms):
+    """With several outputs, the head is what not all of them need."""
+    needs = [_needed_steps(steps, key) for key in output_keys]
+    for key, own in zip(output_keys, needs, strict=True):
+        if any(key[0] in other for other in needs if other is not own):
+            # One output feeds another: features of a backbone, not tasks.
+            return []
+    shared = set.intersection(*needs)
+    head = [atom for atom in atoms if atom.first not in shared]
+    return head if len(head) < len(atoms) else []
+
+
+def _needed_steps(steps, key):
+    makers = {
+        output: i for i, step in enumerate(steps) for output in step.outputs
+    }
+    needed, left = set(), [key]
+    while left:
+        position = makers.get(left.pop())
+        if position is not None and position not in needed:
+            needed.add(position)
+            left.extend(steps[position].inputs)
+    return needed

@@ -1,0 +1,298 @@
+"""Find, remove, replace and build heads."""
+
+import keras
+
+from finetune_keras.models import graph
+from finetune_keras.models.head_finder import collapses, find_head
+from finetune_keras.models.layer_groups import weighted_atoms
+from finetune_keras.models.pixel_guard import PixelModel
+from finetune_keras.models.trainable_set import keep_trainable_set
+
+_TASKS = {
+    "classification": "softmax",
+    "multi_label": "sigmoid",
+    "regression": "linear",
+}
+_POOLINGS = ("avg", "max", "flatten", "token")
+_GLOROT = ("tanh", "sigmoid", "softsign", "linear", "softmax", "hard_tanh")
+
+
+def replace_head(model, num_classes, **head):
+    """Puts a new head in the place of a model's own.
+
+    The head is found by the graph: the dense layers behind the pooling or the
+    flatten of a whole classifier, the tail of a `Sequential`, what stands
+    behind an inner backbone. A model without a head gets one. All layers below
+    are the same objects, so their weights are shared with `model`.
+
+    Args:
+        model: A `keras.Model` with one output, or a transformer backbone with
+            `sequence_output` and `pooled_output`.
+        num_classes: Integer, number of classes, labels or regressed values.
+        **head: Options of the new head:
+            - `pooling`: `"avg"`, `"max"`, `"flatten"`, or `"token"`, the
+              pooled token of a transformer. Defaults to `"avg"`.
+            - `hidden_units`: Tuple of integers, widths of hidden dense
+              layers. Defaults to `()`.
+            - `activation`: Name or callable, of the hidden layers. He
+              initialisation goes with ReLU-like, Glorot with tanh-like ones.
+              Defaults to `"relu"`.
+            - `dropout`: Float in [0, 1), before each dense layer. Defaults to
+              `0.0`.
+            - `batch_norm`: Boolean, whether hidden layers are normalised.
+              Defaults to `False`.
+            - `kernel_regularizer`: A `keras.Regularizer` or its name, such as
+              `keras.regularizers.L2(1e-4)`. Defaults to `None`.
+            - `task`: `"classification"` (softmax), `"multi_label"` (sigmoid)
+              or `"regression"` (linear). Defaults to `"classification"`.
+
+    Returns:
+        A functional `keras.Model` with float32 outputs. Inner models of
+        `model` are opened in it.
+
+    Raises:
+        ValueError: If `model` has several outputs or no graph, or if an
+            option is out of range.
+
+    Example:
+
+    ```python
+    import keras, finetune_keras as ft
+
+    vgg = keras.applications.VGG16(weights=None, input_shape=(64, 64, 3),
+                                   classes=20)
+    model = ft.replace_head(vgg, num_classes=10, pooling="flatten",
+                            hidden_units=(32, 16), dropout=0.2)
+    ft.freeze(model, vgg.layers[:-4])
+    print(model.output_shape)  # (None, 10)
+    ```
+
+    Reference:
+        - [He et al., 2015](https://arxiv.org/abs/1502.01852)
+        - [Glorot and Bengio, 2010](
+            https://proceedings.mlr.press/v9/glorot10a.html)
+    """
+    flat, features = split_head(model)
+    outputs = build_head(features, num_classes, **head)
+    return rebuild(flat, outputs)
+
+
+def remove_head(model):
+    """Cuts the head off a whole classifier.
+
+    Args:
+        model: A `keras.Model` with one output and a head.
+
+    Returns:
+        A functional `keras.Model` that gives the features below the head,
+        before they are pooled or flattened. Its layers are `model`'s own.
+
+    Raises:
+        ValueError: If `model` has several outputs, no graph or no head.
+
+    Example:
+
+    ```python
+    import keras, finetune_keras as ft
+
+    model = keras.applications.MobileNet(alpha=0.25, weights=None)
+    print(ft.remove_head(model).output_shape)  # (None, 7, 7, 256)
+    ```
+    """
+    flat, features = split_head(model)
+    if features is graph.graph_of(flat).outputs[0]:
+        raise ValueError(
+            "The model has no head to remove: it ends in features, not in a "
+            "dense layer behind a pooling. Use it as it is. "
+            f"Received: model={model.name!r} with output {features.shape}"
+        )
+    return rebuild(flat, features)
+
+
+def rebuild(model, outputs):
+    """Makes a model with new outputs on the inputs of another, of its kind."""
+    inputs = graph.graph_of(model).input
+    kind = PixelModel if isinstance(model, PixelModel) else keras.Model
+    new = kind(inputs, outputs, name=model.name)
+    keep_trainable_set(new)
+    return new
+
+
+def split_head(model):
+    """Finds the tensor that the head of a model reads.
+
+    Returns:
+        `(flat, features)`: the model with inner models opened, and its
+        `KerasTensor` below the head; its output where there is no head.
+    """
+    if graph.graph_of(model) is None:
+        graph.flatten(model)
+    steps, _, outputs = graph.walk(model)
+    if len(outputs) > 1:
+        return graph.flatten(model), _backbone_features(model)
+    cuts = graph.cut_points(steps, outputs, masks=True)
+    atoms = weighted_atoms(steps)
+    head = find_head(steps, cuts, outputs, atoms)
+    flat = graph.flatten(model)
+    if not head:
+        return flat, graph.graph_of(flat).outputs[0]
+    position = _end_of_backbone(steps, cuts, atoms, head)
+    return flat, _same_tensor(flat, steps, position)
+
+
+def _end_of_backbone(steps, cuts, atoms, head):
+    """Position of the last step below pooling, dropout and dense layers."""
+    body = [atom for atom in atoms if atom not in head]
+    start = max(atom.last for atom in body)
+    stop = min(atom.first for atom in head)
+    best = start
+    for position in range(start, stop):
+        step = steps[position]
+        flattens = isinstance(step.operation, keras.layers.Flatten)
+        random = position > start and graph.is_random(step.operation)
+        if random or (position > start and (flattens or collapses(step))):
+            break
+        if position in cuts:
+            best = position
+    return best
+
+
+def _same_tensor(flat, steps, position):
+    """Output of the same call in the flattened model."""
+    operation = steps[position].operation
+    calls = [i for i, s in enumerate(steps) if s.operation is operation]
+    flat_steps = graph.walk(flat)[0]
+    same = [step for step in flat_steps if step.operation is operation]
+    return same[calls.index(position)].tensors[0]
+
+
+def _backbone_features(model):
+    """Features of a transformer backbone; other models must have one output."""
+    outputs = model.output
+    if isinstance(outputs, dict) and "sequence_output" in outputs:
+        return outputs
+    raise ValueError(
+        "A head goes on a model with one output. Make a model of the output "
+        "that you want first: `keras.Model(model.inputs, model.outputs[0])`. "
+        f"Received: model={model.name!r} with {len(model.outputs)} outputs: "
+        f"{model.output_names}"
+    )
+
+
+def build_head(
+    features,
+    num_classes,
+    pooling="avg",
+    hidden_units=(),
+    activation="relu",
+    dropout=0.0,
+    batch_norm=False,
+    kernel_regularizer=None,
+    task="classification",
+):
+    """Adds a head to symbolic features; see `replace_head` for the options."""
+    _check_head(num_classes, pooling, hidden_units, dropout, task)
+    x = _pool(features, pooling)
+    for i, units in enumerate(hidden_units, start=1):
+        x = _drop(x, dropout, f"head_dropout_{i}")
+        x = _hidden(x, units, activation, batch_norm, kernel_regularizer, i)
+    x = _drop(x, dropout, "head_dropout")
+    # Softmax in half precision loses small probabilities.
+    return keras.layers.Dense(
+        num_classes,
+        activation=_TASKS[task],
+        kernel_regularizer=kernel_regularizer,
+        dtype="float32",
+        name="head_predictions",
+    )(x)
+
+
+def _drop(x, rate, name):
+    return keras.layers.Dropout(rate, name=name)(x) if rate else x
+
+
+def _hidden(x, units, activation, batch_norm, regularizer, number):
+    function = keras.activations.get(activation)
+    name = getattr(function, "__name__", "")
+    x = keras.layers.Dense(
+        units,
+        activation=None if batch_norm else function,
+        use_bias=not batch_norm,
+        kernel_initializer="glorot_uniform" if name in _GLOROT else "he_normal",
+        kernel_regularizer=regularizer,
+        name=f"head_dense_{number}",
+    )(x)
+    if not batch_norm:
+        return x
+    x = keras.layers.BatchNormalization(name=f"head_norm_{number}")(x)
+    return keras.layers.Activation(function, name=f"head_act_{number}")(x)
+
+
+def _pool(features, pooling):
+    if isinstance(features, dict):
+        if pooling == "token" and "pooled_output" in features:
+            return features["pooled_output"]
+        features = features["sequence_output"]
+    rank = len(features.shape)
+    if rank == 2:
+        return features
+    if pooling == "flatten":
+        return _flatten(features)
+    if pooling == "token":
+        return _first_token(features)
+    word = {"avg": "Average", "max": "Max"}[pooling]
+    layer = getattr(keras.layers, f"Global{word}Pooling{rank - 2}D")
+    return layer(name="head_pooling")(features)
+
+
+def _flatten(features):
+    if None in features.shape[1:]:
+        raise ValueError(
+            '`pooling="flatten"` needs features of a fixed size. Give the '
+            "backbone a full `input_shape`, or pool by average. "
+            f"Received: features of shape {features.shape}"
+        )
+    return keras.layers.Flatten(name="head_flatten")(features)
+
+
+def _first_token(features):
+    if len(features.shape) != 3:
+        raise ValueError(
+            '`pooling="token"` takes the first token of a sequence, of shape '
+            '(batch, time, features). For images use "avg", "max" or '
+            f'"flatten". Received: features of shape {features.shape}'
+        )
+    return features[:, 0]
+
+
+def _check_head(num_classes, pooling, hidden_units, dropout, task):
+    if task not in _TASKS:
+        raise ValueError(
+            f"`task` must be one of {list(_TASKS)}. Received: task={task!r}"
+        )
+    least = 2 if task == "classification" else 1
+    whole = isinstance(num_classes, int) and not isinstance(num_classes, bool)
+    if not whole or num_classes < least:
+        raise ValueError(
+            f"`num_classes` must be an integer of at least {least} for "
+            f"{task}. Two classes are `num_classes=2`; a single sigmoid is "
+            '`task="multi_label"` with one label. '
+            f"Received: num_classes={num_classes!r}"
+        )
+    if pooling not in _POOLINGS:
+        raise ValueError(
+            f"`pooling` must be one of {list(_POOLINGS)}. "
+            f"Received: pooling={pooling!r}"
+        )
+    if not isinstance(hidden_units, (list, tuple)) or any(
+        not isinstance(units, int) or units < 1 for units in hidden_units
+    ):
+        raise ValueError(
+            "`hidden_units` must be a tuple of positive integers, such as "
+            f"`(256, 128)`. Received: hidden_units={hidden_units!r}"
+        )
+    if not 0 <= dropout < 1:
+        raise ValueError(
+            "`dropout` is the share of inputs dropped, from 0 up to but not "
+            f"including 1. Received: dropout={dropout!r}"
+        )

@@ -1,0 +1,272 @@
+"""Layer groups: any model as an ordered list of parts, input to output."""
+
+import warnings
+
+import keras
+
+from finetune_keras.models import graph
+from finetune_keras.models.block_names import (
+    block_keys,
+    group_name,
+    is_block_key,
+    unique_names,
+)
+from finetune_keras.models.head_finder import find_head
+
+
+class LayerGroup:
+    """A named run of layers that are frozen, and get their rate, together.
+
+    Made by `layer_groups`.
+
+    Attributes:
+        name: String, such as `"stem"`, `"block5"`, `"transformer_layer_3"` or
+            `"head"`.
+        layers: List of the leaf layers with weights, from input to output.
+        cut: `KerasTensor` that carries everything from the groups before into
+            this one and those behind it (inputs of the model, such as a mask,
+            pass by), or `None` where no single tensor does. For an inner model
+            it belongs to the inner graph.
+
+    Example:
+
+    ```python
+    import keras, finetune_keras as ft
+
+    model = keras.applications.MobileNet(alpha=0.25, weights=None)
+    group = ft.layer_groups(model)[-1]
+    print(group.name, [layer.name for layer in group.layers])
+    ```
+    """
+
+    def __init__(self, name, layers, cut=None):
+        self.name = name
+        self.layers = layers
+        self.cut = cut
+
+    @property
+    def variables(self):
+        """List of the weights of the group, statistics included."""
+        return [v for layer in self.layers for v in graph.own_variables(layer)]
+
+    @property
+    def num_params(self):
+        """Integer, how many numbers the weights of the group hold."""
+        return sum(_size(v.shape) for v in self.variables)
+
+    def __repr__(self):
+        return (
+            f"<LayerGroup {self.name!r}: {len(self.layers)} layers, "
+            f"{self.num_params:,} parameters>"
+        )
+
+
+class Atom:
+    """One layer call with weights: what a group is put together from."""
+
+    def __init__(self, layer, path, first, last):
+        self.layer = layer
+        self.path = path
+        self.first = first
+        self.last = last
+
+
+def layer_groups(model, granularity="block"):
+    """Orders the layers of any model in named groups, from input to output.
+
+    Groups follow from the graph (a residual, inception or transformer block is
+    a stretch between two points where one tensor carries everything) and from
+    the names of the layers. Each leaf layer with weights is in exactly one
+    group. A shared layer is in the group of its first call. The head, where
+    the model has one, is the last group and is called `"head"`.
+
+    Args:
+        model: A `keras.Model`, built. A subclassed model has no graph: its
+            top-level layers are the groups, and a warning says so.
+        granularity: `"block"` for stem, blocks and head, or `"layer"` for one
+            group for each layer with weights below the head. Defaults to
+            `"block"`.
+
+    Returns:
+        List of `LayerGroup`s. Any slice of it says where to freeze:
+        `ft.unfreeze(model, ft.layer_groups(model)[-2:])`.
+
+    Raises:
+        ValueError: If `granularity` is unknown, or `model` has no weights yet.
+
+    Example:
+
+    ```python
+    import keras, finetune_keras as ft
+
+    model = keras.applications.VGG16(weights=None)
+    print([group.name for group in ft.layer_groups(model)])
+    # ['block1', 'block2', 'block3', 'block4', 'block5', 'head']
+    ```
+    """
+    if granularity not in ("block", "layer"):
+        raise ValueError(
+            '`granularity` must be "block" or "layer". '
+            f"Received: granularity={granularity!r}"
+        )
+    if not isinstance(model, keras.Model) or not model.weights:
+        raise ValueError(
+            "Layer groups are made of layers with weights, and this model has "
+            "none yet. Give it an `Input`, or call it on data once. "
+            f"Received: model={model!r}"
+        )
+    if graph.graph_of(model) is None:
+        return _groups_without_graph(model)
+    steps, _, outputs = graph.walk(model)
+    joints = graph.cut_points(steps, outputs, masks=True)
+    atoms = weighted_atoms(steps)
+    head = find_head(steps, joints, outputs, atoms)
+    body = [atom for atom in atoms if atom not in head]
+    if granularity == "layer":
+        parts = [(atom.path.split("/")[-1], [atom]) for atom in body]
+    else:
+        parts = _blocks(steps, joints, body)
+    if head:
+        parts.append(("head", head))
+    return _make_groups(steps, graph.cut_points(steps, outputs), parts)
+
+
+def weighted_atoms(steps):
+    """Lists weighted layers, large composites opened into their blocks."""
+    atoms = {}
+    for position, step in enumerate(steps):
+        if not isinstance(step.operation, keras.layers.Layer):
+            continue
+        for layer, path in _open(step.operation, step.path):
+            if layer in atoms:
+                atoms[layer].last = position
+            elif layer.weights:
+                atoms[layer] = Atom(layer, path, position, position)
+    return list(atoms.values())
+
+
+def _open(layer, path):
+    """Yields the blocks of a stack that hides them, else the layer itself."""
+    wrappers = (
+        keras.layers.Wrapper,
+        keras.layers.Bidirectional,
+        keras.layers.RNN,
+    )
+    children = [c for c in graph.inner_layers(layer) if c.weights]
+    blocks = [type(c) for c in children if graph.inner_layers(c)]
+    stack = any(blocks.count(kind) > 1 for kind in blocks)
+    own = graph.own_variables(layer)
+    if isinstance(layer, wrappers) or not stack or own:
+        yield layer, path
+        return
+    for child in children:
+        yield from _open(child, f"{path}/{child.name}")
+
+
+def _blocks(steps, joints, body):
+    """Puts atoms together by name and by the graph; `(name, atoms)` each."""
+    keys = block_keys(steps, joints, body)
+    parts, by_key = [], {}
+    for atom, key in zip(body, keys, strict=True):
+        if key in by_key:
+            by_key[key].append(atom)
+        else:
+            by_key[key] = [atom]
+            parts.append((key, by_key[key]))
+    starts = [
+        i
+        for i, (key, atoms) in enumerate(parts)
+        if is_block(atoms) or is_block_key(key)
+    ]
+    parts = [(group_name(key, atoms), atoms) for key, atoms in parts]
+    return _join_stem(parts, starts)
+
+
+def _join_stem(parts, starts):
+    """Calls what stands before the first real block the stem."""
+    if not starts or starts[0] == 0:
+        return parts
+    front = [atom for _, atoms in parts[: starts[0]] for atom in atoms]
+    embeds = any("Embedding" in type(atom.layer).__name__ for atom in front)
+    return [("embeddings" if embeds else "stem", front), *parts[starts[0] :]]
+
+
+def is_block(atoms):
+    """Tells whether atoms make a block: several kernels, or one composite."""
+    kernels = [
+        leaf
+        for atom in atoms
+        for leaf in graph.leaf_layers(atom.layer, atom.path)
+        if not is_norm(leaf)
+        and any(len(v.shape) > 1 for v in graph.own_variables(leaf))
+        and "Embedding" not in type(leaf).__name__
+    ]
+    return len(kernels) > 1
+
+
+def is_norm(layer):
+    """Tells whether a layer normalises or scales rather than mixes."""
+    name = type(layer).__name__
+    return "Normalization" in name or "Scale" in name or name == "PReLU"
+
+
+def _make_groups(steps, cuts, parts):
+    names = unique_names([name for name, _ in parts])
+    groups = []
+    for i, (name, (_, atoms)) in enumerate(zip(names, parts, strict=True)):
+        layers = [
+            leaf
+            for atom in atoms
+            for leaf in graph.leaf_layers(atom.layer, atom.path)
+            if graph.own_variables(leaf)
+        ]
+        cut = _cut_between(steps, cuts, parts[:i], parts[i:])
+        groups.append(LayerGroup(name, layers, cut))
+    return groups
+
+
+def _cut_between(steps, cuts, below, above):
+    """Picks the smallest cut between two runs of atoms, random ops above."""
+    if not below:
+        return None
+    start = max(atom.last for _, atoms in below for atom in atoms)
+    stop = min(atom.first for _, atoms in above for atom in atoms)
+    best = None
+    for position in [p for p in range(start, stop) if p in cuts]:
+        random = graph.is_random(steps[position].operation)
+        if best is None or (
+            not random and _size(cuts[position].shape) <= _size(best.shape)
+        ):
+            best = cuts[position]
+        elif random:
+            break
+    return best
+
+
+def _size(shape):
+    size = 1
+    for dimension in shape:
+        size *= dimension or 1
+    return size
+
+
+def _groups_without_graph(model):
+    warnings.warn(
+        f"{type(model).__name__} is a subclassed model without a graph: its "
+        "top-level layers, in the order of their definition, are its layer "
+        "groups, and no boundary between them can be cut.",
+        stacklevel=3,
+    )
+    layers = [layer for layer in model.layers if layer.weights]
+    if not layers:
+        layers = [model]
+    names = [layer.name for layer in layers]
+    if len(layers) > 1 and isinstance(layers[-1], keras.layers.Dense):
+        names[-1] = "head"
+    return [
+        LayerGroup(
+            name,
+            [x for x in graph.leaf_layers(layer) if graph.own_variables(x)],
+        )
+        for name, layer in zip(unique_names(names), layers, strict=True)
+    ]

@@ -1,0 +1,215 @@
+"""Input scaling that matches the backbone, once and only once."""
+
+import inspect
+import re
+
+import keras
+import numpy as np
+
+from finetune_keras.models.graph import graph_of, walk
+from finetune_keras.models.pixel_guard import PixelModel, looks_scaled
+
+__all__ = [
+    "PixelModel",
+    "looks_scaled",
+    "preprocessing_mode",
+    "scale_pixels",
+]
+
+MODES = ("tf", "torch", "caffe")
+# Red, green, blue, on the scale of raw pixels.
+MEAN = {
+    "torch": [255 * 0.485, 255 * 0.456, 255 * 0.406],
+    "caffe": [123.68, 116.779, 103.939],
+}
+STD = {
+    "torch": [255 * 0.229, 255 * 0.224, 255 * 0.225],
+    "caffe": [1.0, 1.0, 1.0],
+}
+ARITHMETIC = {"Add", "Subtract", "Multiply", "Divide", "TrueDivide"}
+
+
+def preprocessing_mode(model):
+    """Tells how a backbone wants its pixels.
+
+    First the graph is asked: a model that rescales or normalises before its
+    first kernel takes raw pixels. Then the name: `keras.applications` models
+    keep theirs, and Keras's own `preprocess_input` of that application is
+    tried on a few pixels.
+
+    Args:
+        model: A `keras.Model`.
+
+    Returns:
+        `"tf"` (-1 to 1), `"torch"` (0 to 1, then the mean and deviation of
+        ImageNet), `"caffe"` (blue, green, red, minus the mean of ImageNet),
+        `"inside"` (raw pixels, the model scales by itself) or `None`
+        (unknown).
+
+    Example:
+
+    ```python
+    import keras
+    from finetune_keras.models.preprocessing import preprocessing_mode
+
+    vgg = keras.applications.VGG16(include_top=False, weights=None)
+    print(preprocessing_mode(vgg))  # caffe
+    ```
+    """
+    names = [model.name]
+    for step in walk(model)[0] if graph_of(model) is not None else []:
+        if _scales(step.operation):
+            return "inside"
+        if has_kernel(step.operation):
+            # The application may stand inside a model of another name.
+            names += step.path.split("/")[:-1]
+            break
+    modes = [application_mode(find_application(name)) for name in names]
+    # "inside" would contradict the graph, as it does for an application that
+    # was built with `include_preprocessing=False`: then we do not know.
+    return next((mode for mode in modes[::-1] if mode in MODES), None)
+
+
+def _scales(operation):
+    if isinstance(operation, keras.layers.Layer):
+        scaling = (
+            keras.layers.Rescaling,
+            keras.layers.Normalization,
+            keras.layers.Lambda,
+        )
+        return isinstance(operation, scaling)
+    return type(operation).__name__ in ARITHMETIC
+
+
+def has_kernel(operation):
+    """Tells whether an operation is a layer with a kernel, built or not."""
+    weights = getattr(operation, "weights", ())
+    return any(len(weight.shape) > 1 for weight in weights)
+
+
+def applications():
+    """Lists the models of `keras.applications`: a dict, name to function."""
+    found = vars(keras.applications).items()
+    return {name: f for name, f in sorted(found) if inspect.isfunction(f)}
+
+
+def _squash(name):
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def find_application(name):
+    """Finds the function of `keras.applications` that made a model.
+
+    Args:
+        name: String, name of the model, such as `"mobilenetv2_1.00_224"`.
+
+    Returns:
+        The function with the longest name that `name` begins with, whatever
+        the case and the punctuation, or `None`.
+    """
+    functions = {_squash(n): f for n, f in applications().items()}
+    name = _squash(name)
+    prefixes = [n for n in functions if name.startswith(n)]
+    prefix = max(prefixes, key=len, default="")
+    # `mobilenet` must claim neither a later version nor a KerasHub backbone.
+    if re.match(r"v\d|.*backbone", name[len(prefix) :]):
+        return None
+    return functions.get(prefix)
+
+
+def application_mode(function):
+    """Learns the scaling of an application from Keras, by trying it.
+
+    Args:
+        function: A function of `keras.applications`, or `None`.
+
+    Returns:
+        As `preprocessing_mode`.
+    """
+    package, _, module = getattr(function, "__module__", "").rpartition(".")
+    module = getattr(keras.applications, module, None)
+    if package.split(".")[0] != "keras" or module is None:
+        return None
+    pixels = np.array([[[[10.0, 100.0, 200.0]]]], "float32")
+    scaled = module.preprocess_input(pixels.copy(), "channels_last")
+    if np.array_equal(scaled, pixels):
+        return "inside"
+    formula = keras.applications.imagenet_utils.preprocess_input
+    for mode in MODES:
+        if np.allclose(scaled, formula(pixels.copy(), "channels_last", mode)):
+            return mode
+    return None
+
+
+def scale_pixels(x, mode):
+    """Scales raw pixels as a backbone wants them, with built-in layers only.
+
+    The result is that of the `preprocess_input` of `keras.applications`, in
+    float32 whatever the dtype policy. With one channel, the mean and the
+    deviation of red, green and blue are averaged; with others than 1 and 3,
+    they are repeated, and the order of the channels is kept.
+
+    Args:
+        x: A `KerasTensor` of shape (batch, height, width, channels), or
+            (batch, channels, height, width) where Keras is configured so. Raw
+            pixels, 0 to 255.
+        mode: `"tf"`, `"torch"`, `"caffe"`, or, for pixels that stay as they
+            are, `"inside"` or `None`. See `preprocessing_mode`.
+
+    Returns:
+        A `KerasTensor` of the same shape.
+
+    Raises:
+        ValueError: If `mode` is unknown.
+
+    Example:
+
+    ```python
+    import keras
+    from finetune_keras.models.preprocessing import scale_pixels
+
+    inputs = keras.Input((32, 32, 3))
+    model = keras.Model(inputs, scale_pixels(inputs, "tf"))
+    print(model(255 * keras.ops.ones((1, 32, 32, 3)))[0, 0, 0])  # 1, 1, 1
+    ```
+    """
+    if mode in (None, "inside"):
+        return x
+    if mode not in MODES:
+        raise ValueError(
+            'There is no such scaling. Pass "tf", "torch", "caffe", "inside" '
+            f"or `None`. Received: mode={mode!r}"
+        )
+    how = {"dtype": "float32", "name": "pixel_scaling"}
+    if mode == "tf":
+        return keras.layers.Rescaling(1 / 127.5, offset=-1.0, **how)(x)
+    axis = channel_axis()
+    channels = x.shape[axis]
+    x = keras.layers.Normalization(
+        axis=axis,
+        mean=fit_channels(MEAN[mode], channels),
+        variance=[s**2 for s in fit_channels(STD[mode], channels)],
+        **how,
+    )(x)
+    if mode == "caffe" and channels == 3:
+        x = keras.ops.flip(x, axis=axis)
+    return x
+
+
+def channel_axis():
+    """Returns the axis of the channels in a batch of images."""
+    first = keras.config.image_data_format() == "channels_first"
+    return 1 if first else -1
+
+
+def shape_axis():
+    """Returns the axis of the channels in the shape of one image."""
+    return -1 if channel_axis() == -1 else 0
+
+
+def fit_channels(values, channels):
+    """Averages per-channel values for one channel, repeats them for others."""
+    values = np.asarray(values)
+    if channels == 1:
+        values = values.mean(keepdims=True)
+    return np.resize(values, channels).tolist()

@@ -1,0 +1,174 @@
+"""The table of groups: what trains, what is frozen, what it costs."""
+
+import html
+
+import keras
+
+from finetune_keras.models.freezing import is_batch_norm, is_recompile_due
+from finetune_keras.models.layer_groups import layer_groups
+from finetune_keras.models.table import format_table
+
+_COLUMNS = ("group", "layers", "parameters", "trainable", "batch norm")
+
+
+def trainable_summary(model, optimizer=None):
+    """Summarises what trains in a model, group by group.
+
+    Args:
+        model: A `keras.Model`, built.
+        optimizer: A `keras.optimizers.Optimizer` or its name, for the bytes
+            of its state. Defaults to the one that `model` is compiled with.
+
+    Returns:
+        A `TrainableSummary`, which prints as a table and shows as HTML in a
+        notebook.
+
+    Raises:
+        ValueError: If `model` has no weights yet.
+
+    Example:
+
+    ```python
+    import keras, finetune_keras as ft
+
+    model = keras.applications.MobileNet(alpha=0.25, weights=None)
+    ft.freeze(model, "backbone")
+    print(ft.trainable_summary(model, optimizer="adam"))
+    ```
+    """
+    return TrainableSummary(model, optimizer)
+
+
+class TrainableSummary:
+    """What trains in a model, as numbers and as a table.
+
+    Made by `trainable_summary`.
+
+    Attributes:
+        rows: List of dicts with `group`, `layers`, `parameters`, `trainable`
+            and `batch_norm`, one a group.
+        num_params: Integer, all parameters.
+        num_trainable: Integer, the parameters that an optimizer may move.
+        optimizer_bytes: Integer, bytes of the optimizer's state, or `None`
+            where no optimizer is known.
+        recompile_due: Boolean, whether the compiled model still trains what
+            was trainable before.
+
+    Example:
+
+    ```python
+    import keras, finetune_keras as ft
+
+    summary = ft.trainable_summary(keras.applications.VGG16(weights=None))
+    print(summary.num_params, summary.rows[0]["group"])
+    ```
+    """
+
+    def __init__(self, model, optimizer=None):
+        self.name = model.name
+        self.rows = [_row(group) for group in layer_groups(model)]
+        self.num_params = sum(row["parameters"] for row in self.rows)
+        self.num_trainable = sum(row["trainable"] for row in self.rows)
+        optimizer = optimizer or getattr(model, "optimizer", None)
+        self.optimizer_bytes = _optimizer_bytes(model, optimizer)
+        self.recompile_due = is_recompile_due(model)
+
+    @property
+    def notes(self):
+        """List of strings: the totals, and what the reader should do."""
+        share = 100 * self.num_trainable / max(self.num_params, 1)
+        notes = [
+            f"Trainable: {self.num_trainable:,} of {self.num_params:,} "
+            f"parameters ({share:.3g} %)."
+        ]
+        if self.optimizer_bytes is not None:
+            notes.append(f"Optimizer state: {self.optimizer_bytes:,} bytes.")
+        if self.recompile_due:
+            notes.append(
+                "Recompile due: what is trainable changed after the model was "
+                "compiled and trained. Call `model.compile` again, or Keras "
+                "goes on training the old set."
+            )
+        return notes
+
+    def __str__(self):
+        table = format_table(_COLUMNS, [_cells(row) for row in self.rows])
+        return "\n".join([f"Model: {self.name}", table, *self.notes])
+
+    __repr__ = __str__
+
+    def _repr_html_(self):
+        head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
+        rows = "".join(
+            "<tr>"
+            + "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(row))
+            + "</tr>"
+            for row in self.rows
+        )
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        return (
+            f"<p><b>{html.escape(self.name)}</b></p>"
+            f"<table><tr>{head}</tr>{rows}</table>{notes}"
+        )
+
+
+def _row(group):
+    trainable = [v for v in group.variables if v.trainable]
+    return {
+        "group": group.name,
+        "layers": len(group.layers),
+        "parameters": group.num_params,
+        "trainable": sum(_size(v) for v in trainable),
+        "batch_norm": _batch_norm_mode(group),
+    }
+
+
+def _batch_norm_mode(group):
+    modes = {x.trainable for x in group.layers if is_batch_norm(x)}
+    if len(modes) == 2:
+        return "mixed"
+    names = {True: "train", False: "frozen", None: "-"}
+    return names[modes.pop() if modes else None]
+
+
+def _cells(row):
+    return (
+        row["group"],
+        str(row["layers"]),
+        f"{row['parameters']:,}",
+        f"{row['trainable']:,}",
+        row["batch_norm"],
+    )
+
+
+def _size(variable):
+    size = 1
+    for dimension in variable.shape:
+        size *= dimension
+    return size
+
+
+def _optimizer_bytes(model, optimizer):
+    """Bytes of the slots, from one variable of each shape, built for real."""
+    if optimizer is None:
+        return None
+    optimizer = keras.optimizers.get(optimizer)
+    counts = {}
+    for variable in model.trainable_variables:
+        kind = (tuple(variable.shape), variable.dtype)
+        counts[kind] = counts.get(kind, 0) + 1
+    return sum(
+        count * _slot_bytes(optimizer, *kind) for kind, count in counts.items()
+    )
+
+
+def _slot_bytes(optimizer, shape, dtype):
+    copy = type(optimizer).from_config(optimizer.get_config())
+    scalars = {v.path for v in copy.variables}
+    variable = keras.Variable(keras.ops.zeros(shape, dtype), name="probe")
+    copy.build([variable])
+    return sum(
+        keras.ops.convert_to_numpy(slot).nbytes
+        for slot in copy.variables
+        if slot.path not in scalars
+    )

@@ -1,0 +1,24 @@
+"""Aligned tables in plain text."""
+
+
+def format_table(header, rows):
+    """Lays out rows in columns, the first to the left, the others right.
+
+    Args:
+        header: List of strings.
+        rows: List of lists of values, turned into strings.
+
+    Returns:
+        String of several lines.
+    """
+    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [_line(row, widths) for row in cells]
+    lines.insert(1, "-" * len(lines[0]))
+    return "\n".join(lines)
+
+
+def _line(row, widths):
+    first, *others = zip(row, widths, strict=True)
+    others = [cell.rjust(width) for cell, width in others]
+    return "  ".join([first[0].ljust(first[1]), *others])

@@ -1,0 +1,99 @@
+"""The trainable set, kept by path where Keras's own file would lose it."""
+
+import warnings
+
+import keras
+
+from finetune_keras.models import graph
+
+
+@keras.saving.register_keras_serializable(package="finetune_keras")
+class FineTuneModel(keras.Model):
+    """A functional model whose `.keras` file keeps what is frozen, by path.
+
+    Keras saves the flag of a layer, but not those of the layers inside a
+    composite one such as `MultiHeadAttention`: they all come back trainable.
+    `freeze` turns a functional model with such layers into this class. In all
+    else it is an ordinary functional model.
+
+    Example:
+
+    ```python
+    import keras, finetune_keras as ft
+
+    inputs = keras.Input((4, 8))
+    x = keras.layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2)(x))
+    ft.freeze(model, "attention")
+    model.save("model.keras")
+    print(len(keras.models.load_model("model.keras").trainable_variables))  # 2
+    ```
+    """
+
+    def get_config(self):
+        frozen = [
+            path
+            for layer, path in graph.leaf_layers(self).items()
+            if not layer.trainable
+        ]
+        weights = graph.weights_by_path(self)
+        fixed = [p for p, v in weights.items() if graph.is_fixed(self, v)]
+        return {
+            **super().get_config(),
+            "frozen_layers": frozen,
+            "frozen_variables": fixed,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        frozen = set(config.pop("frozen_layers", ()))
+        fixed = set(config.pop("frozen_variables", ()))
+        model = super().from_config(config, custom_objects=custom_objects)
+        for layer, path in graph.leaf_layers(model).items():
+            if path in frozen:
+                graph.set_own_flag(layer, False)
+        for path, variable in graph.weights_by_path(model).items():
+            if path in fixed:
+                variable.trainable = False
+        return model
+
+
+def keep_trainable_set(model):
+    """Makes sure that the flags of a model survive its `.keras` file."""
+    lost = _flags_that_keras_loses(model)
+    if not lost or isinstance(model, FineTuneModel):
+        return
+    if graph.is_plain_functional(model):
+        graph.change_class(model, FineTuneModel)
+        return
+    warnings.warn(
+        f"{type(model).__name__} does not save the frozen state of layers "
+        f"inside composite layers, such as {lost[0]!r}: freeze them again "
+        "after loading, or make a functional model of it with "
+        "`ft.flatten(model)`, whose file keeps them.",
+        stacklevel=4,
+    )
+
+
+def _flags_that_keras_loses(model, path=""):
+    """Paths of frozen leaves inside layers that Keras saves as a whole."""
+    lost = []
+    for child in graph.inner_layers(model):
+        name = f"{path}/{child.name}".lstrip("/")
+        if graph.saves_inner_flags(child):
+            lost += _flags_that_keras_loses(child, name)
+        elif graph.inner_layers(child):
+            leaves = graph.leaf_layers(child, name).items()
+            lost += [where for x, where in leaves if _is_frozen(x)]
+        elif child.trainable:
+            variables = child.weights
+            lost += [v.path for v in variables if graph.is_fixed(child, v)]
+    return lost
+
+
+def _is_frozen(layer):
+    variables = graph.own_variables(layer)
+    return any(graph.is_fixed(layer, v) for v in variables) or (
+        bool(variables) and not layer.trainable
+    )

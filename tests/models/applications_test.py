@@ -1,0 +1,120 @@
+"""Every application: groups, one training step, a file, a fresh process.
+
+The default is a dozen that differ. All 40, one after another:
+
+    FINETUNE_KERAS_APPLICATIONS=all pytest tests/models/applications_test.py
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import finetune_keras as ft
+
+pytestmark = pytest.mark.applications
+DOZEN = [
+    "ConvNeXtTiny",
+    "DenseNet121",
+    "EfficientNetB0",
+    "EfficientNetV2B0",
+    "InceptionResNetV2",
+    "InceptionV3",
+    "MobileNet",
+    "MobileNetV2",
+    "MobileNetV3Small",
+    "NASNetMobile",
+    "ResNet50V2",
+    "VGG16",
+    "Xception",
+]
+ALL = [name for name in dir(keras.applications) if name[0].isupper()]
+SIZES = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
+SWITCH = "FINETUNE_KERAS_APPLICATIONS"
+CHOSEN = ALL if os.environ.get(SWITCH) == "all" else DOZEN
+
+SERVER = """
+import json, sys
+import keras, numpy as np
+for line in sys.stdin:
+    folder = line.strip()
+    model = keras.models.load_model(folder + "/model.keras")
+    x = np.load(folder + "/x.npy")
+    np.save(folder + "/y.npy", model.predict(x, verbose=0))
+    flags = [[v.name, v.trainable] for v in model.weights]
+    norms = {
+        layer.name: layer.trainable for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    }
+    keras.backend.clear_session()
+    print("LOADED " + json.dumps([flags, norms]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh_process():
+    """A process that has Keras, and nothing of this one's models."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def load(folder):
+        process.stdin.write(f"{folder}\n")
+        process.stdin.flush()
+        for line in process.stdout:
+            if line.startswith("LOADED "):
+                return json.loads(line.removeprefix("LOADED "))
+        raise AssertionError("The fresh process ended before it answered.")
+
+    yield load
+    process.stdin.close()
+    process.wait(timeout=60)
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_application(name, fresh_process, tmp_path):
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(7)
+    size = SIZES.get(name, 32)
+    backbone = ft.backbone(name, input_shape=(size, size, 3), weights=None)
+    model = ft.image_classifier(backbone, num_classes=3)
+    groups = ft.layer_groups(model)
+    grouped = [v.path for group in groups for v in group.variables]
+    assert sorted(grouped) == sorted(v.path for v in model.weights)
+    assert groups[-1].name == "head" and len(groups) > 4
+    assert [x.name for x in groups[-1].layers] == ["head_predictions"]
+
+    ft.freeze(model)
+    ft.unfreeze(model, groups[-2:])
+    before = {v.path: keras.ops.convert_to_numpy(v) for v in model.weights}
+    rng = np.random.default_rng(3)
+    x = rng.integers(0, 256, size=(6, size, size, 3)).astype("float32")
+    # Random weights let gradients vanish; Lion steps by their sign alone.
+    model.compile("lion", "sparse_categorical_crossentropy")
+    model.train_on_batch(x, np.array([0, 1, 2, 0, 1, 2]))
+    assert 2 < len(model.trainable_variables) < len(model.weights)
+    for variable in model.weights:
+        now = keras.ops.convert_to_numpy(variable)
+        same = np.array_equal(before[variable.path], now)
+        assert same != variable.trainable, variable.path
+
+    model.save(tmp_path / "model.keras", include_optimizer=False)
+    np.save(tmp_path / "x.npy", x)
+    flags, norms = fresh_process(tmp_path)
+    assert flags == [[v.name, v.trainable] for v in model.weights]
+    assert norms == {
+        layer.name: layer.trainable
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    }
+    loaded = np.load(tmp_path / "y.npy")
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_allclose(loaded, expected, atol=1e-5)
+    os.remove(tmp_path / "model.keras")

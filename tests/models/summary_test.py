@@ -1,0 +1,59 @@
+import keras
+import numpy as np
+import pytest
+
+import finetune_keras as ft
+
+pytestmark = pytest.mark.backends
+layers = keras.layers
+
+
+def net():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, name="conv>net")(inputs)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.Conv2D(2, 3, name="second")(x)
+    return ft.replace_head(keras.Model(inputs, x, name="net"), 3)
+
+
+def test_rows_and_totals():
+    model = net()
+    ft.freeze(model)
+    ft.unfreeze(model, ["second", "head"])
+    summary = ft.trainable_summary(model)
+    assert [row["group"] for row in summary.rows][1:] == ["second", "head"]
+    assert [row["parameters"] for row in summary.rows] == [112 + 16, 74, 9]
+    assert [row["trainable"] for row in summary.rows] == [0, 74, 9]
+    assert [row["batch_norm"] for row in summary.rows] == ["frozen", "-", "-"]
+    assert summary.num_params == model.count_params()
+    assert summary.num_trainable == 83
+    assert "39.3 %" in str(summary)
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd", "adafactor", "rmsprop"])
+def test_bytes_of_the_optimizer_are_the_real_ones(name):
+    model = net()
+    optimizer = keras.optimizers.get(name)
+    stated = ft.trainable_summary(model, optimizer).optimizer_bytes
+    scalars = len(optimizer.variables)
+    optimizer.build(model.trainable_variables)
+    slots = optimizer.variables[scalars:]
+    real = sum(keras.ops.convert_to_numpy(slot).nbytes for slot in slots)
+    assert stated == real
+    assert real > 0 or name == "sgd"
+
+
+def test_compiled_optimizer_is_the_default_and_stays_untouched():
+    model = net()
+    assert ft.trainable_summary(model).optimizer_bytes is None
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    summary = ft.trainable_summary(model)
+    assert summary.optimizer_bytes == 4 * summary.num_trainable
+    assert not model.optimizer.built
+    model.fit(np.ones((2, 8, 8, 3)), np.ones((2, 3)), verbose=0)
+
+
+def test_html_is_escaped():
+    text = ft.trainable_summary(net())._repr_html_()
+    assert "conv>net" not in text and "conv&gt;net" in text
+    assert text.count("<tr>") == 4
