@@ -1,0 +1,222 @@
+"""Unfreezing callbacks, for people who call `model.fit` themselves."""
+
+import keras
+
+from finetune_keras.models.freezing import freeze, unfreeze
+from finetune_keras.models.layer_groups import layer_groups
+from finetune_keras.models.selection import select_layers
+from finetune_keras.training.retrace import retrace
+
+
+class UnfreezeCallback(keras.callbacks.Callback):
+    """Changes what trains between epochs, without losing optimizer state.
+
+    A fixed mechanism with one decision to override: `groups_to_train`. When
+    its answer changes, the flags are set and the training step is renewed:
+    slots of what goes on training keep their values, newly trained weights
+    start with a fresh bias correction, step count and schedule go on.
+
+    Args:
+        batch_norm: `"frozen"` or `"train"`, see `unfreeze`. Defaults to
+            `"frozen"`.
+        verbose: 0 or 1; whether a change is printed. Defaults to `0`.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import finetune_keras as ft
+
+    class HeadFirst(ft.UnfreezeCallback):
+        def groups_to_train(self, epoch, logs=None):
+            return "head" if epoch < 2 else "all"
+
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(3, activation="relu")(inputs)
+    model = ft.replace_head(keras.Model(inputs, x), 2)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x, y = np.random.normal(size=(16, 4)), np.arange(16) % 2
+    model.fit(x, y, epochs=4, callbacks=[HeadFirst()], verbose=0)
+    ```
+    """
+
+    def __init__(self, batch_norm="frozen", verbose=0):
+        super().__init__()
+        self.batch_norm = batch_norm
+        self.verbose = verbose
+
+    def groups_to_train(self, epoch, logs=None):
+        """Decides what trains in an epoch.
+
+        Args:
+            epoch: Integer, the epoch about to begin, from 0.
+            logs: Dict, the metrics of the epoch before; empty at first.
+
+        Returns:
+            Any specification that `select_layers` takes.
+        """
+        raise RuntimeError(
+            "`groups_to_train` says what trains, and must be overridden. "
+            f"Received: {type(self).__name__} without it"
+        )
+
+    def on_train_begin(self, logs=None):
+        self._logs = {}
+        self._trained = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        groups = self.groups_to_train(epoch, self._logs)
+        layers = select_layers(self.model, groups)
+        if layers == self._trained:
+            return
+        self._trained = layers
+        freeze(self.model)
+        unfreeze(self.model, layers, self.batch_norm)
+        changes = retrace(self.model)
+        if self.verbose:
+            print(
+                f"\nEpoch {epoch + 1}: {len(changes['added'])} weights begin "
+                f"to train, {len(changes['removed'])} are frozen, "
+                f"{len(changes['kept'])} go on."
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._logs = dict(logs or {})
+
+
+class GradualUnfreeze(UnfreezeCallback):
+    """Unfreezes one layer group after another, from the head down.
+
+    Args:
+        every: Integer, epochs from one group to the next. Defaults to `1`.
+        start: Integer, groups that train from the beginning, the head
+            included. Defaults to `1`.
+        stop: Integer, groups that train in the end, or `None` for all.
+            Defaults to `None`.
+        batch_norm: See `UnfreezeCallback`. Defaults to `"frozen"`.
+        verbose: 0 or 1. Defaults to `0`.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import finetune_keras as ft
+
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(3, activation="relu")(inputs)
+    model = ft.replace_head(keras.Model(inputs, x), 2)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x, y = np.random.normal(size=(16, 4)), np.arange(16) % 2
+    unfreeze = ft.GradualUnfreeze(every=2)
+    model.fit(x, y, epochs=4, callbacks=[unfreeze], verbose=0)
+    ```
+
+    Reference:
+        - [Howard and Ruder, 2018](https://arxiv.org/abs/1801.06146)
+    """
+
+    def __init__(
+        self, every=1, start=1, stop=None, batch_norm="frozen", verbose=0
+    ):
+        super().__init__(batch_norm, verbose)
+        for name, value in (("every", every), ("start", start)):
+            _check_positive(name, value)
+        if stop is not None and stop < start:
+            raise ValueError(
+                "`stop` is the number of groups in the end, and cannot be "
+                f"under `start`. Received: start={start}, stop={stop}"
+            )
+        self.every = every
+        self.start = start
+        self.stop = stop
+
+    def groups_to_train(self, epoch, logs=None):
+        groups = layer_groups(self.model)
+        count = self.start + epoch // self.every
+        return groups[-min(count, self.stop or count) :]
+
+
+class UnfreezeOnPlateau(UnfreezeCallback):
+    """Unfreezes one more layer group when a metric stops improving.
+
+    Args:
+        monitor: String, name of the metric. It is to rise if its name says
+            accuracy, AUC and the like. Defaults to `"val_loss"`.
+        patience: Integer, epochs without improvement. Defaults to `2`.
+        start: Integer, groups that train from the beginning, the head
+            included. Defaults to `1`.
+        min_delta: Float, the least change that counts. Defaults to `0.0`.
+        batch_norm: See `UnfreezeCallback`. Defaults to `"frozen"`.
+        verbose: 0 or 1. Defaults to `0`.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import finetune_keras as ft
+
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(3, activation="relu")(inputs)
+    model = ft.replace_head(keras.Model(inputs, x), 2)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x, y = np.random.normal(size=(16, 4)), np.arange(16) % 2
+    unfreeze = ft.UnfreezeOnPlateau("loss", patience=1)
+    model.fit(x, y, epochs=4, callbacks=[unfreeze], verbose=0)
+    ```
+    """
+
+    def __init__(
+        self,
+        monitor="val_loss",
+        patience=2,
+        start=1,
+        min_delta=0.0,
+        batch_norm="frozen",
+        verbose=0,
+    ):
+        super().__init__(batch_norm, verbose)
+        for name, value in (("patience", patience), ("start", start)):
+            _check_positive(name, value)
+        self.monitor = monitor
+        self.patience = patience
+        self.start = start
+        self.min_delta = min_delta
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self._count, self._best, self._wait = self.start, None, 0
+
+    def groups_to_train(self, epoch, logs=None):
+        if logs:
+            self._judge(logs)
+        return layer_groups(self.model)[-self._count :]
+
+    def _judge(self, logs):
+        if self.monitor not in logs:
+            raise ValueError(
+                "The monitored metric is not among those of the model. "
+                f"Received: monitor={self.monitor!r}, and the metrics are "
+                f"{sorted(logs)}"
+            )
+        value = -logs[self.monitor] if is_rising(self.monitor) else (
+            logs[self.monitor]
+        )
+        if self._best is None or value < self._best - self.min_delta:
+            self._best, self._wait = value, 0
+            return
+        self._wait += 1
+        if self._wait >= self.patience:
+            self._count, self._wait = self._count + 1, 0
+
+
+def _check_positive(name, value):
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(
+            f"`{name}` must be a positive integer. Received: {name}={value!r}"
+        )
+
+
+def is_rising(monitor):
+    """Tells whether a metric is to rise, by its name."""
+    words = ("acc", "auc", "precision", "recall", "f1", "r2", "iou")
+    return any(word in (monitor or "") for word in words)

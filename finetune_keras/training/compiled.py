@@ -1,0 +1,60 @@
+"""How a model is compiled: filled in where it is not, passed on where it is."""
+
+import keras
+
+from finetune_keras.training.optimizers import Layerwise, layerwise_optimizer
+
+_LOSSES = {"sigmoid": "binary_crossentropy", "linear": "mean_squared_error"}
+_METRICS = {"sigmoid": ["binary_accuracy"], "linear": ["mean_absolute_error"]}
+
+
+def ensure_compiled(model, plan, labels_rank):
+    """Compiles a model for a plan where the user has not.
+
+    The loss follows from the activation of the output and the form of the
+    labels. A layer-wise optimizer takes the place of a plain one where a phase
+    decays its rates by depth.
+
+    Args:
+        model: A `keras.Model`.
+        plan: A `Plan`.
+        labels_rank: Integer, rank of a batch of labels, or `None`.
+    """
+    decays = any(phase.layerwise_lr_decay is not None for phase in plan)
+    if getattr(model, "optimizer", None) is None:
+        loss, metrics = _loss_and_metrics(model, labels_rank)
+        optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.0)
+        optimizer = layerwise_optimizer(optimizer, model) if decays else "adam"
+        model.compile(optimizer, loss, metrics=metrics)
+    elif decays and not is_layerwise(model.optimizer):
+        arguments = compile_arguments(model)
+        optimizer = layerwise_optimizer(model.optimizer, model)
+        model.compile(**{**arguments, "optimizer": optimizer})
+
+
+def is_layerwise(optimizer):
+    """Tells whether an optimizer has a rate for each layer."""
+    return isinstance(
+        getattr(optimizer, "inner_optimizer", optimizer), Layerwise
+    )
+
+
+def compile_arguments(model):
+    """Returns the arguments that `model.compile` was called with."""
+    return dict(model._compile_config.config)
+
+
+def _loss_and_metrics(model, labels_rank):
+    layer = model.layers[-1]
+    name = getattr(getattr(layer, "activation", None), "__name__", None)
+    if len(model.outputs) != 1 or name not in (*_LOSSES, "softmax"):
+        raise ValueError(
+            "The loss cannot be told from the output of the model. Call "
+            "`model.compile(optimizer, loss, metrics=...)` first. Received: "
+            f"model={model.name!r} with last layer {layer.name!r}"
+        )
+    if name == "softmax":
+        one_hot = labels_rank == len(model.outputs[0].shape)
+        sparse = "" if one_hot else "sparse_"
+        return f"{sparse}categorical_crossentropy", ["accuracy"]
+    return _LOSSES[name], _METRICS[name]

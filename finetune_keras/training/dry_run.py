@@ -1,0 +1,206 @@
+"""What a plan will train and how long it will take, before it runs."""
+
+import math
+import statistics
+import time
+
+import keras
+
+from finetune_keras.models.freezing import freeze, unfreeze
+from finetune_keras.models.summary import trainable_summary
+from finetune_keras.models.table import format_table
+from finetune_keras.training.compiled import ensure_compiled
+from finetune_keras.training.fine_tune import _labels_rank
+from finetune_keras.training.inputs import Inputs
+from finetune_keras.training.trial import (
+    batch_arguments,
+    compiled_twin,
+    left_as_it_was,
+    twin,
+)
+
+_STEPS = 3
+
+
+def dry_run(model, plan, train, validation=None, batch_size=None):
+    """Tries each phase of a plan on a batch, and forecasts the whole.
+
+    A few steps of each phase are timed on the first batch, after one that
+    traces and compiles. The forecast is for all batches and all epochs, and
+    for one validation an epoch. It is an upper bound: it knows neither the
+    prefix cache, which runs the frozen part once instead of every epoch, nor
+    the patience that may end a phase. It leaves out tracing, reading the data
+    and metrics.
+
+    The model is as it was afterwards, also after an exception: weights,
+    trainable flags, how it is compiled, optimizer, metrics and random seeds. A
+    model that is not compiled stays so. Only a `tf.data.Dataset` that shuffles
+    goes on to its next order, as with every look into it.
+
+    Args:
+        model: A `keras.Model`, built. Where it is not compiled, loss and
+            optimizer are those that `fine_tune` would choose.
+        plan: A `Plan`.
+        train: Tuple of arrays `(x, y)` or `(x, y, sample_weight)`, a
+            `tf.data.Dataset`, or a `keras.utils.PyDataset`, as in `fine_tune`.
+        validation: The same, or `None`. Defaults to `None`.
+        batch_size: Integer, batch size of arrays. `None` is 32. Defaults to
+            `None`.
+
+    Returns:
+        A `DryRun`, which prints as a table.
+
+    Raises:
+        ValueError: If plan, data or model do not fit together, or the number
+            of batches is not known.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import finetune_keras as ft
+
+    inputs = keras.Input((8,))
+    x = keras.layers.Dense(6, activation="relu")(inputs)
+    model = ft.replace_head(keras.Model(inputs, x), 2)
+    plan = ft.plans.linear_probe_then_full()
+    x, y = np.random.normal(size=(64, 8)), np.arange(64) % 2
+    forecast = ft.dry_run(model, plan, (x, y), batch_size=16)
+    print(forecast)
+    print(forecast.seconds, forecast.rows[0]["optimizer_bytes"])
+    ```
+    """
+    plan.check(model)
+    with left_as_it_was(model):
+        target = twin(model)
+        ensure_compiled(target, plan, _labels_rank(train))
+        data = [_read(train, target, "train", batch_size)]
+        if validation is not None:
+            data.append(_read(validation, target, "validation", batch_size))
+        return DryRun([_try(target, phase, *data) for phase in plan])
+
+
+class DryRun:
+    """What each phase of a plan trains, and how long it should take.
+
+    Made by `dry_run`.
+
+    Attributes:
+        rows: List of dicts, one a phase: `name`, `epochs`, `trainable` (the
+            number of parameters), `optimizer_bytes` (the size of the
+            optimizer's state), `seconds_per_epoch` and `seconds`.
+        seconds: Float, the forecast for the whole plan.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import finetune_keras as ft
+
+    inputs = keras.Input((8,))
+    outputs = keras.layers.Dense(2, activation="softmax")(inputs)
+    model = keras.Model(inputs, outputs)
+    plan = ft.Plan([ft.Phase("all", epochs=5, learning_rate=1e-3)])
+    data = np.random.normal(size=(64, 8)), np.arange(64) % 2
+    print(ft.dry_run(model, plan, data).rows)
+    ```
+    """
+
+    def __init__(self, rows):
+        self.rows = rows
+        self.seconds = sum(row["seconds"] for row in rows)
+
+    def __str__(self):
+        epochs = sum(row["epochs"] for row in self.rows)
+        total = ("total", epochs, "", "", "", _duration(self.seconds))
+        return format_table(_COLUMNS, [*map(_cells, self.rows), total])
+
+    __repr__ = __str__
+
+
+_COLUMNS = (
+    "trains",
+    "epochs",
+    "parameters",
+    "optimizer bytes",
+    "an epoch",
+    "the phase",
+)
+
+
+def _cells(row):
+    return (
+        row["name"],
+        row["epochs"],
+        f"{row['trainable']:,}",
+        f"{row['optimizer_bytes']:,}",
+        _duration(row["seconds_per_epoch"]),
+        _duration(row["seconds"]),
+    )
+
+
+def _duration(seconds):
+    if seconds < 60:
+        return f"{seconds:.2g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+# === Trial ===
+
+
+def _read(data, model, name, batch_size):
+    """Returns the first batch of data, and how many batches it has."""
+    inputs = Inputs(data, model, name, batch_size)
+    count = _num_batches(inputs)
+    if count is None or count < 0:
+        raise ValueError(
+            f"How many batches `{name}` has is not known, and so not how long "
+            "an epoch takes. For a `tf.data.Dataset`, say it with "
+            "`dataset.apply(tf.data.experimental.assert_cardinality(n))`; end "
+            f"an endless one with `take(n)`. Received: {name}={data!r}"
+        )
+    return batch_arguments(next(iter(inputs.batches()))), count
+
+
+def _num_batches(inputs):
+    data = inputs.data
+    if inputs.is_arrays:
+        return math.ceil(len(data[1]) / inputs.batch_size)
+    if inputs.is_dataset:
+        return int(data.cardinality())
+    if isinstance(data, keras.utils.PyDataset):
+        return data.num_batches
+    return len(data) if hasattr(data, "__len__") else None
+
+
+def _try(model, phase, train, validation=None):
+    freeze(model)
+    unfreeze(model, phase.select(model), phase.batch_norm)
+    # A new one for each phase: JAX would use the trace of the one before.
+    trial = compiled_twin(model)
+    summary = trainable_summary(trial)
+    seconds = _seconds(trial.train_on_batch, *train)
+    if validation is not None:
+        seconds += _seconds(trial.test_on_batch, *validation)
+    return {
+        "name": phase.name,
+        "epochs": phase.epochs,
+        "trainable": summary.num_trainable,
+        "optimizer_bytes": summary.optimizer_bytes,
+        "seconds_per_epoch": seconds,
+        "seconds": seconds * phase.epochs,
+    }
+
+
+def _seconds(step, batch, count):
+    """Forecasts the seconds of so many steps."""
+    step(*batch)  # traces
+    times = []
+    for _ in range(_STEPS):
+        start = time.perf_counter()
+        step(*batch)
+        times.append(time.perf_counter() - start)
+    return count * statistics.median(times)

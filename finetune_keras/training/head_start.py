@@ -1,0 +1,105 @@
+"""A linear head solved in closed form, so that training starts ahead."""
+
+import keras
+import numpy as np
+
+from finetune_keras.models import graph
+from finetune_keras.models.layer_groups import layer_groups
+
+
+def linear_head(model):
+    """Finds the one dense layer that is the head of a model.
+
+    Args:
+        model: A `keras.Model`.
+
+    Returns:
+        A `keras.layers.Dense`.
+
+    Raises:
+        ValueError: If the head is anything else.
+    """
+    head = layer_groups(model)[-1]
+    if (
+        head.name != "head"
+        or len(head.layers) != 1
+        or not isinstance(head.layers[0], keras.layers.Dense)
+    ):
+        raise ValueError(
+            "Only a linear head can be solved in closed form: a single dense "
+            "layer on features. Build the head without `hidden_units`, or "
+            "leave out `head_start`. "
+            f"Received: model={model.name!r} with head {head.layers}"
+        )
+    return head.layers[0]
+
+
+def start_head(model, head, batches, method):
+    """Sets the weights of a linear head by one pass over the data.
+
+    Args:
+        model: A `keras.Model`, flat, that `head` is in.
+        head: The dense layer that gives the logits of the classes.
+        batches: Iterable of batches `(x, y)` or `(x, y, sample_weight)`, with
+            integer or one-hot classes.
+        method: `"ridge"`, least squares on the classes, or `"lda"`, linear
+            discriminant analysis with a shrunk covariance, whose logits are
+            those of its posterior probabilities.
+
+    Raises:
+        ValueError: If the labels are not classes, or a class has no example.
+
+    Reference:
+        - [Ledoit and Wolf, 2004](
+            https://doi.org/10.1016/S0047-259X(03)00096-4)
+    """
+    features = keras.Model(model.input, _input_of(model, head))
+    x, y = [], []
+    for batch in batches:
+        x.append(_rows(features.predict_on_batch(batch[0])))
+        y.append(np.asarray(batch[1]))
+    x, y = np.concatenate(x), np.concatenate(y)
+    y = y.argmax(axis=1) if y.ndim > 1 and y.shape[1] > 1 else y.reshape(-1)
+    missing = set(range(head.units)) - set(np.unique(y).tolist())
+    if missing or head.units < 2:
+        raise ValueError(
+            "A closed-form start of the head needs examples of each of its "
+            f"{head.units} classes. Received: no example of {sorted(missing)}"
+        )
+    kernel, bias = _solve(x, y, method)
+    head.kernel.assign(kernel)
+    if head.use_bias:
+        head.bias.assign(bias)
+
+
+def _input_of(model, head):
+    tensors = {}
+    for step in graph.walk(model)[0]:
+        if step.operation is head:
+            return tensors.get(step.inputs[0], model.inputs[0])
+        tensors.update(zip(step.outputs, step.tensors, strict=True))
+    raise ValueError(f"The head {head.name!r} is not in the model.")
+
+
+def _rows(features):
+    return np.asarray(features, "float32").reshape(len(features), -1)
+
+
+def _solve(x, y, method):
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.linear_model import RidgeCV
+
+    if method == "lda":
+        lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+        lda.fit(x, y)
+        kernel, bias = lda.coef_.T, lda.intercept_
+        if kernel.shape[1] == 1:
+            # Two classes come as one difference of logits.
+            kernel = np.concatenate([-kernel / 2, kernel / 2], axis=1)
+            bias = np.concatenate([-bias / 2, bias / 2])
+        return kernel, bias
+    targets = np.eye(y.max() + 1)[y]
+    ridge = RidgeCV(alphas=np.logspace(-2, 4, 13)).fit(x, targets)
+    # Targets 0 and 1 as logits would give a softmax that is nearly flat.
+    sharpness = 2 * np.log(targets.shape[1]) + 2
+    return ridge.coef_.T * sharpness, ridge.intercept_ * sharpness

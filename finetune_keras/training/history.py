@@ -1,0 +1,129 @@
+"""What happened in a run: epochs, phases, the ledger of changes, a figure."""
+
+import importlib.util
+
+from finetune_keras.models.table import format_table
+
+
+class FineTuneHistory:
+    """History of `fine_tune`.
+
+    Attributes:
+        epochs: List of dicts, one an epoch: `epoch` and `phase` (counted from
+            0), `learning_rate`, `seconds`, and the metrics of Keras.
+        phases: List of dicts, one a phase: `name`, `first_epoch`,
+            `last_epoch`, `stopped` (`True` when a plateau ended it) and
+            `cache`, a sentence on the prefix cache.
+        ledger: List of dicts, one a phase: group name to a dict with
+            `trained` and `change`, the norm of the change of its weights.
+        monitor: String, the metric that the best epoch is chosen by.
+        best_epoch: Integer, the epoch whose weights the model has now.
+        best_value: Float, the monitored value of that epoch.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import finetune_keras as ft
+
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(3, activation="relu")(inputs)
+    model = ft.replace_head(keras.Model(inputs, x), 2)
+    x, y = np.random.normal(size=(16, 4)), np.arange(16) % 2
+    plan = ft.Plan([ft.Phase("head", epochs=2, learning_rate=0.01)])
+    history = ft.fine_tune(model, plan, (x, y), verbose=0)
+    print(history.history["loss"], history.ledger[0]["head"])
+    ```
+    """
+
+    def __init__(self, monitor):
+        self.monitor = monitor
+        self.epochs = []
+        self.phases = []
+        self.ledger = []
+        self.best_epoch = None
+        self.best_value = None
+
+    @property
+    def history(self):
+        """Dict from metric to its list of values, as in Keras's `History`."""
+        names = [k for row in self.epochs for k in row if k not in _COUNTERS]
+        return {
+            name: [row.get(name) for row in self.epochs]
+            for name in dict.fromkeys(names)
+        }
+
+    def get_config(self):
+        """Returns all of it as plain data, for a checkpoint or a record."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes a history from what `get_config` returned."""
+        history = cls(config["monitor"])
+        vars(history).update(config)
+        return history
+
+    def __str__(self):
+        metrics = list(self.history)
+        rows = [
+            [row["epoch"] + 1, self.phases[row["phase"]]["name"]]
+            + [_number(row.get(name)) for name in metrics]
+            for row in self.epochs
+        ]
+        table = format_table(["epoch", "phase", *metrics], rows)
+        if self.best_epoch is None:
+            return table
+        return (
+            f"{table}\nBest: epoch {self.best_epoch + 1}, {self.monitor} "
+            f"{self.best_value:.4g}"
+        )
+
+    __repr__ = __str__
+
+    def plot(self):
+        """Draws the curves with the phases marked.
+
+        Returns:
+            A `matplotlib.figure.Figure`; it is not shown.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+        """
+        if importlib.util.find_spec("matplotlib") is None:
+            raise ImportError(
+                "The figure needs matplotlib. Install it with "
+                '`pip install "finetune_keras[plots]"`.'
+            )
+        from matplotlib.figure import Figure
+
+        names = [n for n in self.history if not n.startswith("val_")]
+        names = [n for n in names if n not in ("learning_rate", "seconds")]
+        figure = Figure(figsize=(5 * len(names), 3.5), layout="constrained")
+        for i, name in enumerate(names, start=1):
+            self._draw(figure.add_subplot(1, len(names), i), name)
+        return figure
+
+    def _draw(self, axes, name):
+        epochs = [row["epoch"] + 1 for row in self.epochs]
+        for key, label in ((name, "training"), (f"val_{name}", "validation")):
+            if key in self.history:
+                axes.plot(epochs, self.history[key], marker=".", label=label)
+        for phase in self.phases:
+            start = phase["first_epoch"] + 0.5
+            axes.axvline(start, color="0.7", linewidth=1)
+            axes.annotate(
+                phase["name"],
+                (start, 1.01),
+                xycoords=("data", "axes fraction"),
+                fontsize=8,
+            )
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.legend()
+
+
+_COUNTERS = ("epoch", "phase")
+
+
+def _number(value):
+    return "" if value is None else f"{value:.4g}"

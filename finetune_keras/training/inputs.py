@@ -1,0 +1,155 @@
+"""Training and validation data, met at the door."""
+
+import keras
+import numpy as np
+
+
+class Inputs:
+    """Data in any form that `model.fit` takes, checked against the model.
+
+    Args:
+        data: Tuple of arrays `(x, y)` or `(x, y, sample_weight)`, or a
+            `tf.data.Dataset`, `keras.utils.PyDataset` or other iterable.
+        model: Compiled `keras.Model`.
+        name: String, what messages call it, such as `"train"`.
+        batch_size: Integer, batch size of arrays. Defaults to `32`.
+        steps: Integer, steps an epoch, or `None`. Defaults to `None`.
+    """
+
+    def __init__(self, data, model, name, batch_size=None, steps=None):
+        self.data = data
+        self.name = name
+        self.steps = steps
+        self.is_arrays = isinstance(data, (tuple, list))
+        self.is_dataset = not self.is_arrays and hasattr(data, "element_spec")
+        self.batch_size = (batch_size or 32) if self.is_arrays else batch_size
+        self._check_form()
+        if self.is_arrays:
+            self._check_arrays()
+        x_y = self._peek()
+        if x_y is not None:
+            _check_labels(model, *x_y, name)
+
+    @property
+    def fit_arguments(self):
+        """Dict of what `fit` takes for it."""
+        if not self.is_arrays:
+            return {"x": self.data}
+        names = ("x", "y", "sample_weight")
+        parts = dict(zip(names, self.data, strict=False))
+        return {**parts, "batch_size": self.batch_size}
+
+    def batches(self):
+        """Iterates once over `(x, y)` in batches."""
+        if not self.is_arrays:
+            yield from self.data
+            return
+        x, y = self.data[:2]
+        for start in range(0, len(y), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            cut = keras.tree.map_structure(lambda a, p=part: a[p], x)
+            yield cut, y[part]
+
+    @property
+    def as_validation(self):
+        """What `fit` takes as `validation_data`."""
+        return tuple(self.data) if self.is_arrays else self.data
+
+    def _check_form(self):
+        if self.is_arrays and len(self.data) not in (2, 3):
+            raise ValueError(
+                f"`{self.name}` must hold labels: a tuple (x, y) or (x, y, "
+                f"sample_weight). Received: a tuple of {len(self.data)}"
+            )
+        if self.is_dataset and not _has_labels(self.data.element_spec):
+            raise ValueError(
+                f"`{self.name}` must hold labels: its elements must be tuples "
+                "(x, y) or (x, y, sample_weight). Received: elements of "
+                f"{self.data.element_spec}"
+            )
+        known = self.is_arrays or self.is_dataset
+        known = known or isinstance(self.data, keras.utils.PyDataset)
+        if hasattr(self.data, "__next__") and self.steps is None:
+            raise ValueError(
+                f"`{self.name}` is a generator, which one epoch may exhaust. "
+                "Pass a `keras.utils.PyDataset` or a `tf.data.Dataset`, or "
+                "`steps_per_epoch` for an endless one. "
+                f"Received: {self.name}={self.data!r}"
+            )
+        if not known and not hasattr(self.data, "__iter__"):
+            raise ValueError(
+                f"`{self.name}` must be a tuple of arrays, a "
+                "`tf.data.Dataset` or a `keras.utils.PyDataset`. "
+                f"Received: {self.name}={self.data!r}"
+            )
+
+    def _check_arrays(self):
+        x = keras.tree.flatten(self.data[0])
+        sizes = [len(part) for part in [*x, *self.data[1:]]]
+        if 0 in sizes or len(set(sizes)) > 1:
+            raise ValueError(
+                f"The arrays of `{self.name}` must be of one length, and not "
+                f"empty. Received: arrays of length {sizes}"
+            )
+
+    def _peek(self):
+        """First batch as `(x, y)`; all labels of arrays."""
+        if self.is_arrays:
+            return self.data[0], self.data[1]
+        if isinstance(self.data, keras.utils.PyDataset):
+            return self._first(self.data[0] if len(self.data) else None)
+        if self.is_dataset:
+            if int(self.data.cardinality()) == 0:
+                return self._first(None)
+            # Looking into a shuffled one would change its later orders.
+            if not is_shuffled(self.data):
+                return self._first(next(iter(self.data), None))
+        return None
+
+    def _first(self, batch):
+        if batch is None:
+            raise ValueError(
+                f"`{self.name}` is empty: it has no batch. "
+                f"Received: {self.name}={self.data!r}"
+            )
+        return batch[0], batch[1]
+
+
+def is_shuffled(dataset):
+    """Tells whether a `tf.data.Dataset` shuffles anywhere in its pipeline."""
+    if "Shuffle" in type(dataset).__name__:
+        return True
+    return any(is_shuffled(source) for source in dataset._inputs())
+
+
+def _has_labels(spec):
+    return isinstance(spec, tuple) and len(spec) in (2, 3)
+
+
+def _check_labels(model, x, y, name):
+    """Compares labels with the outputs of the model."""
+    if len(model.outputs) != 1 or isinstance(y, (dict, list, tuple)):
+        return
+    y = np.asarray(y)
+    outputs = model.outputs[0].shape[-1]
+    loss = str(getattr(model.loss, "name", model.loss))
+    if "sparse" in loss:
+        if y.size and (y.min() < 0 or y.max() >= outputs):
+            raise ValueError(
+                f"The labels of `{name}` go from {y.min()} to {y.max()}, and "
+                f"the model has {outputs} outputs, for 0 to {outputs - 1}. "
+                "Give the head as many classes as there are, or number the "
+                f"labels from 0. Received: {name}={type(y).__name__}"
+            )
+    elif "crossentropy" in loss and y.ndim > 1 and y.shape[-1] != outputs:
+        raise ValueError(
+            f"The labels of `{name}` have {y.shape[-1]} columns, and the "
+            f"model has {outputs} outputs. Received: labels of {y.shape}"
+        )
+    elif "categorical" in loss and y.ndim < 2:
+        raise ValueError(
+            f"The labels of `{name}` are integers, and the loss {loss!r} "
+            "wants one column a class. Compile the model with "
+            '"sparse_categorical_crossentropy". '
+            f"Received: labels of {y.shape}"
+        )

@@ -1,0 +1,366 @@
+"""The learning-rate finder: a short sweep that leaves the model as it was."""
+
+import contextlib
+import itertools
+
+import keras
+import numpy as np
+
+SMOOTHING = 0.98
+# One lucky batch at the start would make all that follow look like divergence.
+SETTLING_STEPS = 5
+
+
+class LearningRateSweep:
+    """What `find_learning_rate` found.
+
+    Attributes:
+        learning_rates: Array of floats, one for each step of the sweep.
+        losses: Array of floats, the loss of the batch of each step.
+        smoothed_losses: Array of floats, a moving average of `losses`.
+        diverged: Boolean, whether the sweep ended early because the loss grew
+            fourfold or was not finite.
+    """
+
+    def __init__(self, learning_rates, losses, smoothed_losses, diverged):
+        self.learning_rates = np.asarray(learning_rates)
+        self.losses = np.asarray(losses)
+        self.smoothed_losses = np.asarray(smoothed_losses)
+        self.diverged = diverged
+
+    @property
+    def suggestion(self):
+        """Float, the learning rate to start with: `valley`."""
+        return self.valley
+
+    @property
+    def valley(self):
+        """Float, halfway down the longest stretch on which the loss falls."""
+        rates, losses = self._middle()
+        end, length = _longest_descent(losses)
+        third = length / 3
+        return float(rates[end - length + int(third) + int(third / 2)])
+
+    @property
+    def steepest(self):
+        """Float, where the loss falls fastest over the logarithmic rate."""
+        rates, losses = self._middle()
+        _longest_descent(losses)
+        slopes = np.diff(losses) / np.diff(np.log(rates))
+        return float(rates[:-1][slopes.argmin()])
+
+    def _middle(self):
+        """Cuts the noisy start and the divergence off the smoothed curve."""
+        count = len(self.losses)
+        cut = slice(count // 10, count - 5) if count > 15 else slice(None)
+        return self.learning_rates[cut], self.smoothed_losses[cut]
+
+    def plot(self):
+        """Draws the loss over the learning rate, with both suggestions.
+
+        Returns:
+            A `matplotlib.figure.Figure`, not shown. Save it with
+            `figure.savefig(path)`.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ImportError(
+                "Plots need matplotlib. Install it with "
+                '`pip install "finetune_keras[plots]"`.'
+            ) from error
+        figure = Figure(layout="constrained")
+        axes = figure.subplots()
+        axes.plot(self.learning_rates, self.losses, alpha=0.3, label="loss")
+        axes.plot(self.learning_rates, self.smoothed_losses, label="smoothed")
+        for name, style in (("valley", "--"), ("steepest", ":")):
+            rate = getattr(self, name)
+            label = f"{name}: {rate:.2g}"
+            axes.axvline(rate, color="black", linestyle=style, label=label)
+        axes.set_xscale("log")
+        axes.set_ylim(*_limits(self.smoothed_losses))
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel("loss")
+        axes.legend()
+        return figure
+
+    def __repr__(self):
+        try:
+            found = f"suggestion={self.suggestion:.2g}"
+        except ValueError:
+            found = "no suggestion: the loss never fell"
+        low, high = self.learning_rates[[0, -1]]
+        end = ", diverged" if self.diverged else ""
+        return (
+            f"<LearningRateSweep {found}, {len(self.losses)} steps from "
+            f"{low:.2g} to {high:.2g}{end}>"
+        )
+
+
+def find_learning_rate(
+    model,
+    data,
+    min_learning_rate=1e-7,
+    max_learning_rate=10.0,
+    num_steps=100,
+    batch_size=32,
+    verbose=1,
+):
+    """Finds a learning rate by a short sweep, and leaves the model as it was.
+
+    The model trains for `num_steps` batches with the loss and the kind of
+    optimizer that it is compiled with, while the learning rate grows from one
+    bound to the other by a constant factor. The sweep ends early when the
+    smoothed loss is four times its best or a loss is not finite. Afterwards the
+    weights, the random seeds, the metrics, the optimizer with its state and the
+    compiled train step are what they were, also when the sweep is interrupted.
+
+    Two rates are read off the smoothed loss. `valley` (the default, from
+    fastai) is halfway down the longest stretch on which the loss falls: it is
+    robust to noise. `steepest` is where the loss falls fastest: it is the older
+    rule, near the upper end of what works in short runs. What is frozen stays
+    frozen, so run it again after unfreezing.
+
+    Args:
+        model: A compiled `keras.Model` with weights.
+        data: A batched `tf.data.Dataset`, a tuple of arrays `(x, y)` or
+            `(x, y, sample_weight)`, a `keras.utils.PyDataset`, or any iterable
+            of batches. It is repeated where it is too short.
+        min_learning_rate: Float > 0, the first learning rate. Defaults to
+            `1e-7`.
+        max_learning_rate: Float, the last learning rate. Defaults to `10.0`.
+        num_steps: Integer >= 2, number of learning rates. Defaults to `100`.
+        batch_size: Integer, for arrays only. Defaults to `32`.
+        verbose: 0 for silence or 1 for a progress bar. Defaults to `1`.
+
+    Returns:
+        A `LearningRateSweep` with `suggestion`, `valley`, `steepest`,
+        `learning_rates`, `losses`, `smoothed_losses` and `plot()`.
+
+    Raises:
+        ValueError: If the model is not compiled, has no weights or nothing to
+            train, if `data` is empty, or if the first loss is not finite.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    import finetune_keras as ft
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("adam", loss="mse")
+    x = np.random.default_rng(0).normal(size=(64, 4))
+    sweep = ft.find_learning_rate(model, (x, x.sum(1)), verbose=0)
+    model.optimizer.learning_rate = sweep.suggestion
+    ```
+
+    Reference:
+
+    - [Smith, 2015](https://arxiv.org/abs/1506.01186)
+    """
+    _check_model(model)
+    _check_range(min_learning_rate, max_learning_rate, num_steps)
+    rates = np.geomspace(min_learning_rate, max_learning_rate, num_steps)
+    with _left_as_it_was(model):
+        with _scope(model):
+            model.optimizer = _fresh_optimizer(model.optimizer)
+        model.train_function = None
+        model.steps_per_execution = 1
+        batches = _endless(data, batch_size)
+        return _sweep(model, rates, batches, verbose)
+
+
+def _sweep(model, rates, batches, verbose):
+    bar = keras.utils.Progbar(
+        len(rates), verbose=verbose, stateful_metrics=["learning_rate", "loss"]
+    )
+    losses, smoothed, average = [], [], 0.0
+    diverged = False
+    for step, rate in enumerate(rates, start=1):
+        loss = _train(model, float(rate), batches)
+        average = SMOOTHING * average + (1 - SMOOTHING) * loss
+        current = average / (1 - SMOOTHING**step)
+        settled = smoothed[SETTLING_STEPS:]
+        diverged = not np.isfinite(loss) or _is_divergence(current, settled)
+        if np.isfinite(loss):
+            losses.append(loss)
+            smoothed.append(current)
+        values = [("learning_rate", rate), ("loss", current)]
+        bar.update(step, values, finalize=diverged or step == len(rates))
+        if diverged:
+            break
+    if not losses:
+        raise ValueError(
+            "The loss is not finite at the lowest learning rate already: look "
+            "at the data and the loss, not at the learning rate. "
+            f"Received: loss={loss}, min_learning_rate={rates[0]}"
+        )
+    return LearningRateSweep(rates[: len(losses)], losses, smoothed, diverged)
+
+
+def _train(model, learning_rate, batches):
+    """Makes one update and returns the loss before it."""
+    optimizer = model.optimizer
+    optimizer.learning_rate = learning_rate
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    losses = []
+    for _ in range(inner.gradient_accumulation_steps or 1):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(
+            keras.tree.map_structure(_as_tensor, next(batches))
+        )
+        logs = model.train_on_batch(x, y, sample_weight, return_dict=True)
+        losses.append(float(logs["loss"]))
+    return float(np.mean(losses))
+
+
+def _is_divergence(loss, earlier):
+    # Four times the best, written so that it holds for negative losses too.
+    best = min(earlier, default=loss)
+    return loss > best + 3 * abs(best)
+
+
+@contextlib.contextmanager
+def _left_as_it_was(model):
+    """Puts everything that training changes back, also after an exception."""
+    optimizer, attributes = model.optimizer, dict(vars(model))
+    state = model.variables + model.metrics_variables
+    # Copies: on torch the arrays would share memory with the weights.
+    values = [np.array(keras.ops.convert_to_numpy(v)) for v in state]
+    try:
+        yield
+    finally:
+        model.optimizer = optimizer
+        for name in set(vars(model)) - set(attributes):
+            del vars(model)[name]
+        vars(model).update(attributes)
+        model.reset_metrics()
+        for variable, value in zip(state, values, strict=True):
+            variable.assign(value)
+
+
+def _scope(model):
+    """Returns the scope in which the model's variables were created."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return strategy.scope() if strategy else contextlib.nullcontext()
+
+
+def _fresh_optimizer(optimizer):
+    config = optimizer.get_config()
+    inner = config.get("inner_optimizer")
+    settings = inner["config"] if inner else config
+    if "learning_rate" not in settings:
+        raise ValueError(
+            "The sweep needs an optimizer with one learning rate. For several "
+            "learning rates compile with `layerwise_optimizer`. "
+            f"Received: model.optimizer={optimizer!r}"
+        )
+    # A schedule would not let the sweep set the rate.
+    settings["learning_rate"] = 1e-3
+    return type(optimizer).from_config(config)
+
+
+def _endless(data, batch_size):
+    """Yields batches for ever, pass after pass over the data."""
+    for number in itertools.count():
+        is_empty = True
+        for batch in _one_pass(data, batch_size, number):
+            is_empty = False
+            yield batch
+        if is_empty:
+            raise ValueError(
+                "There are no batches left to train on. Pass data that is not "
+                "empty and, if it is a generator, that lasts for all steps. "
+                f"Received: data={data!r}"
+            )
+
+
+def _one_pass(data, batch_size, number):
+    if isinstance(data, keras.utils.PyDataset):
+        count = data.num_batches
+        indices = itertools.count() if count is None else range(count)
+        return (data[i] for i in indices)
+    if isinstance(data, tuple) or hasattr(data, "shape"):
+        return _slices(data, batch_size, np.random.default_rng(number))
+    return iter(data)
+
+
+def _slices(arrays, batch_size, rng):
+    """Yields shuffled batches of arrays, all of one size."""
+    arrays = keras.tree.map_structure(
+        lambda x: None if x is None else np.asarray(x), arrays
+    )
+    sizes = {len(x) for x in keras.tree.flatten(arrays) if x is not None}
+    if len(sizes) != 1:
+        raise ValueError(
+            "All arrays of `data` must have the same number of rows. "
+            f"Received: {sorted(sizes)} rows"
+        )
+    order = rng.permutation(*sizes)
+    size = min(batch_size, len(order))
+    for start in range(0, len(order) - size + 1, size or 1):
+        rows = order[start : start + size]
+        if len(rows):
+            yield keras.tree.map_structure(
+                lambda x, rows=rows: None if x is None else x[rows], arrays
+            )
+
+
+def _as_tensor(value):
+    """Makes of a foreign tensor what the backend can train on."""
+    if value is None or keras.ops.is_tensor(value):
+        return value
+    value = np.asarray(value)
+    return value.astype(keras.config.floatx()) if value.dtype == "d" else value
+
+
+def _longest_descent(losses):
+    """Returns the last position and the length of the longest fall.
+
+    A fall may be interrupted: it is the longest decreasing subsequence.
+    """
+    lengths = np.ones(len(losses), int)
+    for i in range(1, len(losses)):
+        higher = losses[:i] > losses[i]
+        lengths[i] += lengths[:i][higher].max(initial=0)
+    end = int(lengths.argmax())
+    if lengths[end] < 2:
+        raise ValueError(
+            "The loss never fell in the sweep, so no learning rate can be "
+            "suggested. Look at `plot()`, sweep a wider range, or check the "
+            "data and what is frozen."
+        )
+    return end, int(lengths[end])
+
+
+def _limits(losses):
+    low, high = losses.min(), max(losses[0], np.median(losses))
+    margin = 0.2 * (high - low) or 1.0
+    return low - margin, high + margin
+
+
+def _check_model(model):
+    if not getattr(model, "compiled", False) or model.optimizer is None:
+        raise ValueError(
+            "The sweep trains with the optimizer and the loss of the model. "
+            "Call `model.compile(optimizer, loss)` first. "
+            f"Received: model={model!r}, not compiled"
+        )
+    if not model.trainable_variables:
+        what = "all weights are frozen" if model.weights else "no weights yet"
+        raise ValueError(
+            "The sweep has nothing to train. Unfreeze some layers, or build "
+            f"the model by a call on data. Received: model={model!r}, {what}"
+        )
+
+
+def _check_range(low, high, num_steps):
+    if not 0 < low < high < float("inf"):
+        raise ValueError(
+            "The learning rates must be positive and grow. Received: "
+            f"min_learning_rate={low!r}, max_learning_rate={high!r}"
+        )
+    if num_steps < 2:
+        raise ValueError(
+            f"`num_steps` must be at least 2. Received: num_steps={num_steps!r}"
+        )

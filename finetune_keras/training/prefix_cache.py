@@ -1,0 +1,318 @@
+"""The frozen prefix of a model, computed once instead of every epoch."""
+
+import hashlib
+import os
+import tempfile
+
+import keras
+import numpy as np
+
+from finetune_keras.models import graph
+from finetune_keras.models.layer_groups import layer_groups
+from finetune_keras.training.inputs import is_shuffled
+
+_OPTIONS = {"storage": "auto", "dtype": "float32", "views": 1, "budget": None}
+_STORAGES = ("auto", "memory", "disk", "off")
+
+
+class CacheRefused(Exception):
+    """Why a prefix is not cached; the run goes on without."""
+
+
+def cache_options(cache):
+    """Completes and checks the argument `cache` of `fine_tune`.
+
+    Args:
+        cache: `"auto"`, `"memory"`, `"disk"`, `"off"`, or a dict with any of
+            `storage` (one of these), `dtype` (`"float32"` or `"bfloat16"`),
+            `views` (integer, augmented passes to store) and `budget`
+            (integer, bytes).
+
+    Returns:
+        Dict with all four.
+
+    Raises:
+        ValueError: If an option is unknown or out of range.
+    """
+    given = cache if isinstance(cache, dict) else {"storage": cache}
+    options = {**_OPTIONS, **given}
+    views, budget = options["views"], options["budget"]
+    if (
+        set(options) != set(_OPTIONS)
+        or options["storage"] not in _STORAGES
+        or options["dtype"] not in ("float32", "bfloat16")
+        or not (isinstance(views, int) and views >= 1)
+        or not (budget is None or budget > 0)
+    ):
+        raise ValueError(
+            f"`cache` must be one of {list(_STORAGES)}, or a dict with "
+            '"storage" (one of these), "dtype" ("float32" or "bfloat16"), '
+            '"views" (a positive integer) and "budget" (bytes). '
+            f"Received: cache={cache!r}"
+        )
+    return options
+
+
+class PrefixCache:
+    """The model of a phase cut in two, with the activations in between.
+
+    Args:
+        model: Compiled `keras.Model` with the flags of the phase.
+        options: Dict, see `cache_options`.
+        folder: String, where activations on disk go, or `None`.
+
+    Attributes:
+        prefix: `keras.Model` from the inputs to what is stored.
+        suffix: `keras.Model` from what is stored to the outputs. It shares
+            its layers with `model`.
+        report: String, what is stored and where.
+
+    Raises:
+        CacheRefused: If the cut would change the result.
+    """
+
+    def __init__(self, model, options, folder=None):
+        if options["storage"] == "off":
+            raise CacheRefused("it is switched off")
+        self.options = options
+        self.folder = folder
+        self.flat = _flat(model)
+        self._cut()
+        self.views = options["views"]
+        if self._is_random() and self.views == 1:
+            raise CacheRefused(
+                "random layers below the cut change from epoch to epoch; "
+                'store several passes with cache={"views": k}'
+            )
+        self.report = None
+
+    # === The cut ===
+
+    def _cut(self):
+        trained = {id(v) for v in self.flat.trainable_variables}
+        groups = layer_groups(self.flat)
+        firsts = [
+            i
+            for i, group in enumerate(groups)
+            if any(id(v) in trained for v in group.variables)
+        ]
+        cuts = [g.cut for g in groups[: firsts[0] + 1] if g.cut is not None]
+        if not cuts:
+            raise CacheRefused(
+                "no tensor carries all that a frozen part below would compute"
+            )
+        steps, _, _ = graph.walk(self.flat)
+        position = _position_of(steps, cuts[-1])
+        below, above = steps[: position + 1], steps[position + 1 :]
+        self.below = [step.operation for step in below]
+        self._check_below(trained)
+        passing = {key for step in above for key in step.inputs}
+        passing = [
+            tensor
+            for i, tensor in enumerate(self.flat.inputs)
+            if ("input", i) in passing
+        ]
+        stored = [cuts[-1], *passing]
+        self.prefix = keras.Model(self.flat.input, stored)
+        self.suffix = keras.Model(stored, self.flat.output)
+
+    def _check_below(self, trained):
+        for operation in self.below:
+            if not isinstance(operation, keras.layers.Layer):
+                continue
+            for layer in [operation, *graph.all_layers(operation)]:
+                name = layer.name
+                if any(id(v) in trained for v in graph.own_variables(layer)):
+                    raise CacheRefused(f"the layer {name!r} trains below it")
+                if (
+                    isinstance(layer, keras.layers.BatchNormalization)
+                    and layer.trainable
+                ):
+                    raise CacheRefused(f"the statistics of {name!r} move")
+                if getattr(layer, "activity_regularizer", None):
+                    raise CacheRefused(f"{name!r} adds to the loss")
+
+    def _is_random(self):
+        return any(map(graph.is_random, self.below))
+
+    # === The activations ===
+
+    def store(self, inputs):
+        """Runs the prefix over data once for each view.
+
+        Args:
+            inputs: An `Inputs`.
+
+        Returns:
+            List of tuples, one a view, for `suffix.fit`: activations, labels
+            and, where there are any, sample weights. `shuffle` and
+            `batch_size` are attributes of `inputs` that it sets.
+
+        Raises:
+            CacheRefused: If the data cannot be read twice alike, or the
+                activations would not fit.
+        """
+        # Validation is never augmented, so one view of it holds all.
+        self.quiet = inputs.name != "train"
+        views = 1 if self.quiet else self.views
+        if inputs.steps is not None or not (
+            inputs.is_arrays or inputs.is_dataset
+        ):
+            raise CacheRefused(
+                f"`{inputs.name}` is neither arrays nor a finite dataset"
+            )
+        if inputs.is_arrays:
+            inputs.shuffled = True
+            return [self._store_arrays(inputs) for _ in range(views)]
+        inputs.shuffled = is_shuffled(inputs.data)
+        return [self._store_dataset(inputs) for _ in range(views)]
+
+    def _store_arrays(self, inputs):
+        x, *labels = inputs.data
+        size = len(keras.tree.flatten(x)[0])
+        batch = max(inputs.batch_size, 64)
+        store = self._allocate(size, inputs.name)
+        for start in range(0, size, batch):
+            part = keras.tree.map_structure(
+                lambda a, start=start: a[start : start + batch], x
+            )
+            self._run(part, store, start, batch)
+        return _unpack(store), *labels
+
+    def _store_dataset(self, inputs):
+        count = _count_batches(inputs.data)
+        labels, seen, start, store = [], set(), 0, None
+        for x, *rest in inputs.data:
+            if store is None:
+                batch = len(keras.tree.flatten(x)[0])
+                store = self._allocate(count * batch, inputs.name)
+            start += self._run(x, store, start, batch)
+            labels.append([np.asarray(part) for part in rest])
+            seen |= _digests(x)
+        self._check_repeats(inputs.data, seen)
+        inputs.batch_size = batch
+        columns = zip(*labels, strict=True)
+        store = [array[:start] for array in store]
+        return _unpack(store), *(np.concatenate(c) for c in columns)
+
+    def _check_repeats(self, dataset, seen):
+        """Finds out whether a pipeline augments, which a cache would stop."""
+        x, *_ = next(iter(dataset))
+        if self.views == 1 and not _digests(x) <= seen:
+            raise CacheRefused(
+                "the dataset gives other examples at each pass; store several "
+                'with cache={"views": k}'
+            )
+
+    def _run(self, x, store, start, batch):
+        """Computes one batch, filled up so that one trace serves all."""
+        count = len(keras.tree.flatten(x)[0])
+        if count < batch:
+            x = keras.tree.map_structure(lambda a: _fill(a, batch), x)
+        outputs = self._activations(x)
+        for array, output in zip(store, outputs, strict=True):
+            array[start : start + count] = output[:count]
+        return count
+
+    def _activations(self, x):
+        if self.views == 1 or self.quiet:
+            return keras.tree.flatten(self.prefix.predict_on_batch(x))
+        outputs = self.prefix(x, training=True)
+        outputs = keras.tree.flatten(outputs)
+        return [keras.ops.convert_to_numpy(output) for output in outputs]
+
+    def _allocate(self, size, name):
+        dtypes = [self._dtype(t) for t in self.prefix.outputs]
+        shapes = [(size, *t.shape[1:]) for t in self.prefix.outputs]
+        if any(None in shape for shape in shapes):
+            raise CacheRefused("activations have no fixed shape")
+        pairs = list(zip(shapes, dtypes, strict=True))
+        bytes_ = self.views * sum(
+            int(np.prod(shape)) * np.dtype(dtype).itemsize
+            for shape, dtype in pairs
+        )
+        where = self._where(bytes_)
+        if name == "train":
+            views = f", {self.views} views" if self.views > 1 else ""
+            layer = self.below[-1].name
+            self.report = (
+                f"{bytes_ / 2**20:.1f} MiB of activations after {layer!r} in "
+                f"{where}{views}"
+            )
+        if where == "memory":
+            return [np.empty(shape, dtype) for shape, dtype in pairs]
+        return [self._on_disk(shape, dtype) for shape, dtype in pairs]
+
+    def _dtype(self, tensor):
+        if tensor.dtype in ("float32", "float16", "bfloat16"):
+            if self.options["dtype"] == "bfloat16":
+                import ml_dtypes
+
+                return ml_dtypes.bfloat16
+            return "float32"
+        return tensor.dtype
+
+    def _where(self, bytes_):
+        storage, budget = self.options["storage"], self.options["budget"]
+        folder = self.folder or tempfile.gettempdir()
+        memory = budget or _free_memory() // 3
+        if storage in ("auto", "memory") and bytes_ <= memory:
+            return "memory"
+        stat = os.statvfs(folder)
+        disk = budget or stat.f_bavail * stat.f_frsize // 2
+        if storage in ("auto", "disk") and bytes_ <= disk:
+            return "disk"
+        raise CacheRefused(
+            f"activations of {bytes_ / 2**20:.0f} MiB are over the budget"
+        )
+
+    def _on_disk(self, shape, dtype):
+        # Unlinked at once: the file goes when the run ends, however it ends.
+        with tempfile.NamedTemporaryFile(dir=self.folder) as file:
+            return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def _flat(model):
+    if graph.graph_of(model) is None:
+        raise CacheRefused("a subclassed model has no graph to cut")
+    flat = graph.graph_of(graph.flatten(model))
+    return keras.Model(flat.input, flat.output)
+
+
+def _position_of(steps, tensor):
+    return next(
+        i
+        for i, step in enumerate(steps)
+        if any(made is tensor for made in step.tensors)
+    )
+
+
+def _count_batches(dataset):
+    count = int(dataset.cardinality())
+    if count == -1:
+        raise CacheRefused("the dataset has no end")
+    return count if count >= 0 else sum(1 for _ in dataset)
+
+
+def _digests(x):
+    parts = [np.asarray(part) for part in keras.tree.flatten(x)]
+    return {
+        hashlib.blake2b(
+            b"".join(part[i].tobytes() for part in parts), digest_size=8
+        ).digest()
+        for i in range(len(parts[0]))
+    }
+
+
+def _fill(array, batch):
+    array = np.asarray(array)
+    return np.concatenate([array, np.repeat(array[-1:], batch - len(array), 0)])
+
+
+def _unpack(store):
+    return store[0] if len(store) == 1 else store
+
+
+def _free_memory():
+    pages = os.sysconf("SC_AVPHYS_PAGES")
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,151 @@
+"""A run that survives being killed: its state after each epoch, on disk."""
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+
+import keras
+import numpy as np
+
+from finetune_keras.training.retrace import (
+    set_start_iterations,
+    start_iterations,
+)
+
+_STATE = "state.npz"
+
+
+class Checkpoint:
+    """The folder of a run: one state, replaced after each epoch.
+
+    The state is written beside the old one and then takes its place, so that
+    a kill at any moment leaves one of them whole. The folder is locked while
+    the run lives; the lock goes with the process.
+
+    Args:
+        folder: String, path of the folder. It is made where it is not there.
+        run: Dict of plain data that says which run it is: its plan, model and
+            data. A state of another run is refused.
+
+    Raises:
+        ValueError: If another run uses the folder, or left its state there.
+    """
+
+    def __init__(self, folder, run):
+        self.folder = os.fspath(folder)
+        self.run = json.loads(json.dumps(run))
+        os.makedirs(self.folder, exist_ok=True)
+        self._lock = open(os.path.join(self.folder, "run.lock"), "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise ValueError(
+                "Another run is using this folder at this moment. Give each "
+                "run a folder of its own. "
+                f"Received: checkpoint_dir={self.folder!r}"
+            ) from error
+
+    def close(self):
+        """Lets go of the folder."""
+        self._lock.close()
+
+    def load(self):
+        """Returns `(facts, arrays)` of the last epoch, or `None` at first."""
+        path = os.path.join(self.folder, _STATE)
+        if not os.path.exists(path):
+            return None
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        facts = json.loads(arrays.pop("facts").tobytes().decode())
+        different = [k for k in self.run if facts["run"].get(k) != self.run[k]]
+        if different:
+            raise ValueError(
+                "The folder holds the state of another run: its "
+                f"{' and '.join(different)} differ. Go on with the same, or "
+                "give this run an empty folder. "
+                f"Received: checkpoint_dir={self.folder!r}"
+            )
+        return facts, arrays
+
+    def save(self, facts, arrays):
+        """Replaces the state, or leaves the old one whole."""
+        facts = json.dumps({**facts, "run": self.run}).encode()
+        packed = {"facts": np.frombuffer(facts, "uint8"), **arrays}
+        buffer = io.BytesIO()
+        np.savez(buffer, **packed)
+        path = os.path.join(self.folder, _STATE)
+        with open(path + ".new", "wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(path + ".new", path)
+
+
+def describe_model(model):
+    """Returns a digest of the names and shapes of a model's weights."""
+    parts = [f"{v.name}{tuple(v.shape)}" for v in model.weights]
+    return hashlib.blake2b(" ".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def describe_data(inputs):
+    """Returns what is known of data without reading it."""
+    if inputs.is_arrays:
+        y = np.ascontiguousarray(np.asarray(inputs.data[1]))
+        digest = hashlib.blake2b(y.tobytes(), digest_size=8).hexdigest()
+        return [len(y), inputs.batch_size, digest]
+    if inputs.is_dataset:
+        return [int(inputs.data.cardinality()), str(inputs.data.element_spec)]
+    return [type(inputs.data).__name__]
+
+
+def pack(name, variables):
+    """Turns variables into arrays that NumPy can store without pickle."""
+    arrays = {}
+    for i, variable in enumerate(variables):
+        array = np.asarray(keras.ops.convert_to_numpy(variable))
+        if array.dtype.name == "bfloat16":
+            array = array.view("uint16")
+        arrays[f"{name}{i}"] = array
+    return arrays
+
+
+def unpack(name, arrays, variables):
+    """Assigns what `pack` returned."""
+    for i, variable in enumerate(variables):
+        variable.assign(as_array(arrays[f"{name}{i}"], variable.dtype))
+
+
+def as_array(array, dtype):
+    """Gives an array that `pack` made its own dtype back."""
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        return array.view(ml_dtypes.bfloat16)
+    return array
+
+
+def seed_states(model):
+    """Lists the states of the random layers of a model."""
+    weights = {id(v) for v in model.weights}
+    return [v for v in model.variables if id(v) not in weights]
+
+
+def pack_training(model):
+    """Returns `(facts, arrays)` of all state of a model and its optimizer."""
+    arrays = {
+        **pack("variable", model.variables),
+        **pack("optimizer", model.optimizer.variables),
+    }
+    return {"starts": start_iterations(model.optimizer)}, arrays
+
+
+def unpack_training(model, facts, arrays):
+    """Restores it, in a model with the same flags."""
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    unpack("variable", arrays, model.variables)
+    unpack("optimizer", arrays, model.optimizer.variables)
+    set_start_iterations(model.optimizer, facts["starts"])

@@ -1,0 +1,196 @@
+"""Learning-rate schedules that Keras lacks: one-cycle, slanted triangular."""
+
+import math
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="finetune_keras")
+class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
+    """One cycle: a rise to the maximum, then a long fall to almost nothing.
+
+    Both slopes are half cosines, as in fastai. The rise starts at
+    `max_learning_rate / start_divisor`, reaches `max_learning_rate` after
+    `warmup_fraction * total_steps` steps, and the fall ends after `total_steps`
+    at `max_learning_rate / end_divisor`, where it stays. The momentum of the
+    optimizer is not cycled.
+
+    For a plain cosine with a linear warm-up, use Keras's own
+    `keras.optimizers.schedules.CosineDecay`.
+
+    Args:
+        max_learning_rate: Positive float. The peak, for example the
+            `suggestion` of `find_learning_rate`.
+        total_steps: Positive integer. Steps (batches) of the whole cycle:
+            epochs times batches an epoch.
+        warmup_fraction: Float in [0, 1). Share of the steps that rise.
+            Defaults to `0.25`.
+        start_divisor: Float, at least 1. The peak over the first learning rate.
+            Defaults to `25.0`.
+        end_divisor: Float, at least 1. The peak over the last learning rate.
+            Defaults to `1e5`.
+        name: String. Name of the schedule. Defaults to `"one_cycle"`.
+
+    Example:
+
+    ```python
+    import keras
+    import finetune_keras as ft
+
+    schedule = ft.OneCycle(1e-2, total_steps=100)
+    print([round(float(schedule(step)), 6) for step in (0, 25, 100)])
+    optimizer = keras.optimizers.Adam(schedule)
+    ```
+
+    Reference:
+
+    - [Smith and Topin, 2017](https://arxiv.org/abs/1708.07120)
+    """
+
+    def __init__(
+        self,
+        max_learning_rate,
+        total_steps,
+        warmup_fraction=0.25,
+        start_divisor=25.0,
+        end_divisor=1e5,
+        name="one_cycle",
+    ):
+        _check_cycle(max_learning_rate, total_steps)
+        _check_share("warmup_fraction", warmup_fraction)
+        _check_at_least_one("start_divisor", start_divisor)
+        _check_at_least_one("end_divisor", end_divisor)
+        self.max_learning_rate = max_learning_rate
+        self.total_steps = total_steps
+        self.warmup_fraction = warmup_fraction
+        self.start_divisor = start_divisor
+        self.end_divisor = end_divisor
+        self.name = name
+
+    def __call__(self, step):
+        peak = self.max_learning_rate
+        rise = self.warmup_fraction * self.total_steps
+        step = ops.cast(step, "float32")
+        up = ops.minimum(step / (rise or 1.0), 1.0)
+        down = ops.clip((step - rise) / (self.total_steps - rise), 0.0, 1.0)
+        return ops.where(
+            step < rise,
+            _half_cosine(peak / self.start_divisor, peak, up),
+            _half_cosine(peak, peak / self.end_divisor, down),
+        )
+
+    def get_config(self):
+        return {
+            "max_learning_rate": self.max_learning_rate,
+            "total_steps": self.total_steps,
+            "warmup_fraction": self.warmup_fraction,
+            "start_divisor": self.start_divisor,
+            "end_divisor": self.end_divisor,
+            "name": self.name,
+        }
+
+
+@keras.saving.register_keras_serializable(package="finetune_keras")
+class SlantedTriangular(keras.optimizers.schedules.LearningRateSchedule):
+    """A short linear rise and a long linear fall, from ULMFiT.
+
+    The learning rate rises from `max_learning_rate / ratio` to
+    `max_learning_rate` in the first `cut_fraction` of the steps, then falls
+    back in a straight line, and stays there after `total_steps`.
+
+    Args:
+        max_learning_rate: Positive float. The peak.
+        total_steps: Positive integer. Steps (batches) of the whole triangle:
+            epochs times batches an epoch.
+        cut_fraction: Float in [0, 1). Share of the steps that rise. Defaults to
+            `0.1`.
+        ratio: Float, at least 1. The peak over the lowest learning rate.
+            Defaults to `32`.
+        name: String. Name of the schedule. Defaults to `"slanted_triangular"`.
+
+    Example:
+
+    ```python
+    import keras
+    import finetune_keras as ft
+
+    schedule = ft.SlantedTriangular(1e-2, total_steps=100)
+    print([round(float(schedule(step)), 6) for step in (0, 10, 100)])
+    optimizer = keras.optimizers.Adam(schedule)
+    ```
+
+    Reference:
+
+    - [Howard and Ruder, 2018](https://arxiv.org/abs/1801.06146)
+    """
+
+    def __init__(
+        self,
+        max_learning_rate,
+        total_steps,
+        cut_fraction=0.1,
+        ratio=32,
+        name="slanted_triangular",
+    ):
+        _check_cycle(max_learning_rate, total_steps)
+        _check_share("cut_fraction", cut_fraction)
+        _check_at_least_one("ratio", ratio)
+        self.max_learning_rate = max_learning_rate
+        self.total_steps = total_steps
+        self.cut_fraction = cut_fraction
+        self.ratio = ratio
+        self.name = name
+
+    def __call__(self, step):
+        cut = math.floor(self.cut_fraction * self.total_steps)
+        step = ops.cast(step, "float32")
+        up = step / max(cut, 1)
+        # The paper divides by `cut * (1 / cut_fraction - 1)`: the same where
+        # `cut` was not rounded, a negative rate at the end where it was.
+        down = 1.0 - (step - cut) / (self.total_steps - cut)
+        share = ops.maximum(ops.where(step < cut, up, down), 0.0)
+        factor = (1.0 + share * (self.ratio - 1.0)) / self.ratio
+        return self.max_learning_rate * factor
+
+    def get_config(self):
+        return {
+            "max_learning_rate": self.max_learning_rate,
+            "total_steps": self.total_steps,
+            "cut_fraction": self.cut_fraction,
+            "ratio": self.ratio,
+            "name": self.name,
+        }
+
+
+def _half_cosine(start, end, share):
+    return end + (start - end) * (1.0 + ops.cos(math.pi * share)) / 2.0
+
+
+def _check_cycle(max_learning_rate, total_steps):
+    if not max_learning_rate > 0:
+        raise ValueError(
+            "`max_learning_rate` must be a positive float, the peak of the "
+            f"schedule. Received: max_learning_rate={max_learning_rate!r}"
+        )
+    if int(total_steps) != total_steps or total_steps < 1:
+        raise ValueError(
+            "`total_steps` must be a positive integer: epochs times batches "
+            f"an epoch. Received: total_steps={total_steps!r}"
+        )
+
+
+def _check_share(name, value):
+    if not 0 <= value < 1:
+        raise ValueError(
+            f"`{name}` is a share of the steps and must be at least 0 and "
+            f"less than 1. Received: {name}={value!r}"
+        )
+
+
+def _check_at_least_one(name, value):
+    if not value >= 1:
+        raise ValueError(
+            f"`{name}` divides the peak learning rate and must be at least 1. "
+            f"Received: {name}={value!r}"
+        )

@@ -1,0 +1,148 @@
+"""Training on trial: with the layers of a model, and nothing left behind."""
+
+import contextlib
+import copy
+import random
+
+import keras
+import numpy as np
+from keras.src.backend.common import global_state
+
+from finetune_keras.models import graph
+from finetune_keras.training.compiled import compile_arguments
+
+
+@contextlib.contextmanager
+def left_as_it_was(model):
+    """Puts back what training a twin changes, also after an exception.
+
+    These are the weights, statistics and random states of the layers, their
+    trainable flags, the metrics that the model holds, and the states of the
+    random generators of Python, NumPy, Keras and torch, bit for bit.
+
+    Args:
+        model: A `keras.Model`, built.
+    """
+    state = model.variables + model.metrics_variables
+    # Copies: on torch the arrays would share memory with the weights.
+    values = [_array(variable) for variable in state]
+    layers = [(x, x.trainable) for x in [model, *graph.all_layers(model)]]
+    flags = [(variable, variable.trainable) for variable in state]
+    try:
+        with _generators_left_as_they_were():
+            yield
+    finally:
+        for layer, flag in layers:
+            graph.set_own_flag(layer, flag)
+        for variable, flag in flags:
+            if variable.trainable != flag:
+                variable.trainable = flag
+        for variable, value in zip(state, values, strict=True):
+            variable.assign(value)
+
+
+@contextlib.contextmanager
+def _generators_left_as_they_were():
+    name = "global_seed_generator"
+    python, numpy = random.getstate(), np.random.get_state()
+    generator = global_state.get_global_attribute(name)
+    seed = None if generator is None else _array(generator.state)
+    try:
+        with _torch_generators_left_as_they_were():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        global_state.set_global_attribute(name, generator)
+        if generator is not None:
+            generator.state.assign(seed)
+
+
+def _torch_generators_left_as_they_were():
+    if keras.backend.backend() != "torch":
+        return contextlib.nullcontext()
+    import torch
+
+    return torch.random.fork_rng(range(torch.cuda.device_count()))
+
+
+def _array(variable):
+    return np.array(keras.ops.convert_to_numpy(variable))
+
+
+def twin(model):
+    """Returns a second trainer of the same layers.
+
+    It is of the same class, with the same train step, and shares the layers
+    with their weights. How it is compiled, and what is traced and measured
+    while it trains, is its own.
+
+    Args:
+        model: A `keras.Model`, built.
+
+    Returns:
+        A `keras.Model`.
+    """
+    other = object.__new__(type(model))
+    for name, value in vars(model).items():
+        # On TensorFlow, what is set is entered in lists of the object too.
+        is_plain = type(value) in (list, dict)
+        vars(other)[name] = copy.copy(value) if is_plain else value
+    return other
+
+
+def compiled_twin(model):
+    """Returns a twin, compiled as the model is, with an optimizer of its own.
+
+    The optimizer is new and of the same settings but for the learning rate,
+    which is a constant. Metrics are left out, since they may be objects that
+    the model uses too.
+
+    Args:
+        model: A compiled `keras.Model`.
+
+    Returns:
+        A compiled `keras.Model`.
+    """
+    other, arguments = twin(model), compile_arguments(model)
+    strategy = getattr(model, "distribute_strategy", None)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        arguments["optimizer"] = _fresh(model.optimizer)
+        # Keras keeps the metrics of before where it is given `None`.
+        arguments.update(metrics=[], weighted_metrics=None)
+        other.compile(**{**arguments, "steps_per_execution": 1})
+    return other
+
+
+def _fresh(optimizer):
+    config = optimizer.get_config()
+    inner = config.get("inner_optimizer")
+    settings = inner["config"] if inner else config
+    if "learning_rate" not in settings:
+        raise ValueError(
+            "Training on trial needs an optimizer with one learning rate. For "
+            "several learning rates compile with `layerwise_optimizer`. "
+            f"Received: model.optimizer={optimizer!r}"
+        )
+    settings["learning_rate"] = 1e-3
+    return type(optimizer).from_config(config)
+
+
+def batch_arguments(batch):
+    """Makes of a batch what `train_on_batch` and `test_on_batch` take.
+
+    Args:
+        batch: Tuple `(x, y)` or `(x, y, sample_weight)`.
+
+    Returns:
+        Tuple `(x, y, sample_weight)` of what the backend can train on.
+    """
+    batch = keras.tree.map_structure(_as_tensor, batch)
+    return keras.utils.unpack_x_y_sample_weight(batch)
+
+
+def _as_tensor(value):
+    if value is None or keras.ops.is_tensor(value):
+        return value
+    value = np.asarray(value)
+    return value.astype(keras.config.floatx()) if value.dtype == "d" else value
