@@ -1,5 +1,7 @@
 """Find, remove, replace and build heads."""
 
+import numbers
+
 import keras
 
 from finetune_keras.models import graph
@@ -199,7 +201,7 @@ def build_head(
     x = _drop(x, dropout, "head_dropout")
     # Softmax in half precision loses small probabilities.
     return keras.layers.Dense(
-        num_classes,
+        int(num_classes),
         activation=_TASKS[task],
         kernel_regularizer=kernel_regularizer,
         dtype="float32",
@@ -271,7 +273,8 @@ def _check_head(num_classes, pooling, hidden_units, dropout, task):
             f"`task` must be one of {list(_TASKS)}. Received: task={task!r}"
         )
     least = 2 if task == "classification" else 1
-    whole = isinstance(num_classes, int) and not isinstance(num_classes, bool)
+    whole = isinstance(num_classes, numbers.Integral)
+    whole = whole and not isinstance(num_classes, bool)
     if not whole or num_classes < least:
         raise ValueError(
             f"`num_classes` must be an integer of at least {least} for "
@@ -285,7 +288,8 @@ def _check_head(num_classes, pooling, hidden_units, dropout, task):
             f"Received: pooling={pooling!r}"
         )
     if not isinstance(hidden_units, (list, tuple)) or any(
-        not isinstance(units, int) or units < 1 for units in hidden_units
+        not isinstance(units, numbers.Integral) or units < 1
+        for units in hidden_units
     ):
         raise ValueError(
             "`hidden_units` must be a tuple of positive integers, such as "

@@ -14,9 +14,9 @@ class Best:
     Only what has trained so far is copied: the rest is as it was.
 
     Args:
-        monitor: String, the metric to watch, or `None` to keep the
-            last epoch. It is to rise if its name says accuracy, AUC and the like, and to
-            fall otherwise.
+        monitor: String, the metric to watch, or `None` to keep the last
+            epoch. It is to rise if its name says accuracy, AUC and the like,
+            and to fall otherwise.
     """
 
     def __init__(self, monitor):

@@ -86,7 +86,6 @@ def test_built_model_is_shared():
     assert_equal(again, expected)
 
 
-@pytest.mark.backends
 def test_built_model_for_other_images():
     model = application("VGG16")
     backbone = ft.backbone(model, (48, 32, 4))
@@ -98,7 +97,6 @@ def test_built_model_for_other_images():
     assert layer is model.get_layer("block1_conv2")
 
 
-@pytest.mark.backends
 def test_model_inside_a_model_is_scaled_and_opened():
     inner = application("MobileNet")
     backbone = ft.backbone(keras.Sequential([keras.Input(SHAPE), inner]))

@@ -12,7 +12,6 @@ from finetune_keras.models.preprocessing import (
     scale_pixels,
 )
 
-pytestmark = pytest.mark.backends
 PIXELS = np.random.default_rng(0).uniform(0, 255, (2, 5, 6, 3)).astype("f4")
 
 
@@ -30,6 +29,7 @@ def test_there_are_40_applications():
     assert len(applications()) == 40
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("name", sorted(applications()))
 def test_scaling_is_that_of_the_application(name):
     function = applications()[name]
@@ -91,6 +91,7 @@ def test_scaling_is_found_behind_layers_that_do_not_scale():
     assert preprocessing_mode(model) == "inside"
 
 
+@pytest.mark.backends
 def test_scaling_behind_the_first_kernel_is_not_that_of_the_pixels():
     conv = keras.layers.Conv2D(2, 3)
     model = small_model(conv, keras.layers.Rescaling(0.5), name="vgg16")
@@ -98,6 +99,7 @@ def test_scaling_behind_the_first_kernel_is_not_that_of_the_pixels():
     assert preprocessing_mode(small_model(keras.layers.Conv2D(2, 3))) is None
 
 
+@pytest.mark.backends
 def test_scaling_by_operations_is_found():
     inputs = keras.Input((32, 32, 3))
     x = keras.applications.vgg16.preprocess_input(inputs)
@@ -122,6 +124,7 @@ def test_mode_of_a_foreign_function_is_unknown():
     assert application_mode(None) is None
 
 
+@pytest.mark.backends
 def test_gray_pixels_take_the_mean_of_the_colors():
     gray = PIXELS[..., :1]
     caffe = np.mean([123.68, 116.779, 103.939])
@@ -131,12 +134,14 @@ def test_gray_pixels_take_the_mean_of_the_colors():
     np.testing.assert_allclose(scale(gray, "torch"), expected, atol=1e-5)
 
 
+@pytest.mark.backends
 def test_more_channels_repeat_the_colors_in_their_order():
     four = np.concatenate([PIXELS, PIXELS[..., :1]], axis=-1)
     mean = np.array([123.68, 116.779, 103.939, 123.68])
     np.testing.assert_allclose(scale(four, "caffe"), four - mean, atol=1e-4)
 
 
+@pytest.mark.backends
 def test_scaling_is_float32_under_mixed_precision():
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -146,6 +151,7 @@ def test_scaling_is_float32_under_mixed_precision():
         keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.backends
 def test_channels_first():
     keras.config.set_image_data_format("channels_first")
     try:

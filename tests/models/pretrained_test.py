@@ -86,7 +86,7 @@ def test_weights_as_they_should_be(tmp_path):
     assert check_weights(path) == str(path)
 
 
-def fetch(folder, name="file.h5", url="http://models.invalid/file.h5"):
+def fetch(folder, name="file.h5", url="https://models.invalid/file.h5"):
     """Stands for an application that downloads its weights."""
 
     def application(weights):
@@ -98,12 +98,12 @@ def fetch(folder, name="file.h5", url="http://models.invalid/file.h5"):
 def silent_server(monkeypatch):
     server = socket.create_server(("127.0.0.1", 0))
     port = server.getsockname()[1]
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
     return server
 
 
 def hanging_name_server(monkeypatch):
-    monkeypatch.delenv("http_proxy", raising=False)
+    monkeypatch.delenv("https_proxy", raising=False)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: time.sleep(30))
     return socket.socket()
 
@@ -116,13 +116,13 @@ def test_network_without_answer(tmp_path, monkeypatch, network):
         with pytest.raises(ValueError, match="no answer within 0.5") as caught:
             fetch(str(tmp_path), name="own_name.h5")
     assert time.monotonic() - start < 5
-    assert "http://models.invalid/file.h5" in str(caught.value)
+    assert "https://models.invalid/file.h5" in str(caught.value)
     # Where to put it, under the name that Keras will look for.
     assert f"Put it at {tmp_path}/datasets/own_name.h5" in str(caught.value)
 
 
 def test_network_is_as_before_afterwards(tmp_path, monkeypatch):
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     opener = urllib.request.build_opener()
     urllib.request.install_opener(opener)
     try:
@@ -143,7 +143,7 @@ def test_download_that_succeeds(tmp_path):
 
 
 def test_file_of_a_similar_model_is_mentioned(tmp_path, monkeypatch):
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / "mobilenet_2_5_224_tf_no_top.h5").touch()
     with pytest.raises(ValueError, match="is mobilenet_2_5_224_tf_no_top.h5"):

@@ -206,7 +206,8 @@ def test_decay_by_depth_moves_lower_groups_less():
     plan = ft.Plan(
         [ft.Phase("all", learning_rate=1e-2, layerwise_lr_decay=0.1)]
     )
-    before = dict(zip([v.path for v in model.weights], values(model)))
+    paths = [v.path for v in model.weights]
+    before = dict(zip(paths, values(model), strict=True))
     ft.fine_tune(model, plan, photos(number=16), verbose=0, batch_size=16)
     moved = {
         v.path: np.abs(keras.ops.convert_to_numpy(v) - before[v.path]).max()

@@ -1,0 +1,140 @@
+"""The code in the documentation runs as it stands."""
+
+import inspect
+import pathlib
+import re
+import textwrap
+
+import pytest
+
+import finetune_keras
+from finetune_keras import testing
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+FENCE = re.compile(
+    r"^(?P<above>.*)\n(?P<indent> *)```(?P<tag>[\w+-]*) *\n"
+    r"(?P<code>.*?)^(?P=indent)```",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def blocks(text):
+    """Lists `(line, code)` of the fenced python blocks that are to run."""
+    text = "\n" + text
+    return [
+        (
+            text.count("\n", 0, match.start("code")),
+            textwrap.dedent(match["code"]),
+        )
+        for match in FENCE.finditer(text)
+        if match["tag"] == "python" and "<!-- not run -->" not in match["above"]
+    ]
+
+
+def run(found, name, folder):
+    namespace = {"__name__": "example"}
+    for line, code in found:
+        # Line numbers of the file, so that a traceback points into it.
+        source = compile("\n" * (line - 1) + code, f"{name}:{folder}", "exec")
+        exec(source, namespace)
+
+
+def public_objects():
+    """Yields what is exported; of an exported module, what it defines."""
+    for module in (finetune_keras, testing):
+        for name in module.__all__:
+            obj = getattr(module, name)
+            yield f"{module.__name__}.{name}", obj
+            if inspect.ismodule(obj):
+                yield from defined_in(obj)
+
+
+def defined_in(module):
+    for name, obj in vars(module).items():
+        own = getattr(obj, "__module__", None) == module.__name__
+        if own and not name.startswith("_"):
+            yield f"{module.__name__}.{name}", obj
+
+
+def documented():
+    """Yields each public object, and each public method that is our own."""
+    for name, obj in public_objects():
+        yield name, obj
+        for key, member in vars(obj).items() if inspect.isclass(obj) else ():
+            if not key.startswith("_") and inspect.getdoc(member):
+                yield f"{name}.{key}", member
+
+
+def needs_example(obj):
+    exception = inspect.isclass(obj) and issubclass(obj, Exception)
+    return callable(obj) and not exception
+
+
+def doc_of(obj):
+    """The docstring of the object itself, not that of a class it extends."""
+    return inspect.cleandoc(getattr(obj, "__doc__", None) or "")
+
+
+WITH_EXAMPLE = [(n, obj) for n, obj in documented() if blocks(doc_of(obj))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_page(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(blocks(page.read_text()), str(page), tmp_path.name)
+
+
+@pytest.mark.parametrize(
+    ("name", "obj"), WITH_EXAMPLE, ids=[name for name, _ in WITH_EXAMPLE]
+)
+def test_docstring(name, obj, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(blocks(doc_of(obj)), name, tmp_path.name)
+
+
+def test_every_public_object_has_an_example():
+    names = {name for name, _ in WITH_EXAMPLE}
+    objects = dict(public_objects())
+    lacking = [n for n in objects if needs_example(objects[n])]
+    assert sorted(set(lacking) - names) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_between_pages(page):
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text())
+    assert [x for x in links if not (page.parent / x).exists()] == []
+
+
+def test_blocks_are_found_as_told():
+    text = textwrap.dedent(
+        """
+        ```python
+        first = 1
+        ```
+
+        <!-- not run -->
+        ```python
+        raise SystemError
+        ```
+
+        ```py
+        raise SystemError
+        ```
+
+        - in a list
+
+          ```python
+          second = first + 1
+          ```
+        """
+    )
+    assert [code for _, code in blocks(text)] == [
+        "first = 1\n",
+        "second = first + 1\n",
+    ]
+
+
+def test_a_broken_block_fails(tmp_path):
+    with pytest.raises(NameError, match="missing"):
+        run(blocks("```python\nx = missing\n```\n"), "page", tmp_path.name)
