@@ -15,9 +15,9 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
 
 test: lint
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -q --durations=10
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -q -m backends
 	KERAS_BACKEND=torch $(BIN)/python -m pytest -q -m backends
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -q --durations=10
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .

@@ -79,7 +79,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=30)
     seconds = parser.parse_args().seconds
     backend = keras.backend.backend()
-    print("backend     model      steps     Adam  layer-wise  ratio  ten blocks")
+    print("backend     model      steps      Adam  layer-wise  ratio  blocks")
     for make in (mobilenet, dense):
         times = measure(make, seconds)
         plain, layerwise = np.median(times, axis=0) * 1e3

@@ -15,9 +15,20 @@ from finetune_keras.training.callbacks import (
     UnfreezeCallback,
     UnfreezeOnPlateau,
 )
+from finetune_keras.training.dry_run import dry_run
 from finetune_keras.training.fine_tune import fine_tune
 from finetune_keras.training.history import FineTuneHistory
-from finetune_keras.training.plan import Phase, Plan
+from finetune_keras.training.learning_rate import (
+    LearningRateSweep,
+    find_learning_rate,
+)
+from finetune_keras.training.optimizers import (
+    layerwise_class,
+    layerwise_optimizer,
+)
+from finetune_keras.training.phase import Phase
+from finetune_keras.training.plan import Plan
+from finetune_keras.training.schedules import OneCycle, SlantedTriangular
 
 __version__ = "0.1.0"
 
@@ -26,17 +37,24 @@ __all__ = [
     "FineTuneModel",
     "GradualUnfreeze",
     "LayerGroup",
+    "LearningRateSweep",
+    "OneCycle",
     "Phase",
     "Plan",
+    "SlantedTriangular",
     "TrainableSummary",
     "UnfreezeCallback",
     "UnfreezeOnPlateau",
     "backbone",
+    "dry_run",
+    "find_learning_rate",
     "fine_tune",
     "flatten",
     "freeze",
     "image_classifier",
     "layer_groups",
+    "layerwise_class",
+    "layerwise_optimizer",
     "plans",
     "remove_head",
     "replace_head",

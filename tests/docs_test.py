@@ -13,7 +13,7 @@ from finetune_keras import testing
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 FENCE = re.compile(
-    r"^(?P<above>.*)\n(?P<indent> *)```(?P<tag>[\w+-]*) *\n"
+    r"^(?P<above>[^\n]*)\n(?P<indent> *)```(?P<tag>[\w+-]*) *\n"
     r"(?P<code>.*?)^(?P=indent)```",
     re.MULTILINE | re.DOTALL,
 )

@@ -270,6 +270,17 @@ def flatten(model):
 
     Raises:
         ValueError: If `model` has no graph.
+
+    Example:
+
+    ```python
+    import keras, finetune_keras as ft
+
+    base = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    inputs = keras.Input((4,))
+    nested = keras.Model(inputs, keras.layers.Dense(2)(base(inputs)))
+    print([layer.name for layer in ft.flatten(nested).layers])
+    ```
     """
     if graph_of(model) is None:
         raise ValueError(

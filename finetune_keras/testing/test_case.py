@@ -1,6 +1,5 @@
 """The contracts, as assertions of a `unittest.TestCase`."""
 
-import inspect
 import json
 import re
 import unittest
@@ -17,6 +16,7 @@ from finetune_keras.testing.arrays import (
     symbols_like,
     to_numpy,
 )
+from finetune_keras.testing.configs import config_keys, is_plain
 from finetune_keras.testing.fresh_process import without_numbers
 from finetune_keras.testing.weights import (
     live_statistics,
@@ -77,12 +77,12 @@ class TestCase(unittest.TestCase):
         if not hasattr(obj, "get_config"):
             self.fail(f"`{name}` has no `get_config`.")
         config = obj.get_config()
-        missing = sorted(_config_keys(obj) - set(config))
+        missing = sorted(config_keys(obj) - set(config))
         if missing:
             self.fail(f"`{name}.get_config()` lacks {missing}.")
         for key, value in config.items():
             held = getattr(obj, key, value)
-            if _is_plain(held) and _is_plain(value) and held != value:
+            if is_plain(held) and is_plain(value) and held != value:
                 self.fail(
                     f"`{name}.get_config()` has {key}={value!r}, but the "
                     f"attribute is {held!r}."
@@ -321,35 +321,6 @@ class TestCase(unittest.TestCase):
             np.testing.assert_allclose(other, to_numpy(one), 1e-5, 1e-5)
         if output_shape is not None:
             self.assertEqual(tuple(eager[0].shape), tuple(output_shape))
-
-
-def _config_keys(obj):
-    """What the config must hold: our arguments and what Keras's class adds."""
-    keys = set()
-    for kind in type(obj).__mro__:
-        if kind.__module__.split(".")[0] in ("keras", "keras_hub"):
-            return keys | _keras_keys(kind, obj)
-        if "__init__" in vars(kind):
-            signature = inspect.signature(kind.__init__)
-            _, *arguments = signature.parameters.values()
-            keys |= {x.name for x in arguments if x.kind not in _STARRED}
-            if not any(x.kind is x.VAR_KEYWORD for x in arguments):
-                break
-    return keys
-
-
-_STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
-
-def _keras_keys(kind, obj):
-    try:
-        return set(kind.get_config(obj))
-    except (AttributeError, NotImplementedError):
-        return set()
-
-
-def _is_plain(value):
-    return isinstance(value, (int, float, str, type(None)))
 
 
 def _matching(patterns, paths):

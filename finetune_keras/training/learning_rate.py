@@ -1,10 +1,15 @@
 """The learning-rate finder: a short sweep that leaves the model as it was."""
 
-import contextlib
 import itertools
 
 import keras
 import numpy as np
+
+from finetune_keras.training.trial import (
+    batch_arguments,
+    compiled_twin,
+    left_as_it_was,
+)
 
 SMOOTHING = 0.98
 # One lucky batch at the start would make all that follow look like divergence.
@@ -20,6 +25,18 @@ class LearningRateSweep:
         smoothed_losses: Array of floats, a moving average of `losses`.
         diverged: Boolean, whether the sweep ended early because the loss grew
             fourfold or was not finite.
+
+    Example:
+
+    ```python
+    import numpy as np
+    import finetune_keras as ft
+
+    rates = np.geomspace(1e-5, 1, 40)
+    losses = 1 - np.tanh(np.linspace(-3, 3, 40))
+    sweep = ft.LearningRateSweep(rates, losses, losses, diverged=False)
+    print(sweep.suggestion, sweep.steepest)
+    ```
     """
 
     def __init__(self, learning_rates, losses, smoothed_losses, diverged):
@@ -162,13 +179,9 @@ def find_learning_rate(
     _check_model(model)
     _check_range(min_learning_rate, max_learning_rate, num_steps)
     rates = np.geomspace(min_learning_rate, max_learning_rate, num_steps)
-    with _left_as_it_was(model):
-        with _scope(model):
-            model.optimizer = _fresh_optimizer(model.optimizer)
-        model.train_function = None
-        model.steps_per_execution = 1
+    with left_as_it_was(model):
         batches = _endless(data, batch_size)
-        return _sweep(model, rates, batches, verbose)
+        return _sweep(compiled_twin(model), rates, batches, verbose)
 
 
 def _sweep(model, rates, batches, verbose):
@@ -206,10 +219,8 @@ def _train(model, learning_rate, batches):
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     losses = []
     for _ in range(inner.gradient_accumulation_steps or 1):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(
-            keras.tree.map_structure(_as_tensor, next(batches))
-        )
-        logs = model.train_on_batch(x, y, sample_weight, return_dict=True)
+        batch = batch_arguments(next(batches))
+        logs = model.train_on_batch(*batch, return_dict=True)
         losses.append(float(logs["loss"]))
     return float(np.mean(losses))
 
@@ -218,46 +229,6 @@ def _is_divergence(loss, earlier):
     # Four times the best, written so that it holds for negative losses too.
     best = min(earlier, default=loss)
     return loss > best + 3 * abs(best)
-
-
-@contextlib.contextmanager
-def _left_as_it_was(model):
-    """Puts everything that training changes back, also after an exception."""
-    optimizer, attributes = model.optimizer, dict(vars(model))
-    state = model.variables + model.metrics_variables
-    # Copies: on torch the arrays would share memory with the weights.
-    values = [np.array(keras.ops.convert_to_numpy(v)) for v in state]
-    try:
-        yield
-    finally:
-        model.optimizer = optimizer
-        for name in set(vars(model)) - set(attributes):
-            del vars(model)[name]
-        vars(model).update(attributes)
-        model.reset_metrics()
-        for variable, value in zip(state, values, strict=True):
-            variable.assign(value)
-
-
-def _scope(model):
-    """Returns the scope in which the model's variables were created."""
-    strategy = getattr(model, "distribute_strategy", None)
-    return strategy.scope() if strategy else contextlib.nullcontext()
-
-
-def _fresh_optimizer(optimizer):
-    config = optimizer.get_config()
-    inner = config.get("inner_optimizer")
-    settings = inner["config"] if inner else config
-    if "learning_rate" not in settings:
-        raise ValueError(
-            "The sweep needs an optimizer with one learning rate. For several "
-            "learning rates compile with `layerwise_optimizer`. "
-            f"Received: model.optimizer={optimizer!r}"
-        )
-    # A schedule would not let the sweep set the rate.
-    settings["learning_rate"] = 1e-3
-    return type(optimizer).from_config(config)
 
 
 def _endless(data, batch_size):
@@ -304,14 +275,6 @@ def _slices(arrays, batch_size, rng):
             yield keras.tree.map_structure(
                 lambda x, rows=rows: None if x is None else x[rows], arrays
             )
-
-
-def _as_tensor(value):
-    """Makes of a foreign tensor what the backend can train on."""
-    if value is None or keras.ops.is_tensor(value):
-        return value
-    value = np.asarray(value)
-    return value.astype(keras.config.floatx()) if value.dtype == "d" else value
 
 
 def _longest_descent(losses):

@@ -53,6 +53,29 @@ class Layerwise:
         """Returns the factor on the learning rate of a variable, a float."""
         return self.multipliers.get(self._path(variable), 1.0)
 
+    def set_multipliers(self, model, decay=None, multipliers=None):
+        """Replaces all multipliers, as `layerwise_optimizer` sets them.
+
+        A train step that was traced before must be traced anew: see
+        `training.retrace`.
+
+        Args:
+            model: The `keras.Model` that the optimizer trains.
+            decay: Float in (0, 1] or `None`. Factor for each layer group, from
+                the head down. Defaults to `None`.
+            multipliers: Dict from a selection of layers to a float, or `None`.
+                Defaults to `None`.
+        """
+        _check_decay(decay)
+        paths = {self._path(v): v.path for v in model.weights}
+        self.multipliers = _multipliers(model, decay, multipliers or {})
+        self.no_weight_decay = frozenset(
+            paths.get(path, path) for path in self.no_weight_decay
+        )
+        self.l2_sp = {paths.get(p, p): x for p, x in self.l2_sp.items()}
+        self.built_on = tuple(paths.get(p, p) for p in self.built_on)
+        self._paths = {k: paths.get(p, p) for k, p in self._paths.items()}
+
     def build(self, variables):
         if self.built:
             return
@@ -101,17 +124,6 @@ class Layerwise:
         learning_rate = _scale(learning_rate, multiplier)
         self._pull(variable, learning_rate)
         super().update_step(gradient, variable, learning_rate)
-
-    def _parallel_update_step(self, grads, variables, learning_rate):
-        # On torch most optimizers update all variables in one call, with one
-        # learning rate, instead of calling `update_step` for each.
-        grads = dict(zip(map(id, variables), grads, strict=True))
-        for multiplier, group in self._by_multiplier(variables):
-            rate = _scale(learning_rate, multiplier)
-            for variable in group:
-                self._pull(variable, rate)
-            group_grads = [grads[id(v)] for v in group]
-            super()._parallel_update_step(group_grads, group, rate)
 
     def _pull(self, variable, learning_rate):
         strength = self.l2_sp and self.l2_sp.get(self._path(variable))
@@ -167,6 +179,22 @@ class Layerwise:
             "l2_sp": dict(self.l2_sp),
             "built_on": list(self.built_on),
         }
+
+
+class LayerwiseParallel(Layerwise):
+    """The same for optimizers that update all variables in one call.
+
+    On torch most do, with one learning rate, instead of `update_step` for each.
+    """
+
+    def _parallel_update_step(self, grads, variables, learning_rate):
+        grads = dict(zip(map(id, variables), grads, strict=True))
+        for multiplier, group in self._by_multiplier(variables):
+            rate = _scale(learning_rate, multiplier)
+            for variable in group:
+                self._pull(variable, rate)
+            group_grads = [grads[id(v)] for v in group]
+            super()._parallel_update_step(group_grads, group, rate)
 
 
 def _out_of_traced_function():
@@ -326,9 +354,11 @@ def layerwise_class(optimizer_class):
     if issubclass(optimizer_class, Layerwise):
         return optimizer_class
     name = keras.saving.get_registered_name(optimizer_class)
+    base = _backend_class(optimizer_class)
+    parallel = hasattr(base, "_parallel_update_step")
     cls = type(
         f"Layerwise{optimizer_class.__name__}",
-        (Layerwise, _backend_class(optimizer_class)),
+        (LayerwiseParallel if parallel else Layerwise, base),
         {"__doc__": Layerwise.__doc__, "__module__": __name__},
     )
     return keras.saving.register_keras_serializable(

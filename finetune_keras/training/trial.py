@@ -33,7 +33,7 @@ def left_as_it_was(model):
             yield
     finally:
         for layer, flag in layers:
-            pass
+            graph.set_own_flag(layer, flag)
         for variable, flag in flags:
             if variable.trainable != flag:
                 variable.trainable = flag

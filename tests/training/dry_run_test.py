@@ -228,6 +228,16 @@ def test_everything_is_as_it_was(untimed, monkeypatch, form, compiled):
     assert model.compiled == compiled
 
 
+def test_a_metric_object_is_as_it_was():
+    metric = keras.metrics.SparseCategoricalCrossentropy()
+    metric.update_state(np.array([1]), np.array([[0.2, 0.3, 0.5]]))
+    model = make_model()
+    model.compile("sgd", model.loss, metrics=[metric], run_eagerly=True)
+    before = bits(metric.variables)
+    dry_run(model, PLAN, arrays())
+    assert bits(metric.variables) == before
+
+
 @pytest.mark.parametrize("step", ["train_on_batch", "test_on_batch"])
 def test_everything_is_as_it_was_after_an_exception(monkeypatch, step):
     model = make_model()

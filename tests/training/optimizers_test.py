@@ -7,12 +7,14 @@ import keras
 import numpy as np
 import pytest
 
+from finetune_keras import testing
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.training.optimizers import (
     Layerwise,
     layerwise_class,
     layerwise_optimizer,
 )
+from finetune_keras.training.retrace import retrace
 
 pytestmark = pytest.mark.backends
 
@@ -507,6 +509,66 @@ def test_frozen_weights_are_recognised_after_loading(tmp_path):
     for new in (optimizer, again):
         rates = map(new.learning_rate_multiplier, loaded.trainable_variables)
         assert list(rates) == [0.1, 0.1, 0.2, 0.2, 1.0, 1.0]
+
+
+def test_multipliers_are_replaced_after_loading(tmp_path):
+    model = sequential()
+    optimizer = layerwise_optimizer(
+        "adamw", model, multipliers={"low": 0.1}, l2_sp=0.5
+    )
+    fit(model, optimizer, epochs=1)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    optimizer = loaded.optimizer
+    optimizer.set_multipliers(loaded, 0.5, {"low": 0.3})
+    rates = map(optimizer.learning_rate_multiplier, loaded.trainable_variables)
+    assert list(rates) == [0.3, 0.3, 0.5, 0.5, 1.0, 1.0]
+    paths = [v.path for v in loaded.weights]
+    assert optimizer.no_weight_decay == set(paths) - {paths[4]}
+    assert list(optimizer.l2_sp) == paths[:4]
+    assert list(optimizer.built_on) == paths
+    again = type(optimizer).from_config(optimizer.get_config())
+    again.build(loaded.trainable_variables)
+    assert again.built_on == optimizer.built_on
+
+
+def test_config_is_complete():
+    optimizer = configured(make_model())
+    testing.TestCase().assert_config_complete(optimizer)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Nadam"])
+def test_retrace_keeps_slots_and_multipliers(name):
+    model = make_model()
+    model.get_layer("low").trainable = False
+    optimizer = layerwise_optimizer(
+        getattr(keras.optimizers, name)(0.01, weight_decay=0.1),
+        model,
+        multipliers=MULTIPLIERS,
+        l2_sp=0.5,
+    )
+    fit(model, optimizer)
+    low, before = model.get_layer("low"), values(model.weights)
+    state = {v.path: v.numpy() for v in optimizer.variables}
+    low.trainable = True
+    retrace(model)
+    assert model.optimizer is optimizer
+    after = {v.path: v.numpy() for v in optimizer.variables}
+    assert len(after) == len(state) + 6
+    for path, value in state.items():
+        # Nadam's product for all variables has a new name each time.
+        if path.startswith(optimizer.name):
+            np.testing.assert_array_equal(after[path], value)
+    anchors = [v for v in optimizer.variables if v.path.endswith("anchor")]
+    np.testing.assert_array_equal(anchors[0].numpy(), before[0])
+    x, y = make_data()
+    model.train_on_batch(x, y)
+    moved = [
+        np.abs(new - old).max()
+        for new, old in zip(values(model.weights), before, strict=True)
+    ]
+    # A first step of Adam is the learning rate times the multiplier.
+    assert moved[0] == pytest.approx(0.01 * 0.25, rel=0.1)
 
 
 def test_loads_in_a_fresh_process(tmp_path):

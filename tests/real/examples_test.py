@@ -1,0 +1,78 @@
+"""The example scripts on real photos, against fixed bars."""
+
+import os
+import pathlib
+import re
+import resource
+import subprocess
+import sys
+
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).parent.parent.parent / "examples"
+WEIGHTS = "weights/mobilenet_2_5_224_tf_no_top.h5"
+
+
+def run(script, *arguments, folder):
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / script, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def accuracy(output):
+    return float(re.search(r"Test accuracy: ([\d.]+)", output).group(1))
+
+
+def processor_seconds():
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+@pytest.mark.parametrize(
+    ("name", "bar"), [("hymenoptera-160", 0.79), ("flowers-160", 0.75)]
+)
+def test_image_classification(name, bar, shared_data, tmp_path):
+    before = processor_seconds()
+    output = run(
+        "image_classification.py",
+        *("--data", shared_data / name),
+        *("--backbone", "MobileNet", "--alpha", 0.25),
+        *("--weights", shared_data / WEIGHTS),
+        folder=tmp_path,
+    )
+    assert accuracy(output) >= bar
+    assert (tmp_path / "photos.keras").exists()
+    # Start, training and test, in seconds of two cores.
+    assert processor_seconds() - before < 2 * 60
+
+
+def test_image_classification_splits_a_folder_of_classes(
+    shared_data, tmp_path
+):
+    output = run(
+        "image_classification.py",
+        *("--data", shared_data / "hymenoptera-160" / "test"),
+        *("--backbone", "MobileNet", "--alpha", 0.25, "--weights", "none"),
+        *("--image-size", 32, "--epochs", 1, "--hidden-units", 8, 4),
+        folder=tmp_path,
+    )
+    # A fifth of 70 ants and of 83 bees.
+    assert re.search(r"ants: [\d.]+ of 14\n +bees: [\d.]+ of 17", output)
+
+
+def test_vgg16_top_layers(shared_data, tmp_path):
+    output = run(
+        "vgg16_top_layers.py",
+        *("--data", shared_data / "hymenoptera-160", "--weights", "none"),
+        *("--epochs", 1, "--image-size", 64),
+        folder=tmp_path,
+    )
+    assert accuracy(output) >= 0.3
+    assert re.search(r"block4 .* 0 .*\n *block5 .*7,079,424", output)
+    assert (tmp_path / "vgg16.keras").exists()
