@@ -23,8 +23,8 @@ from sklearn.datasets import load_digits
 import finetune_keras as ft
 
 PER_CLASS = 10
-PROBE_EPOCHS = 15
-EPOCHS = 40
+PROBE_EPOCHS = 7
+EPOCHS = 20
 PRETRAIN_PASSES = 30
 HEAD = {"pooling": "flatten", "dropout": 0.5}
 
@@ -81,7 +81,7 @@ def fine_tune(pretrained, x, y, verbose=False):
         print(ft.trainable_summary(model, "adam"), "\n")
     fit(model, x, y, 1e-2, PROBE_EPOCHS)
     ft.unfreeze(model)
-    fit(model, x, y, 1e-3, EPOCHS - PROBE_EPOCHS)
+    fit(model, x, y, 2e-3, EPOCHS - PROBE_EPOCHS)
     return model
 
 

@@ -10,8 +10,7 @@ from finetune_keras.models.freezing import freeze, unfreeze
 from finetune_keras.models.summary import trainable_summary
 from finetune_keras.models.table import format_table
 from finetune_keras.training.compiled import ensure_compiled
-from finetune_keras.training.fine_tune import _labels_rank
-from finetune_keras.training.inputs import Inputs
+from finetune_keras.training.inputs import Inputs, labels_rank
 from finetune_keras.training.trial import (
     batch_arguments,
     compiled_twin,
@@ -73,7 +72,7 @@ def dry_run(model, plan, train, validation=None, batch_size=None):
     plan.check(model)
     with left_as_it_was(model):
         target = twin(model)
-        ensure_compiled(target, plan, _labels_rank(train))
+        ensure_compiled(target, plan, labels_rank(train))
         data = [_read(train, target, "train", batch_size)]
         if validation is not None:
             data.append(_read(validation, target, "validation", batch_size))

@@ -153,3 +153,13 @@ def _check_labels(model, x, y, name):
             '"sparse_categorical_crossentropy". '
             f"Received: labels of {y.shape}"
         )
+
+
+def labels_rank(train):
+    """Rank of a batch of labels, where it can be told without reading."""
+    if isinstance(train, (tuple, list)) and len(train) > 1:
+        return np.ndim(train[1])
+    spec = getattr(train, "element_spec", None)
+    if isinstance(spec, tuple) and len(spec) > 1:
+        return len(getattr(spec[1], "shape", ()) or ())
+    return None

@@ -1,0 +1,373 @@
+"""One run of a plan, and the callback that watches it."""
+
+import contextlib
+import random
+import time
+
+import keras
+import numpy as np
+
+from finetune_keras.models import graph
+from finetune_keras.models.freezing import freeze, unfreeze
+from finetune_keras.models.layer_groups import layer_groups
+from finetune_keras.training import resume
+from finetune_keras.training.audit import Audit
+from finetune_keras.training.best import Best
+from finetune_keras.training.compiled import (
+    compile_arguments,
+    is_layerwise,
+)
+from finetune_keras.training.head_start import linear_head, start_head
+from finetune_keras.training.history import FineTuneHistory
+from finetune_keras.training.inputs import Inputs
+from finetune_keras.training.optimizers import _multipliers
+from finetune_keras.training.prefix_cache import (
+    CacheRefused,
+    PrefixCache,
+)
+from finetune_keras.training.progress import Progress
+from finetune_keras.training.retrace import retrace, sync_state
+
+
+class Run(keras.callbacks.Callback):
+    """One run of a plan: it leads the phases, and watches each epoch.
+
+    Args:
+        model: Compiled `keras.Model`.
+        plan: A `Plan`.
+        train: Training data, as in `fine_tune`.
+        validation: Validation data, or `None`.
+        cache: Dict, see `cache_options`.
+        fit: Dict, further arguments of `fine_tune`.
+    """
+
+    def __init__(self, model, plan, train, validation, cache, fit):
+        super().__init__()
+        self.full = model
+        self.plan = plan
+        self.cache = cache
+        self.fit = {**fit}
+        self.verbose = self.fit.pop("verbose", "auto")
+        self.callbacks = list(self.fit.pop("callbacks", None) or [])
+        monitor = self.fit.pop("monitor", None)
+        batch_size = self.fit.pop("batch_size", None)
+        steps = self.fit.get("steps_per_epoch")
+        self.train = Inputs(train, model, "train", batch_size, steps)
+        self.validation = None
+        if validation is not None:
+            steps = self.fit.get("validation_steps")
+            self.validation = Inputs(
+                validation, model, "validation", batch_size, steps
+            )
+        monitor = _check_monitor(plan, monitor, validation)
+        self.history = FineTuneHistory(monitor)
+        self.best = Best(monitor)
+        self.groups = layer_groups(model)
+        self.scheduled = _check_schedule(plan, model.optimizer)
+        self.rate = self._learning_rate()
+        self.checkpoint = None
+        self.target = model
+        self.epoch = 0
+        self.start_phase = 0
+
+    # === Phases ===
+
+    def run(self):
+        """Runs what is left of the plan; returns the history."""
+        state = self.checkpoint.load() if self.checkpoint else None
+        if self.plan.head_start:
+            self.head = linear_head(self.full)
+        self.progress = Progress(self.plan, self.verbose)
+        if state is not None:
+            self._resume(*state)
+        for index in range(self.start_phase, len(self.plan)):
+            self._run_phase(index, state)
+            state = None
+        if self.history.best_epoch is not None:
+            self.best.restore()
+        return self.history
+
+    def _run_phase(self, index, state):
+        phase = self.plan[index]
+        self.phase, self.index = phase, index
+        if state is None:
+            self.wait, self.phase_best, self.over = 0, None, False
+            self.phase_epoch = 0
+            self.history.phases.append(
+                {
+                    "name": phase.name,
+                    "first_epoch": self.epoch,
+                    "last_epoch": self.epoch,
+                    "stopped": False,
+                    "cache": "",
+                }
+            )
+        self._set_trainable(phase)
+        if state is not None:
+            resume.unpack_training(self.full, *state)
+        else:
+            retrace(self.full)
+        self.best.watch(self.full)
+        # Before a resumed phase goes on, its own beginning is out of reach.
+        audit = Audit(self.full, self.groups)
+        begun = self.phase_epoch
+        self._cut_as_at_first(state)
+        if self.plan.head_start and self.epoch == 0:
+            self._start_head()
+        self.progress.begin_phase(index, self.full, self.history.phases[-1])
+        while not self.over and self.phase_epoch < phase.epochs:
+            self._run_segment()
+        if self.phase_epoch > begun:
+            self.history.ledger.append(audit.check())
+        if phase.patience is not None:
+            self.best.restore()
+
+    def _set_trainable(self, phase):
+        freeze(self.full)
+        unfreeze(self.full, phase.select(self.full), phase.batch_norm)
+        optimizer = self.full.optimizer
+        if is_layerwise(optimizer):
+            inner = getattr(optimizer, "inner_optimizer", optimizer)
+            decay = phase.layerwise_lr_decay
+            inner.multipliers = _multipliers(self.full, decay, {})
+
+    def _cut_as_at_first(self, state):
+        """Cuts with the random state in which the phase began."""
+        if self.checkpoint is None:
+            self._cut()
+            return
+        seeds = resume.seed_states(self.full)
+        if state is not None:
+            now = resume.pack("now", seeds)
+            resume.unpack("seed", state[1], seeds)
+        self.phase_seeds = resume.pack("seed", seeds)
+        keras.utils.set_random_seed(self.seed - 1 - self.index)
+        self._cut()
+        if state is not None:
+            resume.unpack("now", now, seeds)
+
+    def _start_head(self):
+        if self.views is None:
+            model, batches = graph.flatten(self.full), self.train.batches()
+        else:
+            model, batches = self.target, [self.views[0]]
+        start_head(model, self.head, batches, self.plan.head_start)
+
+    def _cut(self):
+        """Cuts the frozen prefix off, where that changes nothing."""
+        self.target, self.views = self.full, None
+        facts = self.history.phases[-1]
+        try:
+            folder = self.checkpoint.folder if self.checkpoint else None
+            cut = PrefixCache(self.full, self.cache, folder)
+            self.views = cut.store(self.train)
+            self.stored_validation = None
+            if self.validation is not None:
+                (self.stored_validation,) = cut.store(self.validation)
+        except CacheRefused as reason:
+            self.views = None
+            facts["cache"] = f"off: {reason}"
+            return
+        facts["cache"] = cut.report
+        arguments = compile_arguments(self.full)
+        cut.suffix.compile(**{**arguments, "optimizer": self.full.optimizer})
+        if self.full.optimizer.built:
+            # Or `fit` would draw a batch to build it, and so another order
+            # than the whole model, which is built by now.
+            view = [_first(part) for part in self.views[0]]
+            cut.suffix.test_on_batch(*view)
+        self.target = cut.suffix
+
+    # === One call of fit ===
+
+    def _run_segment(self):
+        """Runs the phase on, or one epoch where each must stand alone."""
+        alone = self.checkpoint is not None or len(self.views or [0]) > 1
+        left = self.phase.epochs - self.phase_epoch
+        epochs = 1 if alone else left
+        if self.checkpoint:
+            # What is random in an epoch then hangs on its number alone.
+            keras.utils.set_random_seed(self.seed + self.epoch)
+        final = epochs == left
+        with contextlib.nullcontext() if final else self._keep_weights():
+            try:
+                self._fit(epochs)
+            except FloatingPointError:
+                sync_state(self.target)
+                self.best.restore()
+                raise
+        if self.checkpoint:
+            self._save()
+
+    def _fit(self, epochs):
+        callbacks = keras.callbacks.CallbackList(
+            [self, *self.callbacks], model=self.full
+        )
+        self.target.history = None
+        self.target.fit(
+            **self._data(),
+            callbacks=callbacks,
+            initial_epoch=self.epoch,
+            epochs=self.epoch + epochs,
+            verbose=0,
+        )
+
+    def _data(self):
+        if self.views is None:
+            data = self.train.fit_arguments
+            validation = self.validation and self.validation.as_validation
+        else:
+            view = self.views[self.phase_epoch % len(self.views)]
+            names = ("x", "y", "sample_weight")
+            data = dict(zip(names, view, strict=False))
+            data["batch_size"] = self.train.batch_size
+            data["shuffle"] = self.train.shuffled
+            validation = self.stored_validation
+        return {**data, "validation_data": validation, **self.fit}
+
+    @contextlib.contextmanager
+    def _keep_weights(self):
+        """Keeps `fit` from writing the moving averages over the weights."""
+        members = vars(self.full.optimizer)
+        members["finalize_variable_values"] = lambda variables: None
+        try:
+            yield
+        finally:
+            del members["finalize_variable_values"]
+
+    # === Callback ===
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if not self.scheduled:
+            rate = self.phase.learning_rate_at(self.phase_epoch, self.rate)
+            self.full.optimizer.learning_rate = rate
+        # On JAX the variables of a running epoch cannot be read.
+        self.epoch_rate = self._learning_rate()
+        self.started = time.perf_counter()
+        self.progress.begin_epoch(epoch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not np.isfinite(logs.get("loss", 0.0)):
+            self._diverged(batch, logs["loss"])
+        self.progress.step(batch, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = {
+            "epoch": epoch,
+            "phase": self.index,
+            **{name: float(value) for name, value in logs.items()},
+            "learning_rate": self._learning_rate(),
+            "seconds": time.perf_counter() - self.started,
+        }
+        self.history.epochs.append(row)
+        self.history.phases[-1]["last_epoch"] = epoch
+        self.epoch, self.phase_epoch = epoch + 1, self.phase_epoch + 1
+        self._judge(epoch, logs)
+        self.progress.end_epoch(row)
+        stop = self.over or getattr(self.full, "stop_training", False)
+        self.target.stop_training = stop
+
+    def _learning_rate(self):
+        rate = self.full.optimizer.learning_rate
+        return float(keras.ops.convert_to_numpy(rate))
+
+    def _judge(self, epoch, logs):
+        if self.history.monitor is None:
+            self.best.keep()
+            return
+        value = self.best.value_of(logs)
+        self.best.offer(epoch, value, self.history)
+        if self.phase_best is None or self.best.is_better(
+            value, self.phase_best
+        ):
+            self.phase_best, self.wait = value, 0
+            return
+        self.wait += 1
+        if self.phase.patience and self.wait >= self.phase.patience:
+            self.over = True
+            self.history.phases[-1]["stopped"] = True
+
+    def _diverged(self, batch, loss):
+        rate = self.epoch_rate
+        phase = self.history.phases[-1]["name"]
+        raise FloatingPointError(
+            f"The loss became {loss} in epoch {self.epoch + 1}, step "
+            f"{batch + 1}, phase {phase!r}, at a learning rate of {rate:.3g}. "
+            "The model has the best weights until then. Try a lower rate, or "
+            "`clipnorm`; look for bad values in the data."
+        )
+
+    # === Resume ===
+
+    @contextlib.contextmanager
+    def in_folder(self, folder):
+        """Holds the folder of the run, if it has one."""
+        if folder is None:
+            yield
+            return
+        self.seed = random.randrange(2**20, 2**31)
+        facts = {
+            "plan": self.plan.to_dict(),
+            "model": resume.describe_model(self.full),
+            "data": resume.describe_data(self.train),
+        }
+        self.checkpoint = resume.Checkpoint(folder, facts)
+        try:
+            yield
+        finally:
+            self.checkpoint.close()
+
+    def _save(self):
+        facts, arrays = resume.pack_training(self.full)
+        facts.update(
+            index=self.index,
+            epoch=self.epoch,
+            phase_epoch=self.phase_epoch,
+            wait=self.wait,
+            phase_best=self.phase_best,
+            over=self.over,
+            seed=self.seed,
+            history=self.history.get_config(),
+            watched=self.best.watched_paths(),
+        )
+        arrays = {**arrays, **self.best.pack(), **self.phase_seeds}
+        self.checkpoint.save(facts, arrays)
+
+    def _resume(self, facts, arrays):
+        for name in ("epoch", "phase_epoch", "wait", "phase_best", "over"):
+            setattr(self, name, facts[name])
+        self.start_phase, self.seed = facts["index"], facts["seed"]
+        self.history = FineTuneHistory.from_config(facts["history"])
+        self.best.unpack(self.full, facts["watched"], arrays)
+
+
+def _first(part):
+    return keras.tree.map_structure(lambda array: array[:1], part)
+
+
+def _check_monitor(plan, monitor, validation):
+    waiting = any(phase.patience for phase in plan)
+    if validation is None and monitor is None and waiting:
+        raise ValueError(
+            "A phase with `patience` waits for the validation loss, and there "
+            "is no validation data. Pass `validation`, or the name of a "
+            'training metric as `monitor`, such as "loss". '
+            f"Received: validation={validation!r}"
+        )
+    if monitor is None and validation is not None:
+        return "val_loss"
+    return monitor
+
+
+def _check_schedule(plan, optimizer):
+    """Tells whether the optimizer has a schedule, which plans leave alone."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    rate = inner.get_config()["learning_rate"]
+    scheduled = not isinstance(rate, (int, float))
+    if scheduled and any(phase.learning_rate for phase in plan):
+        raise ValueError(
+            "The model is compiled with a learning-rate schedule, and the "
+            "plan gives rates of its own. Compile it with a number, or leave "
+            f"out `learning_rate` in the phases. Received: {rate}"
+        )
+    return scheduled
