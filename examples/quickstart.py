@@ -7,8 +7,8 @@ test. The recipe below was fixed beforehand, on other seeds than these.
 
 Each digit, 8 x 8 pixels, stands at a random place of a frame. That is what
 pretraining is for here: where digits stand is learnt from many images and
-holds for new digits too. In the middle (`--frame 8`) 50 images are enough for
-any classifier, and there is nothing to transfer.
+holds for new digits too. In the middle (`--frame 8`) 50 images are enough to
+learn from scratch, and what is known of other digits is no help.
 
     python examples/quickstart.py
 """
@@ -48,12 +48,13 @@ def split(labels, rng):
 
 def small_cnn(frame):
     inputs = x = keras.Input((frame, frame, 1))
-    for filters in (16, 32, 64):
-        x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(
-            x
-        )
-        x = keras.layers.MaxPooling2D()(x)
-    return ft.replace_head(keras.Model(inputs, x), num_classes=5, **HEAD)
+    for number, filters in enumerate((16, 32, 64), start=1):
+        x = keras.layers.Conv2D(
+            filters, 3, padding="same", activation="relu", name=f"conv{number}"
+        )(x)
+        x = keras.layers.MaxPooling2D(name=f"pool{number}")(x)
+    backbone = keras.Model(inputs, x, name="small_cnn")
+    return ft.replace_head(backbone, num_classes=5, **HEAD)
 
 
 def fit(model, x, y, learning_rate, epochs, batch_size=10):
