@@ -235,9 +235,10 @@ class PrefixCache:
         if name == "train":
             views = f", {self.views} views" if self.views > 1 else ""
             layer = self.below[-1].name
+            place = "in memory" if where == "memory" else "on disk"
             self.report = (
-                f"{bytes_ / 2**20:.1f} MiB of activations after {layer!r} in "
-                f"{where}{views}"
+                f"{bytes_ / 2**20:.1f} MiB of activations after {layer!r} "
+                f"{place}{views}"
             )
         if where == "memory":
             return [np.empty(shape, dtype) for shape, dtype in pairs]
