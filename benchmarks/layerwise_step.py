@@ -42,7 +42,7 @@ def transformer():
 
 
 def dense():
-    """100 variables in 50 groups, little work but the optimizer's: the worst."""
+    """100 variables in 50 groups; little work but the optimizer's."""
     inputs = x = keras.Input((128,))
     for i in range(49):
         x = keras.layers.Dense(128, activation="relu", name=f"dense_{i}")(x)
