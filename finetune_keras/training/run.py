@@ -20,7 +20,6 @@ from finetune_keras.training.compiled import (
 from finetune_keras.training.head_start import linear_head, start_head
 from finetune_keras.training.history import FineTuneHistory
 from finetune_keras.training.inputs import Inputs
-from finetune_keras.training.optimizers import _multipliers
 from finetune_keras.training.prefix_cache import (
     CacheRefused,
     PrefixCache,
@@ -65,6 +64,8 @@ class Run(keras.callbacks.Callback):
         self.groups = layer_groups(model)
         self.scheduled = _check_schedule(plan, model.optimizer)
         self.rate = self._learning_rate()
+        # Without any, the multipliers of the user's own optimizer hold.
+        self.decays = any(phase.layerwise_lr_decay for phase in plan)
         self.checkpoint = None
         self.target = model
         self.epoch = 0
@@ -126,10 +127,9 @@ class Run(keras.callbacks.Callback):
         freeze(self.full)
         unfreeze(self.full, phase.select(self.full), phase.batch_norm)
         optimizer = self.full.optimizer
-        if is_layerwise(optimizer):
+        if self.decays and is_layerwise(optimizer):
             inner = getattr(optimizer, "inner_optimizer", optimizer)
-            decay = phase.layerwise_lr_decay
-            inner.multipliers = _multipliers(self.full, decay, {})
+            inner.set_multipliers(self.full, phase.layerwise_lr_decay)
 
     def _cut_as_at_first(self, state):
         """Cuts with the random state in which the phase began."""
