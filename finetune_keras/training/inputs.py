@@ -34,7 +34,9 @@ class Inputs:
     def fit_arguments(self):
         """Dict of what `fit` takes for it."""
         if not self.is_arrays:
-            return {"x": self.data}
+            # Keras warns of asking a dataset for another order.
+            order = {"shuffle": False} if self.is_dataset else {}
+            return {"x": self.data, **order}
         names = ("x", "y", "sample_weight")
         parts = dict(zip(names, self.data, strict=False))
         return {**parts, "batch_size": self.batch_size}

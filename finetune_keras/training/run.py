@@ -17,6 +17,7 @@ from finetune_keras.training.compiled import (
     compile_arguments,
     is_layerwise,
 )
+from finetune_keras.training.feed import feed
 from finetune_keras.training.head_start import linear_head, start_head
 from finetune_keras.training.history import FineTuneHistory
 from finetune_keras.training.inputs import Inputs
@@ -216,14 +217,18 @@ class Run(keras.callbacks.Callback):
         if self.views is None:
             data = self.train.fit_arguments
             validation = self.validation and self.validation.as_validation
-        else:
-            view = self.views[self.phase_epoch % len(self.views)]
-            names = ("x", "y", "sample_weight")
-            data = dict(zip(names, view, strict=False))
-            data["batch_size"] = self.train.batch_size
-            data["shuffle"] = self.train.shuffled
-            validation = self.stored_validation
-        return {**data, "validation_data": validation, **self.fit}
+            return {**data, "validation_data": validation, **self.fit}
+        view = self.views[self.phase_epoch % len(self.views)]
+        fit = {**self.fit}
+        shuffle = fit.pop("shuffle", self.train.shuffled)
+        stored = feed(
+            self.target,
+            view,
+            self.stored_validation,
+            self.train.batch_size,
+            shuffle,
+        )
+        return {**stored, **fit}
 
     @contextlib.contextmanager
     def _keep_weights(self):

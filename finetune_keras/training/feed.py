@@ -1,0 +1,97 @@
+"""Stored activations on their way into `fit`, with little else."""
+
+import keras
+import numpy as np
+
+
+def feed(model, train, validation, batch_size, shuffle):
+    """Tells `fit` how to read stored activations.
+
+    A suffix is often so small that an epoch of `fit` spends most of its time
+    on making iterators: four an epoch on TensorFlow. There one endless
+    dataset serves all epochs, in the order in which `fit` would take the
+    arrays, and one more the validation; what is on disk is read in batches,
+    and not, as `fit` does, at once.
+
+    Args:
+        model: Compiled `keras.Model`, the suffix.
+        train: Tuple of arrays `(x, y)` or `(x, y, sample_weight)`.
+        validation: The same, or `None`.
+        batch_size: Integer.
+        shuffle: Boolean, whether the order changes.
+
+    Returns:
+        Dict of arguments of `model.fit`.
+    """
+    strategy = getattr(model, "distribute_strategy", None)
+    if strategy is None or strategy.num_replicas_in_sync > 1:
+        names = ("x", "y", "sample_weight")
+        arguments = dict(zip(names, train, strict=False))
+        arguments.update(batch_size=batch_size, shuffle=shuffle)
+        return {**arguments, "validation_data": validation}
+    # The datasets have their order; Keras warns of asking for another.
+    arguments = {"x": _endless(train, batch_size, shuffle), "shuffle": False}
+    arguments["steps_per_epoch"] = _steps(train, batch_size)
+    if validation is not None:
+        arguments["validation_data"] = _endless(validation, batch_size, False)
+        arguments["validation_steps"] = _steps(validation, batch_size)
+    return arguments
+
+
+def _steps(data, batch_size):
+    return -(-_length(data) // batch_size)
+
+
+def _length(data):
+    return len(keras.tree.flatten(data[0])[0])
+
+
+def _endless(data, batch_size, shuffle):
+    """A `tf.data.Dataset` over arrays, without end."""
+    arrays = [_Rows(array) for array in keras.tree.flatten(data)]
+
+    def take(indices):
+        rows = [array.take(indices) for array in arrays]
+        packed = keras.tree.pack_sequence_as(data, rows)
+        return keras.tree.lists_to_tuples(packed)
+
+    order = _order(_length(data), batch_size, shuffle)
+    return order.map(take).prefetch(2)
+
+
+def _order(length, batch_size, shuffle):
+    """Batches of indices, epoch after epoch, as `fit` would take arrays."""
+    import tensorflow as tf
+    from keras.src.trainers.data_adapters import array_data_adapter
+
+    adapter = array_data_adapter.ArrayDataAdapter(
+        np.arange(length), batch_size=batch_size, shuffle=shuffle
+    )
+    order = adapter.get_tf_dataset().map(lambda indices, *_: indices)
+    # Under a global seed `fit` repeats its order: each new iterator begins
+    # with the same state. `get_seed` knows another number where there is none.
+    seeded = tf.compat.v1.get_seed(1)[0] != _NO_SEED
+    order = order.cache() if seeded or not shuffle else order
+    return order.repeat()
+
+
+_NO_SEED = 87654321
+
+
+class _Rows:
+    """Rows of an array in memory, or of one on disk."""
+
+    def __init__(self, array):
+        import tensorflow as tf
+
+        self.on_disk = isinstance(array, np.memmap)
+        self.array = array if self.on_disk else tf.constant(array)
+
+    def take(self, indices):
+        import tensorflow as tf
+
+        if not self.on_disk:
+            return tf.gather(self.array, indices)
+        array = self.array
+        rows = tf.numpy_function(lambda i: array[i], [indices], array.dtype)
+        return tf.ensure_shape(rows, (None, *array.shape[1:]))
