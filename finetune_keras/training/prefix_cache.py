@@ -1,6 +1,5 @@
 """The frozen prefix of a model, computed once instead of every epoch."""
 
-import hashlib
 import os
 import tempfile
 
@@ -9,9 +8,23 @@ import numpy as np
 
 from finetune_keras.models import graph
 from finetune_keras.models.layer_groups import layer_groups
-from finetune_keras.training.inputs import is_shuffled
+from finetune_keras.training.inputs import is_augmented, is_shuffled
+from finetune_keras.training.shared_activations import (
+    describe_prefix,
+    example_digests,
+)
 
-_OPTIONS = {"storage": "auto", "dtype": "float32", "views": 1, "budget": None}
+_OPTIONS = {
+    "storage": "auto",
+    "dtype": "float32",
+    "views": 1,
+    "budget": None,
+    "shared": None,
+}
+_AUGMENTED = (
+    "the dataset gives other examples at each pass; store several with "
+    'cache={"views": k}'
+)
 _STORAGES = ("auto", "memory", "disk", "off")
 
 
@@ -26,10 +39,10 @@ def cache_options(cache):
         cache: `"auto"`, `"memory"`, `"disk"`, `"off"`, or a dict with any of
             `storage` (one of these), `dtype` (`"float32"` or `"bfloat16"`),
             `views` (integer, augmented passes to store) and `budget`
-            (integer, bytes).
+            (integer, bytes) and `shared` (a `SharedActivations`).
 
     Returns:
-        Dict with all four.
+        Dict with all five.
 
     Raises:
         ValueError: If an option is unknown or out of range.
@@ -47,7 +60,8 @@ def cache_options(cache):
         raise ValueError(
             f"`cache` must be one of {list(_STORAGES)}, or a dict with "
             '"storage" (one of these), "dtype" ("float32" or "bfloat16"), '
-            '"views" (a positive integer) and "budget" (bytes). '
+            '"views" (a positive integer), "budget" (bytes) and "shared" '
+            "(a `SharedActivations`). "
             f"Received: cache={cache!r}"
         )
     return options
@@ -84,6 +98,9 @@ class PrefixCache:
                 "random layers below the cut change from epoch to epoch; "
                 'store several passes with cache={"views": k}'
             )
+        self.shared = self.views == 1 and options["shared"]
+        if self.shared:
+            self.description = describe_prefix(self.prefix)
         self.report = None
 
     # === The cut ===
@@ -164,6 +181,8 @@ class PrefixCache:
         if inputs.is_arrays:
             inputs.shuffled = True
             return [self._store_arrays(inputs) for _ in range(views)]
+        if self.views == 1 and is_augmented(inputs.data):
+            raise CacheRefused(_AUGMENTED)
         inputs.shuffled = is_shuffled(inputs.data)
         return [self._store_dataset(inputs) for _ in range(views)]
 
@@ -188,7 +207,7 @@ class PrefixCache:
                 store = self._allocate(count * batch, inputs.name)
             start += self._run(x, store, start, batch)
             labels.append([np.asarray(part) for part in rest])
-            seen |= _digests(x)
+            seen.update(example_digests(x))
         self._check_repeats(inputs.data, seen)
         inputs.batch_size = batch
         columns = zip(*labels, strict=True)
@@ -198,20 +217,24 @@ class PrefixCache:
     def _check_repeats(self, dataset, seen):
         """Finds out whether a pipeline augments, which a cache would stop."""
         x, *_ = next(iter(dataset))
-        if self.views == 1 and not _digests(x) <= seen:
-            raise CacheRefused(
-                "the dataset gives other examples at each pass; store several "
-                'with cache={"views": k}'
-            )
+        if self.views == 1 and not seen.issuperset(example_digests(x)):
+            raise CacheRefused(_AUGMENTED)
 
     def _run(self, x, store, start, batch):
         """Computes one batch, filled up so that one trace serves all."""
         count = len(keras.tree.flatten(x)[0])
-        if count < batch:
-            x = keras.tree.map_structure(lambda a: _fill(a, batch), x)
-        outputs = self._activations(x)
+
+        def compute(x):
+            if count < batch:
+                x = keras.tree.map_structure(lambda a: _fill(a, batch), x)
+            return [output[:count] for output in self._activations(x)]
+
+        if self.shared:
+            outputs = self.shared.activations(self.description, x, compute)
+        else:
+            outputs = compute(x)
         for array, output in zip(store, outputs, strict=True):
-            array[start : start + count] = output[:count]
+            array[start : start + count] = output
         return count
 
     def _activations(self, x):
@@ -293,16 +316,6 @@ def _count_batches(dataset):
     if count == -1:
         raise CacheRefused("the dataset has no end")
     return count if count >= 0 else sum(1 for _ in dataset)
-
-
-def _digests(x):
-    parts = [np.asarray(part) for part in keras.tree.flatten(x)]
-    return {
-        hashlib.blake2b(
-            b"".join(part[i].tobytes() for part in parts), digest_size=8
-        ).digest()
-        for i in range(len(parts[0]))
-    }
 
 
 def _fill(array, batch):

@@ -88,6 +88,25 @@ def test_a_pipeline_that_augments_is_refused():
     assert np.abs(first[0] - second[0]).max() > 0
 
 
+def test_a_pipeline_that_changes_unseen_is_refused():
+    """Nothing random in its graph: told by what it gives."""
+    import tensorflow as tf
+
+    model = network()
+    ft.unfreeze(model, "head")
+    x, y = photos(8)
+
+    def noise():
+        rng = np.random.default_rng()
+        yield x + rng.normal(size=x.shape).astype("float32"), y
+
+    signature = (tf.TensorSpec(x.shape), tf.TensorSpec(y.shape, "int64"))
+    dataset = tf.data.Dataset.from_generator(noise, output_signature=signature)
+    inputs = Inputs(dataset, model, "train")
+    with pytest.raises(CacheRefused, match="other examples at each pass"):
+        cut(model).store(inputs)
+
+
 def refused(model, **options):
     with pytest.raises(CacheRefused) as reason:
         cache = cut(model, **options)
