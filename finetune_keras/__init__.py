@@ -18,14 +18,12 @@ from finetune_keras.training.callbacks import (
 from finetune_keras.training.dry_run import dry_run
 from finetune_keras.training.fine_tune import fine_tune
 from finetune_keras.training.history import FineTuneHistory
+from finetune_keras.training.layerwise import layerwise_class
 from finetune_keras.training.learning_rate import (
     LearningRateSweep,
     find_learning_rate,
 )
-from finetune_keras.training.optimizers import (
-    layerwise_class,
-    layerwise_optimizer,
-)
+from finetune_keras.training.optimizers import layerwise_optimizer
 from finetune_keras.training.phase import Phase
 from finetune_keras.training.plan import Plan
 from finetune_keras.training.schedules import OneCycle, SlantedTriangular

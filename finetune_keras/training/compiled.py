@@ -2,7 +2,9 @@
 
 import keras
 
-from finetune_keras.training.optimizers import Layerwise, layerwise_optimizer
+from finetune_keras.training.fit_state import compile_arguments
+from finetune_keras.training.layerwise import Layerwise
+from finetune_keras.training.optimizers import layerwise_optimizer
 
 _LOSSES = {"sigmoid": "binary_crossentropy", "linear": "mean_squared_error"}
 _METRICS = {"sigmoid": ["binary_accuracy"], "linear": ["mean_absolute_error"]}
@@ -37,11 +39,6 @@ def is_layerwise(optimizer):
     return isinstance(
         getattr(optimizer, "inner_optimizer", optimizer), Layerwise
     )
-
-
-def compile_arguments(model):
-    """Returns the arguments that `model.compile` was called with."""
-    return dict(model._compile_config.config)
 
 
 def _loss_and_metrics(model, labels_rank):

@@ -9,7 +9,7 @@ import os
 import keras
 import numpy as np
 
-from finetune_keras.training.retrace import (
+from finetune_keras.training.start_counts import (
     set_start_iterations,
     start_iterations,
 )

@@ -13,11 +13,9 @@ from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.training import resume
 from finetune_keras.training.audit import Audit
 from finetune_keras.training.best import Best
-from finetune_keras.training.compiled import (
-    compile_arguments,
-    is_layerwise,
-)
+from finetune_keras.training.compiled import is_layerwise
 from finetune_keras.training.feed import feed
+from finetune_keras.training.fit_state import compile_arguments, sync_state
 from finetune_keras.training.head_start import linear_head, start_head
 from finetune_keras.training.history import FineTuneHistory
 from finetune_keras.training.inputs import Inputs
@@ -26,7 +24,7 @@ from finetune_keras.training.prefix_cache import (
     PrefixCache,
 )
 from finetune_keras.training.progress import Progress
-from finetune_keras.training.retrace import retrace, sync_state
+from finetune_keras.training.retrace import retrace
 
 
 class Run(keras.callbacks.Callback):

@@ -6,10 +6,13 @@ import random
 
 import keras
 import numpy as np
-from keras.src.backend.common import global_state
 
 from finetune_keras.models import graph
-from finetune_keras.training.compiled import compile_arguments
+from finetune_keras.training.fit_state import (
+    compile_arguments,
+    keras_generator_left_as_it_was,
+    strategy_scope,
+)
 
 
 @contextlib.contextmanager
@@ -43,19 +46,16 @@ def left_as_it_was(model):
 
 @contextlib.contextmanager
 def _generators_left_as_they_were():
-    name = "global_seed_generator"
     python, numpy = random.getstate(), np.random.get_state()
-    generator = global_state.get_global_attribute(name)
-    seed = None if generator is None else _array(generator.state)
     try:
-        with _torch_generators_left_as_they_were():
+        with (
+            keras_generator_left_as_it_was(),
+            _torch_generators_left_as_they_were(),
+        ):
             yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-        global_state.set_global_attribute(name, generator)
-        if generator is not None:
-            generator.state.assign(seed)
 
 
 def _torch_generators_left_as_they_were():
@@ -105,8 +105,7 @@ def compiled_twin(model):
         A compiled `keras.Model`.
     """
     other, arguments = twin(model), compile_arguments(model)
-    strategy = getattr(model, "distribute_strategy", None)
-    with strategy.scope() if strategy else contextlib.nullcontext():
+    with strategy_scope(model):
         arguments["optimizer"] = _fresh(model.optimizer)
         # Keras keeps the metrics of before where it is given `None`.
         arguments.update(metrics=[], weighted_metrics=None)

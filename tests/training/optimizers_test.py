@@ -9,11 +9,8 @@ import pytest
 
 from finetune_keras import testing
 from finetune_keras.models.layer_groups import layer_groups
-from finetune_keras.training.optimizers import (
-    Layerwise,
-    layerwise_class,
-    layerwise_optimizer,
-)
+from finetune_keras.training.layerwise import Layerwise, layerwise_class
+from finetune_keras.training.optimizers import layerwise_optimizer
 from finetune_keras.training.retrace import retrace
 
 pytestmark = pytest.mark.backends

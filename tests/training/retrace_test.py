@@ -9,8 +9,8 @@ import pytest
 from keras import ops
 from keras import optimizers as ko
 
-from finetune_keras.training.retrace import (
-    retrace,
+from finetune_keras.training.retrace import retrace
+from finetune_keras.training.start_counts import (
     set_start_iterations,
     start_iterations,
 )

@@ -1,0 +1,97 @@
+"""What Keras keeps of a model between `compile` and the end of `fit`.
+
+Together with `retrace.py` and `start_counts.py` this is all of the room that
+touches private attributes of Keras; each use is tested on each backend.
+"""
+
+import contextlib
+
+import keras
+import numpy as np
+from keras.src.backend.common import global_state
+
+
+def compile_arguments(model):
+    """Returns the arguments that `model.compile` was called with."""
+    return dict(model._compile_config.config)
+
+
+def sync_state(model):
+    """Writes the state that a running JAX `fit` holds into the variables.
+
+    Elsewhere it does nothing. `model.jax_state_sync()` pairs the state with
+    the flags of now, and so would swap layers of equal shapes after a change:
+    the state is in the order of the flags that the optimizer was built with.
+
+    Args:
+        model: Compiled `keras.Model`.
+
+    Raises:
+        ValueError: If variables were added or removed within an epoch.
+    """
+    state = getattr(model, "_jax_state", None)
+    if not state or model._jax_state_synced:
+        return
+    trained = model.optimizer._trainable_variables
+    ids = {id(v) for v in trained}
+    others = [v for v in model.variables if id(v) not in ids]
+    owners = {
+        "trainable_variables": trained,
+        "non_trainable_variables": others,
+        "optimizer_variables": model.optimizer.variables,
+        "metrics_variables": model.metrics_variables,
+    }
+    for name, values in state.items():
+        if len(values) != len(owners[name]):
+            raise ValueError(
+                "Variables were added to the model, or taken from it, within "
+                "an epoch. Do it at the beginning of an epoch. Received: "
+                f"{len(values)} values for {len(owners[name])} {name}"
+            )
+        for variable, value in zip(owners[name], values, strict=True):
+            variable.assign(value)
+    model._jax_state_synced = True
+
+
+def strategy_scope(model):
+    """Enters the strategy of a model, if it has one."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return strategy.scope() if strategy else contextlib.nullcontext()
+
+
+def renew_functions(model):
+    """Lets a model trace its steps anew, within a running `fit` too."""
+    for name in ("train_function", "test_function", "predict_function"):
+        if keras.backend.backend() == "jax":
+            _clear_trace(getattr(model, name))
+        setattr(model, name, None)
+    model.make_train_function(force=True)  # a running `fit` needs it at once
+    # Keras warns when the flags are no longer those that it compiled.
+    flags = {layer: layer.trainable for layer in model._flatten_layers()}
+    model._compiled_trainable_state.update(flags)
+
+
+def _clear_trace(function):
+    """Clears a trace that JAX would use again while anyone holds it.
+
+    `jax.jit` knows a function by equality, and `model.train_step` is equal to
+    itself: a new `jit` of it would get the trace of the old one.
+    """
+    for cell in getattr(function, "__closure__", None) or ():
+        if hasattr(cell.cell_contents, "clear_cache"):
+            cell.cell_contents.clear_cache()
+
+
+@contextlib.contextmanager
+def keras_generator_left_as_it_was():
+    """Puts the state of Keras's own random generator back at the end."""
+    name = "global_seed_generator"
+    generator = global_state.get_global_attribute(name)
+    if generator is not None:
+        seed = np.array(keras.ops.convert_to_numpy(generator.state))
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(name, generator)
+        if generator is not None:
+            generator.state.assign(seed)
