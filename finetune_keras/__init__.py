@@ -9,6 +9,10 @@ from finetune_keras.models.selection import select_layers
 from finetune_keras.models.summary import TrainableSummary, trainable_summary
 from finetune_keras.models.tasks import image_classifier
 from finetune_keras.models.trainable_set import FineTuneModel
+from finetune_keras.results.calibration import Calibration, calibrate
+from finetune_keras.results.comparison import Comparison, compare
+from finetune_keras.results.evaluation import evaluate
+from finetune_keras.results.report import Report
 from finetune_keras.training import plans
 from finetune_keras.training.callbacks import (
     GradualUnfreeze,
@@ -31,6 +35,8 @@ from finetune_keras.training.schedules import OneCycle, SlantedTriangular
 __version__ = "0.1.0"
 
 __all__ = [
+    "Calibration",
+    "Comparison",
     "FineTuneHistory",
     "FineTuneModel",
     "GradualUnfreeze",
@@ -39,12 +45,16 @@ __all__ = [
     "OneCycle",
     "Phase",
     "Plan",
+    "Report",
     "SlantedTriangular",
     "TrainableSummary",
     "UnfreezeCallback",
     "UnfreezeOnPlateau",
     "backbone",
+    "calibrate",
+    "compare",
     "dry_run",
+    "evaluate",
     "find_learning_rate",
     "fine_tune",
     "flatten",

@@ -1,0 +1,287 @@
+"""Probabilities that mean what they say, and decisions made of them."""
+
+import keras
+import numpy as np
+
+from finetune_keras.models import graph
+from finetune_keras.results.decisions import (
+    abstention_threshold,
+    conformal_threshold,
+    decision_thresholds,
+)
+from finetune_keras.results.scaling import fit_scaling, scaled, top_label_ece
+
+
+@keras.saving.register_keras_serializable(package="finetune_keras")
+class Calibration(keras.layers.Layer):
+    """Corrects predicted probabilities, and knows how to decide with them.
+
+    The last layer of a calibrated model. Its settings are plain numbers in its
+    config, so they are saved with the model, and there is nothing to train.
+
+    Args:
+        scale: Float, or list of floats, one a class: factor on the logits,
+            that is 1 / temperature.
+        bias: List of floats, one a class, or `None`: added to the logits.
+            Defaults to `None`.
+        activation: `"softmax"` or `"sigmoid"`, what the model ends in.
+            Defaults to `"softmax"`.
+        thresholds: List of floats in (0, 1), from which probability on a label
+            is given: one for each label of a sigmoid. `None` is 0.5. Defaults
+            to `None`.
+        abstain_below: Float. With less confidence the model abstains. `None`
+            never does. Defaults to `None`.
+        conformal: Float. Classes of at least this probability make the
+            prediction set. Defaults to `None`.
+        facts: Dict of plain data: how it was fitted, what it changed.
+            Defaults to `None`.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from finetune_keras.results.calibration import Calibration
+
+    softer = Calibration(scale=0.5)
+    print(softer(np.array([[0.9, 0.1]])))  # 0.75, 0.25
+    ```
+    """
+
+    def __init__(
+        self,
+        scale,
+        bias=None,
+        activation="softmax",
+        thresholds=None,
+        abstain_below=None,
+        conformal=None,
+        facts=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.scale = scale
+        self.bias = bias
+        self.activation = activation
+        self.thresholds = thresholds
+        self.abstain_below = abstain_below
+        self.conformal = conformal
+        self.facts = facts or {}
+
+    def call(self, inputs):
+        return scaled(inputs, self.scale, self.bias, self.activation, keras.ops)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "scale": self.scale,
+            "bias": self.bias,
+            "activation": self.activation,
+            "thresholds": self.thresholds,
+            "abstain_below": self.abstain_below,
+            "conformal": self.conformal,
+            "facts": self.facts,
+        }
+
+
+def calibrate(
+    model,
+    validation,
+    method="temperature",
+    metric=None,
+    coverage=None,
+    error=None,
+    conformal=None,
+):
+    """Makes the probabilities of a classifier mean what they say.
+
+    Networks are mostly too sure. A factor on the logits, fitted on data that
+    the model was not trained on, cures it and changes no label. The returned
+    model shares all layers with `model`, and is saved and loaded as ever.
+
+    Args:
+        model: A `keras.Model` that ends in a softmax or in sigmoids.
+        validation: Data that the model was not trained on: a batched
+            `tf.data.Dataset` or a tuple of arrays `(x, y)`.
+        method: `"temperature"`, one factor for all classes, or `"vector"`, a
+            factor and a shift for each, which needs some hundred examples and
+            may change labels. Defaults to `"temperature"`.
+        metric: `"f1"`, `"balanced_accuracy"` or `"accuracy"`: tune the
+            threshold of each sigmoid for it, instead of 0.5. Defaults to
+            `None`.
+        coverage: Float in (0, 1], the share of inputs on which to decide; on
+            the rest the model abstains. Defaults to `None`.
+        error: Float in (0, 1), the most errors among the decided ones, held
+            with a confidence of 95 %. It excludes `coverage`. Defaults to
+            `None`.
+        conformal: Float in (0, 1), the share of inputs whose true class is to
+            be in the prediction set. For a softmax. Defaults to `None`.
+
+    Returns:
+        A `keras.Model` with a last layer `Calibration`, whose `facts` say
+        what changed. Where the model was calibrated before, that is replaced.
+
+    Raises:
+        ValueError: If the model does not end in probabilities, an option does
+            not go with it, or the promise cannot be held on these data.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import finetune_keras as ft
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    model = keras.Model(
+        inputs, keras.layers.Dense(3, activation="softmax")(inputs)
+    )
+    x, y = np.random.normal(size=(200, 4)), np.random.randint(3, size=200)
+    calibrated = ft.calibrate(model, (x, y), coverage=0.8)
+    print(calibrated.layers[-1].facts)
+    ```
+
+    Reference:
+
+    - [Guo et al., 2017](https://arxiv.org/abs/1706.04599), scaling
+    - [Geifman and El-Yaniv, 2017](https://arxiv.org/abs/1705.08500), the
+      error of a model that abstains
+    - [Sadinle et al., 2019](https://arxiv.org/abs/1609.00451), sets
+    """
+    _check(method, metric, coverage, error, conformal)
+    plain = _without_calibration(model)
+    activation = _activation(plain)
+    probabilities, labels = _predictions(plain, validation)
+    labels = _as_labels(labels, probabilities, activation)
+    scale, bias = fit_scaling(probabilities, labels, method, activation)
+    after = scaled(probabilities, scale, bias, activation, np)
+    layer = Calibration(
+        scale,
+        bias,
+        activation,
+        thresholds=metric and decision_thresholds(after, labels, metric),
+        name="calibration",
+    )
+    if coverage is not None or error is not None:
+        layer.abstain_below = abstention_threshold(
+            after, labels, layer, coverage, error
+        )
+    if conformal is not None:
+        layer.conformal = conformal_threshold(after, labels, conformal)
+    layer.facts = {
+        "method": method,
+        "examples": len(labels),
+        "ece_before": top_label_ece(probabilities, labels),
+        "ece_after": top_label_ece(after, labels),
+        "metric": metric,
+        "coverage": coverage,
+        "error": error,
+        "conformal": conformal,
+    }
+    calibrated = keras.Model(
+        plain.inputs, layer(plain.outputs[0]), name=model.name
+    )
+    return _compiled_like(calibrated, model)
+
+
+def find_calibration(model):
+    """Returns the last layer if it is a `Calibration`, or `None`."""
+    layers = getattr(model, "layers", None) or [None]
+    return layers[-1] if isinstance(layers[-1], Calibration) else None
+
+
+def _check(method, metric, coverage, error, conformal):
+    choices = {
+        "method": (method, ("temperature", "vector")),
+        "metric": (metric, (None, "f1", "balanced_accuracy", "accuracy")),
+    }
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ValueError(
+                f"`{name}` must be one of {list(allowed)}. "
+                f"Received: {name}={value!r}"
+            )
+    shares = {"coverage": coverage, "error": error, "conformal": conformal}
+    for name, value in shares.items():
+        top = 1 if name == "coverage" else 1 - 1e-9
+        if value is not None and not 0 < value <= top:
+            raise ValueError(
+                f"`{name}` is a share and must lie between 0 and 1. "
+                f"Received: {name}={value!r}"
+            )
+    if coverage is not None and error is not None:
+        raise ValueError(
+            "Choose how often to decide, or how often to err: pass `coverage` "
+            f"or `error`. Received: coverage={coverage}, error={error}"
+        )
+
+
+def _without_calibration(model):
+    layer = find_calibration(model)
+    if layer is None:
+        return model
+    step = graph.walk(model)[0][-1]
+    inner = step.operation.input
+    return keras.Model(model.inputs, inner, name=model.name)
+
+
+def _activation(model):
+    outputs = getattr(model, "outputs", None) or []
+    layer = outputs and outputs[0]._keras_history.operation
+    activation = getattr(layer, "activation", None)
+    name = getattr(activation, "__name__", None)
+    if isinstance(layer, keras.layers.Softmax):
+        name = "softmax"
+    if len(outputs) != 1 or name not in ("softmax", "sigmoid"):
+        raise ValueError(
+            "Only a model with one output that ends in a softmax or in "
+            "sigmoids can be calibrated. For logits add "
+            "`keras.layers.Softmax()` or `keras.layers.Activation('sigmoid')` "
+            f"as the last layer. Received: model={model!r} that ends in "
+            f"{layer!r} with activation {name!r}"
+        )
+    return name
+
+
+def _predictions(model, data):
+    """Predicts and keeps the labels, in one pass."""
+    if isinstance(data, (tuple, list)):
+        return model.predict(data[0], verbose=0), np.asarray(data[1])
+    parts = [(model.predict_on_batch(x), np.asarray(y)) for x, y, *_ in data]
+    if not parts:
+        raise ValueError(
+            f"`validation` holds no example. Received: validation={data!r}"
+        )
+    predicted, labels = zip(*parts, strict=True)
+    return np.concatenate(predicted), np.concatenate(labels)
+
+
+def _as_labels(labels, probabilities, activation):
+    """Class numbers for a softmax, rows of 0 and 1 for sigmoids."""
+    if activation == "softmax":
+        one_hot = labels.ndim == 2 and labels.shape[1] > 1
+        labels = labels.argmax(-1) if one_hot else labels.reshape(-1)
+        fits = len(labels) and labels.min() >= 0
+        fits = fits and labels.max() < probabilities.shape[1]
+    else:
+        labels = labels.reshape(len(labels), -1)
+        fits = labels.shape == probabilities.shape
+        fits = fits and np.isin(labels, (0, 1)).all()
+    if not fits:
+        raise ValueError(
+            "The labels of `validation` do not go with the outputs of the "
+            f"model. Received: labels of shape {labels.shape}, outputs of "
+            f"shape {probabilities.shape}, activation {activation!r}"
+        )
+    return labels.astype("int64")
+
+
+def _compiled_like(calibrated, model):
+    """Compiles it for `evaluate`, with metrics of its own."""
+    if getattr(model, "compiled", False):
+        config = model.get_compile_config() or {}
+        config["optimizer"] = "sgd"
+        calibrated.compile_from_config(config)
+    return calibrated

@@ -1,0 +1,277 @@
+"""One pass over the data: labels, predictions and the worst inputs."""
+
+import hashlib
+import heapq
+import math
+import numbers
+
+import keras
+import numpy as np
+
+from finetune_keras.results.interpretation import Interpretation, as_text
+from finetune_keras.results.predictions import Predictions
+
+
+def collect(model, data, settings):
+    """Predicts all of the data once.
+
+    Labels and inputs are taken from the same batches as the predictions, so
+    that a data set that shuffles stays aligned.
+
+    Args:
+        model: A `keras.Model`.
+        data: See `evaluate`.
+        settings: Dict of the options of `evaluate`.
+
+    Returns:
+        `(predictions, worst)`: a `Predictions`, and a list of
+        `(loss, index, input)`, the highest loss first.
+    """
+    batches, steps = open_data(data, settings["batch_size"])
+    bar = keras.utils.Progbar(steps) if settings["verbose"] else None
+    worst = _Worst(settings["worst"])
+    parts, reading, position = [], None, 0
+    for x, y, weight in batches:
+        _check_batch(y)
+        outputs = model.predict_on_batch(_for_backend(x))
+        arrays = keras.tree.map_structure(_to_numpy, x)
+        if reading is None:
+            reading = _read_first(model, y, outputs, settings)
+        part = _read(reading, arrays, (y, outputs, weight), settings)
+        worst.update(part.losses, position, arrays)
+        parts.append(part)
+        position += len(part)
+        if bar is not None:
+            bar.update(len(parts), finalize=False)
+    if bar is not None and parts:
+        bar.update(len(parts), finalize=True)
+    if not position:
+        raise ValueError(
+            "`data` is empty: it has no example. "
+            f"Received: data={type(data).__name__}"
+        )
+    return _join(parts), worst.sorted()
+
+
+def open_data(data, batch_size):
+    """Returns an iterator over `(x, y, sample_weight)` and its length."""
+    if isinstance(data, (tuple, list)):
+        return _array_batches(data, batch_size)
+    if isinstance(data, keras.utils.PyDataset):
+        steps = data.num_batches
+        _check_finite(data, steps is None or steps == math.inf)
+        return (_parts(data[i]) for i in range(steps)), steps
+    if hasattr(data, "element_spec"):
+        size = int(data.cardinality())
+        _check_finite(data, size == -1)
+        return map(_parts, data), size if size >= 0 else None
+    if hasattr(data, "__iter__") and not isinstance(data, (dict, str)):
+        return map(_parts, data), None
+    raise ValueError(
+        "`data` must be a batched `tf.data.Dataset`, a tuple (x, y) of "
+        "arrays or a `keras.utils.PyDataset`. Of data with splits pass one, "
+        f"such as `data.test`. Received: data={type(data).__name__}"
+    )
+
+
+def _read_first(model, y, outputs, settings):
+    keys = ("classes", "task", "from_logits")
+    return Interpretation(model, y, outputs, **{k: settings[k] for k in keys})
+
+
+def _read(reading, x, batch, settings):
+    y, outputs, weight = batch
+    labels, outputs = reading.labels(y), reading.outputs(outputs)
+    if len(labels) != len(outputs):
+        raise ValueError(
+            "There must be one label for each prediction. Received: "
+            f"{len(labels)} labels and {len(outputs)} predictions in a batch"
+        )
+    return Predictions(
+        labels,
+        outputs,
+        reading.task,
+        reading.classes,
+        settings["threshold"],
+        _weights(weight, len(labels)),
+        _keys(x, labels),
+    )
+
+
+def _join(parts):
+    first = parts[0]
+    whole = []
+    for name in ("y_true", "outputs", "sample_weight", "keys"):
+        arrays = [getattr(part, name) for part in parts]
+        lacking = any(array is None for array in arrays)
+        whole.append(None if lacking else np.concatenate(arrays))
+    y_true, outputs, weight, keys = whole
+    if weight is not None and not weight.sum() > 0:
+        raise ValueError("All sample weights are zero. Received: only zeros")
+    return Predictions(
+        y_true,
+        outputs,
+        first.task,
+        first.classes,
+        first.threshold,
+        weight,
+        keys,
+    )
+
+
+def _array_batches(data, batch_size):
+    if len(data) not in (2, 3):
+        raise ValueError(
+            "`data` must hold labels: a tuple (x, y) or (x, y, "
+            f"sample_weight). Received: a {type(data).__name__} of {len(data)}"
+        )
+    x, *others = (_as_arrays(part) for part in data)
+    others += [None] * (2 - len(others))
+    sizes = [len(leaf) for leaf in keras.tree.flatten(x)]
+    sizes += [len(part) for part in others if part is not None]
+    if 0 in sizes or len(set(sizes)) > 1:
+        raise ValueError(
+            "The arrays of `data` must be of one length, and not empty. "
+            f"Received: arrays of length {sizes}"
+        )
+
+    def batch(start):
+        rows = slice(start, start + batch_size)
+        cut = keras.tree.map_structure(lambda leaf: leaf[rows], x)
+        return cut, *(None if p is None else p[rows] for p in others)
+
+    starts = range(0, sizes[0], batch_size)
+    return map(batch, starts), len(starts)
+
+
+def _as_arrays(part):
+    """Lists of numbers or texts are arrays; dicts and lists of arrays stay."""
+    if part is None:
+        return None
+    if isinstance(part, (list, tuple)):
+        scalar = (str, bytes, numbers.Number)
+        if not part or isinstance(part[0], (*scalar, list)):
+            return np.asarray(part)
+    if hasattr(part, "iloc"):
+        return part.to_numpy()
+    return keras.tree.map_structure(
+        lambda leaf: leaf if _is_tensorflow(leaf) else _to_numpy(leaf), part
+    )
+
+
+def _parts(batch):
+    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+        raise ValueError(
+            "`data` must hold labels: its batches must be tuples (x, y) or "
+            f"(x, y, sample_weight). Received: a {type(batch).__name__}"
+        )
+    x, y, *weight = batch
+    if isinstance(y, (dict, list, tuple)):
+        raise ValueError(
+            "`data` must have one array of labels for a model with one "
+            f"output. Received: labels in a {type(y).__name__}"
+        )
+    return x, _to_numpy(y), _to_numpy(weight[0]) if weight else None
+
+
+def _check_finite(data, endless):
+    if endless:
+        raise ValueError(
+            "`data` never ends. Leave out `repeat()`, or bound it: "
+            f"`dataset.take(100)`. Received: data={data!r}"
+        )
+
+
+def _check_batch(y):
+    if y is None or np.ndim(y) == 0 or not np.size(y):
+        raise ValueError(
+            "`data` must come in batches with labels: `dataset.batch(32)`. "
+            f"Received: labels of shape {np.shape(y)}"
+        )
+
+
+def _weights(weight, size):
+    if weight is None:
+        return None
+    weight = np.asarray(weight, "float64")
+    weight = weight[:, 0] if weight.shape == (size, 1) else weight
+    if weight.shape != (size,) or not (weight >= 0).all():
+        raise ValueError(
+            "Sample weights must be one number for each example, none of "
+            f"them negative. Received: sample_weight of shape {weight.shape}"
+        )
+    return weight
+
+
+def _is_tensorflow(leaf):
+    return type(leaf).__module__.startswith("tensorflow")
+
+
+def _to_numpy(leaf):
+    if not _is_tensorflow(leaf):
+        is_array = isinstance(leaf, np.ndarray) or not hasattr(leaf, "shape")
+        if is_array or hasattr(leaf, "iloc"):
+            return np.asarray(leaf)
+        return keras.ops.convert_to_numpy(leaf)
+    if "Sparse" in type(leaf).__name__:
+        import tensorflow as tf
+
+        leaf = tf.sparse.to_dense(leaf)
+    return leaf.numpy()
+
+
+def _for_backend(x):
+    """Tensors of `tf.data` are arrays for the other backends."""
+    if keras.backend.backend() == "tensorflow":
+        return x
+    return keras.tree.map_structure(_to_numpy, x)
+
+
+def _keys(x, labels):
+    """Digest of each example, so that two shuffled passes can be aligned."""
+    leaves = keras.tree.flatten(x)
+    keys = np.empty(len(labels), "uint64")
+    for i, label in enumerate(labels):
+        found = hashlib.blake2b(label.tobytes(), digest_size=8)
+        for leaf in leaves:
+            found.update(_bytes(leaf[i]))
+        keys[i] = int.from_bytes(found.digest(), "little")
+    return keys
+
+
+def _bytes(value):
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "OSU":
+        return np.ascontiguousarray(value).tobytes()
+    if isinstance(value, np.generic) and value.dtype.kind not in "OSU":
+        return value.tobytes()
+    values = np.ravel(np.asarray(value, dtype=object))
+    return "\0".join(map(as_text, values)).encode("utf-8", "surrogatepass")
+
+
+class _Worst:
+    """Keeps the inputs with the highest losses, and lets the others go."""
+
+    def __init__(self, size):
+        self.size = size
+        self.heap = []
+
+    def update(self, losses, start, x):
+        for i in np.argsort(-losses, kind="stable")[: self.size]:
+            # The earlier of two equal losses is kept.
+            entry = (float(losses[i]), -(start + int(i)))
+            if len(self.heap) == self.size and entry < self.heap[0][:2]:
+                break
+            entry = (*entry, keras.tree.map_structure(_picker(i), x))
+            if len(self.heap) < self.size:
+                heapq.heappush(self.heap, entry)
+            else:
+                heapq.heapreplace(self.heap, entry)
+
+    def sorted(self):
+        order = sorted(self.heap, key=lambda entry: entry[:2], reverse=True)
+        return [(loss, -index, x) for loss, index, x in order]
+
+
+def _picker(i):
+    """Copies one example, so that its batch is not kept with it."""
+    return lambda leaf: np.array(leaf[i]) if np.ndim(leaf[i]) else leaf[i]

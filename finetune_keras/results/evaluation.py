@@ -1,0 +1,313 @@
+"""Judges a model on data: metrics, intervals, slices, worst errors."""
+
+import numbers
+
+import numpy as np
+
+from finetune_keras.results import bootstrap as resampling
+from finetune_keras.results import metrics
+from finetune_keras.results.collect import collect
+from finetune_keras.results.interpretation import TASKS, as_text
+from finetune_keras.results.report import Report
+from finetune_keras.training.inputs import is_shuffled
+
+_MOST_VALUES = 100
+
+
+def evaluate(
+    model, data, classes=None, slices=None, bootstrap=1000, seed=0, **options
+):
+    """Judges a model on data that it has not seen.
+
+    The data are read once. Labels, inputs and predictions come from the same
+    batches, so the data may be shuffled. The model need not be compiled.
+
+    The task is told from the compiled loss, else from the activation of the
+    output, else from the values of the first batch. Outputs are logits if they
+    come from no softmax or sigmoid and the loss says `from_logits=True`, or if
+    they leave [0, 1] or, for one class among several, do not sum to one.
+
+    Args:
+        model: A `keras.Model` with one output of shape (batch,) or (batch,
+            classes).
+        data: Batched `tf.data.Dataset`, tuple of arrays `(x, y)` or `(x, y,
+            sample_weight)`, or `keras.utils.PyDataset`. Labels are class ids
+            from 0, names of `classes`, or one-hot; multi-hot for several
+            labels an example; numbers for a regression. With sample weights,
+            all metrics and intervals are weighted; counts are not.
+        classes: List of strings, names in the order of the outputs. Defaults
+            to `None`: the `class_names` of the dataset, or numbers.
+        slices: Dict from the name of a column to an array with one value for
+            each example, in the order of `data`. Defaults to `None`.
+        bootstrap: Integer, number of resamples for the 95 % intervals; 0
+            leaves them out. Defaults to `1000`.
+        seed: Integer, of the resamples. Defaults to `0`.
+        **options:
+            - `task`: `"classification"`, `"multi_label"` or `"regression"`.
+              Defaults to `None`, which infers it.
+            - `from_logits`: Boolean. Defaults to `None`, which infers it.
+            - `threshold`: Float in [0, 1), the probability above which a
+              label, or the second of two classes, is predicted; a list gives
+              each label its own. Defaults to `None`: that of a calibrated
+              model, else 0.5.
+            - `worst`: Integer, number of examples with the highest loss whose
+              inputs are kept. Defaults to `50`.
+            - `batch_size`: Integer, batch size of arrays. Defaults to `32`.
+            - `verbose`: 0 or 1, whether progress is shown. Defaults to `1`.
+
+    Returns:
+        A `Report`.
+
+    Raises:
+        ValueError: If the data are empty, endless or without labels, if labels
+            and outputs do not fit each other, or if an option is out of
+            range.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import finetune_keras as ft
+
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 60)
+    x = np.eye(3)[y] + rng.normal(0, 0.5, (60, 3))
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Softmax()])
+    report = ft.evaluate(model, (x, y), classes=["cat", "dog", "fox"],
+                         slices={"site": np.arange(60) % 2}, verbose=0)
+    print(report)
+    print(report.metrics["accuracy"], report.intervals["accuracy"])
+    ```
+
+    Reference:
+
+    - [Guo et al., 2017](https://arxiv.org/abs/1706.04599), calibration error
+    """
+    settings = _settings(**options)
+    settings["classes"] = _class_names(classes, data)
+    tuned = _tuned_threshold(model) if settings["threshold"] is None else None
+    settings["threshold"] = tuned or settings["threshold"]
+    _check_counts(bootstrap=bootstrap, seed=seed, worst=settings["worst"])
+    columns = _columns(slices, data)
+    predictions, worst = collect(model, data, settings)
+    _check_threshold(predictions)
+    _check_lengths(columns, len(predictions))
+    results = judge(predictions, bootstrap, seed)
+    results["slices"] = {
+        name: _slice(predictions, column, name, bootstrap, seed)
+        for name, column in columns.items()
+    }
+    if tuned is not None:
+        results["notes"].append("The thresholds are those of the calibration.")
+    results["settings"] = {"bootstrap": bootstrap, "seed": seed}
+    results["calibration"] = _calibration(model)
+    results["model"] = str(getattr(model, "name", type(model).__name__))
+    return Report(predictions, results, worst)
+
+
+def judge(predictions, bootstrap, seed):
+    """Computes all tables of a report but the slices."""
+    results = {
+        **_measure(predictions, bootstrap, seed),
+        "per_class": metrics.score_each_class(predictions),
+        "confusion": metrics.confusion(predictions),
+    }
+    results["notes"] = _notes(predictions, results)
+    return results
+
+
+def _measure(predictions, bootstrap, seed):
+    scores, drawn = metrics.score(predictions), {}
+    if bootstrap:
+        drawn = resampling.intervals(predictions, bootstrap, seed)
+        for name, value in scores.items():
+            drawn[name] = None if value is None else drawn[name]
+    return {"metrics": scores, "intervals": drawn}
+
+
+def _settings(
+    task=None,
+    from_logits=None,
+    threshold=None,
+    worst=50,
+    batch_size=32,
+    verbose=1,
+):
+    if task not in (None, *TASKS):
+        raise ValueError(
+            f"`task` must be one of {list(TASKS)}. Two classes are "
+            f'"classification". Received: task={task!r}'
+        )
+    if from_logits not in (None, True, False):
+        raise ValueError(
+            "`from_logits` must be True, False or None, which infers it. "
+            f"Received: from_logits={from_logits!r}"
+        )
+    if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
+        raise ValueError(
+            "`batch_size` must be a positive integer. "
+            f"Received: batch_size={batch_size!r}"
+        )
+    return locals()
+
+
+def _check_counts(**counts):
+    for name, value in counts.items():
+        if not isinstance(value, numbers.Integral) or value < 0:
+            raise ValueError(
+                f"`{name}` must be an integer of at least 0. "
+                f"Received: {name}={value!r}"
+            )
+
+
+def _check_threshold(predictions):
+    threshold, count = predictions.threshold, len(predictions.classes)
+    if threshold is None:
+        return
+    several = predictions.task == "multi_label"
+    if not several and (predictions.task == "regression" or count != 2):
+        raise ValueError(
+            "`threshold` decides on two classes or on labels. Of more "
+            "classes the most probable is predicted. Received: "
+            f"threshold={threshold!r} for {predictions.task} with {count}"
+        )
+    values = np.asarray(threshold, "float64")
+    shapes = [(), (count,)] if several else [()]
+    if values.shape not in shapes or not ((values >= 0) & (values < 1)).all():
+        raise ValueError(
+            "`threshold` must be a probability of at least 0 and less than 1, "
+            f"or for several labels a list of {count}. "
+            f"Received: threshold={threshold!r}"
+        )
+
+
+def _class_names(classes, data):
+    names = getattr(data, "class_names", None) if classes is None else classes
+    if isinstance(names, str):
+        raise ValueError(
+            "`classes` must be a list of names, in the order of the outputs. "
+            f"Received: classes={classes!r}"
+        )
+    return None if names is None else [as_text(name) for name in names]
+
+
+def _columns(slices, data):
+    if not slices:
+        return {}
+    if not hasattr(slices, "items"):
+        raise ValueError(
+            "`slices` must be a dict from the name of a column to an array "
+            f"with one value for each example. Received: slices={slices!r}"
+        )
+    if hasattr(data, "element_spec") and is_shuffled(data):
+        raise ValueError(
+            "`slices` are given in the order of the data, and `data` is a "
+            "dataset that shuffles. Build it with `shuffle=False`. "
+            f"Received: slices of {list(slices)}"
+        )
+    return {str(name): np.asarray(column) for name, column in slices.items()}
+
+
+def _check_lengths(columns, size):
+    for name, column in columns.items():
+        if column.shape != (size,):
+            raise ValueError(
+                f"Column {name!r} of `slices` must hold one value for each of "
+                f"the {size} examples. Received: shape {column.shape}"
+            )
+
+
+def _slice(predictions, column, name, bootstrap, seed):
+    values = [_value_name(value) for value in column]
+    order = {values[i]: column[i] for i in reversed(range(len(values)))}
+    if len(order) > _MOST_VALUES:
+        raise ValueError(
+            f"Column {name!r} of `slices` has {len(order)} values. At most "
+            f"{_MOST_VALUES} make a table: leave it out, group the values, or "
+            "cut numbers into ranges with `np.digitize`. "
+            f"Received: such as {list(order)[:3]}"
+        )
+    table, values = {}, np.array(values)
+    for value in sorted(order, key=lambda key: _sort_key(order[key])):
+        part = predictions.take(values == value)
+        table[value] = {"n": len(part), **_measure(part, bootstrap, seed)}
+    return table
+
+
+def _value_name(value):
+    # NaN is the one value that differs from itself.
+    missing = value is None or (isinstance(value, float) and value != value)
+    return "missing" if missing else as_text(value)
+
+
+def _sort_key(value):
+    if _value_name(value) == "missing":
+        return 2, 0, ""
+    if isinstance(value, (numbers.Real, np.bool_)):
+        return 0, float(value), ""
+    return 1, 0, as_text(value)
+
+
+def _calibration(model):
+    facts = getattr(_calibration_layer(model), "facts", None)
+    if not facts:
+        return None
+    plain = (int, float, str, bool, type(None))
+    return {
+        str(key): value if isinstance(value, plain) else str(value)
+        for key, value in dict(facts).items()
+    }
+
+
+def _tuned_threshold(model):
+    """Thresholds that a calibration found: a list, or one float, or `None`."""
+    found = getattr(_calibration_layer(model), "thresholds", None)
+    return found[0] if found and len(found) == 1 else found
+
+
+def _calibration_layer(model):
+    layers = getattr(model, "layers", None) or ()
+    return next((x for x in layers if x.name == "calibration"), None)
+
+
+def _notes(predictions, results):
+    notes = []
+    if results["per_class"] and predictions.task != "regression":
+        notes += _missing_classes(predictions)
+    if results["metrics"].get("r2", 0) is None:
+        notes.append("R2 is undefined: the true values are all the same.")
+    late = [
+        name
+        for name, value in results["intervals"].items()
+        if value is None and results["metrics"][name] is not None
+    ]
+    if late:
+        notes.append(
+            f"No interval of {', '.join(late)}: too many examples times "
+            "classes times resamples. Pass a smaller `bootstrap`."
+        )
+    if predictions.sample_weight is not None:
+        notes.append("Metrics and intervals are weighted by sample.")
+    return notes
+
+
+def _missing_classes(predictions):
+    member = predictions.membership
+    notes = []
+    for found, word in (
+        (member.any(axis=0), "no"),
+        (~member.all(axis=0), "only"),
+    ):
+        names = [
+            name
+            for name, good in zip(predictions.classes, found, strict=True)
+            if not good
+        ]
+        if names:
+            shown = ", ".join(repr(name) for name in names[:5])
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            notes.append(
+                f"ROC-AUC and PR-AUC are undefined: {word} examples of "
+                f"{shown}{more} in the data."
+            )
+    return notes

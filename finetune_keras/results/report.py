@@ -1,0 +1,314 @@
+"""The report of an evaluation: printed, compared, stored, drawn."""
+
+import base64
+import json
+import os
+import pathlib
+import zlib
+
+import numpy as np
+
+from finetune_keras.results import figures, views
+from finetune_keras.results.html import render
+from finetune_keras.results.predictions import Predictions
+from finetune_keras.results.text import format_report
+
+_FORMAT = "finetune_keras report 1"
+_ARRAYS = ("y_true", "outputs", "sample_weight", "keys")
+
+
+class Report:
+    """What `evaluate` found.
+
+    `print(report)` shows it as tables.
+
+    Attributes:
+        task: `"classification"`, `"multi_label"` or `"regression"`.
+        classes: List of strings, one for each column of the outputs.
+        metrics: Dict from name to float, or to `None` where the data leave
+            the metric undefined; `notes` says why.
+        intervals: Dict from name to `[low, high]`, 95 %, or to `None`. Empty
+            without bootstrap.
+        per_class: Dict from class to a dict of its metrics and its number of
+            examples `n`.
+        confusion: Integer array of counts, rows true and columns predicted;
+            `None` but for classification.
+        slices: Dict from column to a dict from value to a dict with `n`,
+            `metrics` and `intervals`.
+        worst: List of dicts, the highest loss first: `index` in the data,
+            `loss`, `true`, `predicted`, `probability` of what was predicted,
+            and `input`.
+        notes: List of strings, what to know before reading the numbers.
+        calibration: Dict, the facts of a calibrated model, or `None`.
+        model: String, the name of the model.
+        predictions: The labels and outputs behind it: `y_true`, `y_pred`,
+            `outputs` (probabilities, or values of a regression) and
+            `sample_weight`, arrays in the order of the data.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import finetune_keras as ft
+
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 60)
+    x = np.eye(3)[y] + rng.normal(0, 0.5, (60, 3))
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Softmax()])
+    report = ft.evaluate(model, (x, y), verbose=0)
+    report.to_json("monday.json")
+    print(ft.Report.from_json("monday.json").confusion)
+    ```
+    """
+
+    def __init__(self, predictions, results, worst):
+        self.predictions = predictions
+        self.task = predictions.task
+        self.classes = list(predictions.classes)
+        self.metrics = results["metrics"]
+        self.intervals = results["intervals"]
+        self.per_class = results["per_class"]
+        confusion = results["confusion"]
+        self.confusion = None if confusion is None else np.asarray(confusion)
+        self.slices = results["slices"]
+        self.notes = results["notes"]
+        self.calibration = results["calibration"]
+        self.settings = results["settings"]
+        self.model = results["model"]
+        self.worst = [_worst_entry(predictions, *entry) for entry in worst]
+
+    def __len__(self):
+        return len(self.predictions)
+
+    def __str__(self):
+        return format_report(self)
+
+    def __repr__(self):
+        found = ", ".join(
+            f"{name}={value:.4g}"
+            for name, value in list(self.metrics.items())[:2]
+            if value is not None
+        )
+        return f"<Report {self.task}, {len(self)} examples, {found}>"
+
+    def to_dict(self):
+        """Returns all but the inputs and single predictions as plain data."""
+        worst = [
+            {key: value for key, value in entry.items() if key != "input"}
+            for entry in self.worst
+        ]
+        return {
+            "model": self.model,
+            "task": self.task,
+            "classes": self.classes,
+            "examples": len(self),
+            "label_digest": self.predictions.label_digest,
+            "metrics": self.metrics,
+            "intervals": self.intervals,
+            "per_class": self.per_class,
+            "confusion": None
+            if self.confusion is None
+            else self.confusion.tolist(),
+            "slices": self.slices,
+            "worst": worst,
+            "notes": self.notes,
+            "calibration": self.calibration,
+            "settings": self.settings,
+        }
+
+    def to_json(self, path=None):
+        """Writes the report with all predictions, to compare it another day.
+
+        Of the worst inputs only thumbnails and shortened texts are kept.
+
+        Args:
+            path: String or `pathlib.Path` of the file; an old one is replaced
+                when the new one is complete. Defaults to `None`: no file.
+
+        Returns:
+            String, the JSON text.
+
+        Example:
+
+        ```python
+        import keras, numpy as np
+        import finetune_keras as ft
+
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        x = np.arange(9.0)[:, None]
+        report = ft.evaluate(model, (x, 2 * x), verbose=0)
+        print(len(report.to_json()))
+        ```
+        """
+        predictions = self.predictions
+        arrays = {name: getattr(predictions, name) for name in _ARRAYS}
+        record = {
+            "format": _FORMAT,
+            **self.to_dict(),
+            "threshold": _plain(predictions.threshold),
+            "inputs": [views.pack(entry["input"]) for entry in self.worst],
+            "arrays": {key: _pack(value) for key, value in arrays.items()},
+        }
+        text = json.dumps(record, allow_nan=False)
+        if path is not None:
+            _write(path, text)
+        return text
+
+    @classmethod
+    def from_json(cls, source):
+        """Reads what `to_json` wrote.
+
+        Args:
+            source: String or `pathlib.Path` of the file, or the JSON text.
+
+        Returns:
+            A `Report`.
+
+        Raises:
+            ValueError: If it is no report.
+        """
+        is_text = isinstance(source, str) and source.lstrip().startswith("{")
+        text = source if is_text else pathlib.Path(source).read_text("utf-8")
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(_no_report(source)) from error
+        if not isinstance(record, dict) or record.get("format") != _FORMAT:
+            raise ValueError(_no_report(source))
+        arrays = {k: _unpack(part) for k, part in record["arrays"].items()}
+        predictions = Predictions(
+            task=record["task"],
+            classes=record["classes"],
+            threshold=record["threshold"],
+            **arrays,
+        )
+        report = cls(predictions, record, [])
+        report.worst = [
+            {**entry, "input": views.unpack(packed)}
+            for entry, packed in zip(
+                record["worst"], record["inputs"], strict=True
+            )
+        ]
+        return report
+
+    def to_html(self, path):
+        """Writes one HTML file with tables, figures and the worst examples.
+
+        Styles and images are inside of it; it loads nothing else.
+
+        Args:
+            path: String or `pathlib.Path` of the file; an old one is replaced
+                when the new one is complete.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+        """
+        _write(path, render(self))
+
+    def plot_confusion(self):
+        """Draws the confusion matrix, each row as shares of the true class.
+
+        Returns:
+            A `matplotlib.figure.Figure`; it is not shown.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+            ValueError: If the task is not classification.
+        """
+        return figures.plot_confusion(self)
+
+    def plot_reliability(self):
+        """Draws accuracy against confidence, in the 15 bins of the ECE.
+
+        Returns:
+            A `matplotlib.figure.Figure`; it is not shown.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+            ValueError: If the task is not classification.
+        """
+        return figures.plot_reliability(self)
+
+    def plot_worst(self, n=9):
+        """Draws the inputs with the highest loss, with truth and prediction.
+
+        Args:
+            n: Integer, how many. Defaults to `9`.
+
+        Returns:
+            A `matplotlib.figure.Figure`; it is not shown.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+            ValueError: If no inputs were kept.
+        """
+        return figures.plot_worst(self, n)
+
+
+def _worst_entry(predictions, loss, index, x):
+    classes, scores = predictions.classes, predictions.scores[index]
+    true, chosen = predictions.y_true[index], predictions.y_pred[index]
+    probability = None
+    if predictions.task == "classification":
+        probability = float(scores[chosen])
+        true, chosen = classes[true], classes[chosen]
+    elif predictions.task == "multi_label":
+        named = np.flatnonzero((true == 1) | (chosen == 1))
+        probability = {classes[i]: float(scores[i]) for i in named}
+        true, chosen = (
+            [classes[i] for i in np.flatnonzero(part)]
+            for part in (true, chosen)
+        )
+    else:
+        true, chosen = (
+            [float(value) for value in part]
+            if len(part) > 1
+            else float(part[0])
+            for part in (true, chosen)
+        )
+    return {
+        "index": int(index),
+        "loss": loss,
+        "true": true,
+        "predicted": chosen,
+        "probability": probability,
+        "input": x,
+    }
+
+
+def _plain(threshold):
+    return None if threshold is None else np.asarray(threshold).tolist()
+
+
+def _pack(array):
+    if array is None:
+        return None
+    array = array.astype(array.dtype.newbyteorder("<"))
+    data = base64.b64encode(zlib.compress(array.tobytes())).decode()
+    return {"dtype": array.dtype.str, "shape": array.shape, "data": data}
+
+
+def _unpack(packed):
+    if packed is None:
+        return None
+    data = zlib.decompress(base64.b64decode(packed["data"]))
+    array = np.frombuffer(data, np.dtype(packed["dtype"]))
+    return array.reshape(packed["shape"])
+
+
+def _no_report(source):
+    return (
+        "This is no report. Pass a file that `report.to_json(path)` wrote. "
+        f"Received: source={views.shorten(str(source), 80)!r}"
+    )
+
+
+def _write(path, text):
+    """Writes beside the file, then puts it in its place in one step."""
+    path = pathlib.Path(path)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        beside.write_text(text, "utf-8", errors="replace")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,129 @@
+"""Temperature and vector scaling: the arithmetic under calibration."""
+
+import numpy as np
+
+from finetune_keras.results.metrics import bin_of
+
+# Float32 probabilities end here; further down there are no logits to scale.
+_SMALLEST = 1e-7
+
+
+def scaled(probabilities, scale, bias, activation, ops):
+    """Scales the logits behind probabilities.
+
+    Args:
+        probabilities: Array of shape (examples, outputs).
+        scale: Float or list of floats, factor on the logits.
+        bias: List of floats or `None`, added to the logits.
+        activation: `"softmax"` or `"sigmoid"`.
+        ops: `keras.ops` or `numpy`.
+
+    Returns:
+        Array of probabilities of the same shape.
+    """
+    logits = logits_of(probabilities, activation, ops)
+    dtype = logits.dtype
+    if isinstance(scale, (list, tuple)):
+        scale = ops.reshape(ops.array(scale, dtype=dtype), (1, -1))
+    logits = logits * scale
+    if bias is not None:
+        logits = logits + ops.reshape(ops.array(bias, dtype=dtype), (1, -1))
+    if activation == "sigmoid":
+        return 0.5 * (1 + ops.tanh(0.5 * logits))
+    powers = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
+    return powers / ops.sum(powers, axis=-1, keepdims=True)
+
+
+def logits_of(probabilities, activation, ops):
+    """Returns logits that give these probabilities."""
+    p = ops.clip(probabilities, _SMALLEST, 1 - _SMALLEST)
+    if activation == "sigmoid":
+        return ops.log(p) - ops.log(1 - p)
+    # Not clipped from above, where it would make the surest ones alike.
+    return ops.log(ops.maximum(probabilities, _SMALLEST))
+
+
+def log_loss(probabilities, labels):
+    """Mean negative log-likelihood, for class numbers or rows of 0 and 1."""
+    p = np.clip(probabilities.astype("float64"), 1e-12, 1 - 1e-12)
+    if labels.ndim == 1:
+        return -np.mean(np.log(p[np.arange(len(labels)), labels]))
+    return -np.mean(labels * np.log(p) + (1 - labels) * np.log(1 - p))
+
+
+def fit_scaling(probabilities, labels, method, activation):
+    """Finds the scaling under which the labels are most likely.
+
+    Args:
+        probabilities: Array of shape (examples, outputs).
+        labels: Class numbers, or rows of 0 and 1.
+        method: `"temperature"` or `"vector"`.
+        activation: `"softmax"` or `"sigmoid"`.
+
+    Returns:
+        `(scale, bias)`, plain numbers, for `scaled`.
+    """
+    from scipy import optimize
+
+    probabilities = np.asarray(probabilities, "float64")
+
+    def loss(scale, bias):
+        after = scaled(probabilities, scale, bias, activation, np)
+        return log_loss(after, labels)
+
+    if method == "temperature":
+        # Between a hundredth and a hundredfold: beyond it, all is noise.
+        found = optimize.minimize_scalar(
+            lambda log_scale: loss(np.exp(log_scale), None),
+            bounds=(np.log(0.01), np.log(100)),
+            method="bounded",
+        )
+        return float(np.exp(found.x)), None
+    outputs = probabilities.shape[1]
+
+    def penalised(values):
+        scale, bias = np.exp(values[:outputs]), values[outputs:]
+        # A class that is never wrong would get an infinite factor.
+        return loss(list(scale), bias) + np.sum(values**2) / len(labels)
+
+    found = optimize.minimize(
+        penalised, np.zeros(2 * outputs), method="L-BFGS-B"
+    )
+    scale, bias = np.split(found.x, 2)
+    return np.exp(scale).tolist(), bias.tolist()
+
+
+def confidence(probabilities, thresholds=None):
+    """How sure each decision is: from 0 at its threshold to 1.
+
+    For several outputs of a softmax the greatest probability. For sigmoids
+    the distance of the nearest probability to its threshold, relative to the
+    way from there to 0 or 1.
+    """
+    p = np.asarray(probabilities, "float64")
+    if thresholds is None:
+        return p.max(-1)
+    t = np.asarray(thresholds, "float64")
+    relative = np.where(p >= t, (p - t) / (1 - t), (t - p) / t)
+    return relative.min(-1)
+
+
+def top_label_ece(probabilities, labels):
+    """Expected calibration error, in bins as those of `evaluate`.
+
+    For a softmax that of the class predicted; for sigmoids that of all labels.
+
+    Args:
+        probabilities: Array of shape (examples, outputs).
+        labels: Class numbers, or rows of 0 and 1.
+
+    Returns:
+        Float in [0, 1].
+    """
+    p = np.asarray(probabilities, "float64")
+    if labels.ndim == 1:
+        sure, right = p.max(-1), p.argmax(-1) == labels
+    else:
+        sure, right = p.reshape(-1), labels.reshape(-1)
+    gaps = np.bincount(bin_of(sure), sure - right)
+    return float(np.abs(gaps).sum() / len(sure))
