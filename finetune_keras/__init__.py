@@ -1,5 +1,11 @@
 """Composable building blocks for fine-tuning pretrained Keras models."""
 
+from finetune_keras.data.arrays import from_arrays
+from finetune_keras.data.csv_files import from_csv
+from finetune_keras.data.datasets import DataSplits
+from finetune_keras.data.folders import image_folder, text_folder
+from finetune_keras.data.frames import from_frame
+from finetune_keras.data.tfds import from_tfds
 from finetune_keras.models.backbones import backbone
 from finetune_keras.models.freezing import freeze, unfreeze
 from finetune_keras.models.graph import flatten
@@ -37,6 +43,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Calibration",
     "Comparison",
+    "DataSplits",
     "FineTuneHistory",
     "FineTuneModel",
     "GradualUnfreeze",
@@ -59,7 +66,12 @@ __all__ = [
     "fine_tune",
     "flatten",
     "freeze",
+    "from_arrays",
+    "from_csv",
+    "from_frame",
+    "from_tfds",
     "image_classifier",
+    "image_folder",
     "layer_groups",
     "layerwise_class",
     "layerwise_optimizer",
@@ -67,6 +79,7 @@ __all__ = [
     "remove_head",
     "replace_head",
     "select_layers",
+    "text_folder",
     "trainable_summary",
     "unfreeze",
 ]

@@ -2,10 +2,13 @@
 
 import os
 import pathlib
+import tempfile
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "agg")
+# What is remembered of checked files stays out of the user's cache.
+os.environ.setdefault("FINETUNE_KERAS_CACHE", tempfile.mkdtemp())
 
 import keras  # noqa: E402
 import pytest  # noqa: E402

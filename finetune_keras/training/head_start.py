@@ -7,6 +7,64 @@ from finetune_keras.models import graph
 from finetune_keras.models.layer_groups import layer_groups
 
 
+class HeadStart:
+    """The closed-form start that a plan asks for.
+
+    Args:
+        model: A `keras.Model`.
+        plan: A `Plan`.
+
+    Attributes:
+        is_due: Boolean, whether the head is to be solved.
+        report: String, what was done, for the history.
+
+    Raises:
+        ValueError: If the plan insists on it and the head is not linear.
+    """
+
+    def __init__(self, model, plan):
+        self.plan = plan
+        self.optional = plan.head_start == "auto"
+        self.head, self.report = None, "off"
+        if plan.head_start is not None:
+            try:
+                self.head = linear_head(model)
+            except ValueError as error:
+                self._leave(error)
+        self.is_due = self.head is not None
+
+    def solve(self, model, batches):
+        """Solves the head.
+
+        Args:
+            model: A `keras.Model`, flat, that the head is in.
+            batches: Iterable of batches, see `start_head`.
+
+        Returns:
+            Boolean, whether the first phase has nothing left to do.
+        """
+        method = "ridge" if self.optional else self.plan.head_start
+        try:
+            if self.optional and not _is_softmax(self.head):
+                raise ValueError("The head ends in no softmax.")
+            start_head(model, self.head, batches, method)
+        except ValueError as error:
+            self._leave(error)
+            return False
+        self.report = method
+        return self.optional and self.plan[0].layers in ("head", 0)
+
+    def _leave(self, error):
+        if not self.optional:
+            raise error
+        self.report = f"off: {error}"
+
+
+def _is_softmax(head):
+    name = getattr(head.activation, "__name__", None)
+    return name == "softmax" and head.units > 1
+
+
 def linear_head(model):
     """Finds the one dense layer that is the head of a model.
 

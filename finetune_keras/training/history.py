@@ -13,11 +13,14 @@ class FineTuneHistory:
             0), `learning_rate`, `seconds`, and the metrics of Keras.
         phases: List of dicts, one a phase: `name`, `first_epoch`,
             `last_epoch`, `stopped` (`True` when a plateau ended it) and
-            `cache`, a sentence on the prefix cache.
+            `cache`, a sentence on the prefix cache; of the first one also
+            `head_start`, how the head was solved, and `solved`, the metrics
+            right after it.
         ledger: List of dicts, one a phase: group name to a dict with
             `trained` and `change`, the norm of the change of its weights.
         monitor: String, the metric that the best epoch is chosen by.
-        best_epoch: Integer, the epoch whose weights the model has now.
+        best_epoch: Integer, the epoch whose weights the model has now; -1 is
+            the head solved in closed form, before the first one.
         best_value: Float, the monitored value of that epoch.
 
     Example:

@@ -320,5 +320,5 @@ CHECKS = {
 _CHOICES = {
     "batch_norm": ["frozen", "train"],
     "schedule": list(_SCHEDULES),
-    "head_start": [None, "ridge", "lda"],
+    "head_start": [None, "auto", "ridge", "lda"],
 }

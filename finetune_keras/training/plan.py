@@ -18,8 +18,11 @@ class Plan:
     Args:
         phases: List of `Phase`s, in the order in which they run.
         head_start: `"ridge"` or `"lda"`: solve the linear head in closed form
-            on the features of the backbone before the first phase. `None`
-            starts from the head as it is. Defaults to `None`.
+            on the features of the backbone before the first phase. `"auto"`
+            does so by ridge where the head is one dense softmax layer and the
+            labels are classes; a first phase that trains the head alone is
+            then done, and left out. `None` starts from the head as it is.
+            Defaults to `None`.
 
     Raises:
         ValueError: If `phases` holds something else, or `head_start` is
@@ -106,7 +109,8 @@ class Plan:
                 "The plan is empty: nothing would be trained. Give it at least "
                 "one `Phase`. Received: phases=[]"
             )
-        if self.head_start and layer_groups(model)[-1].name != "head":
+        needs_head = self.head_start not in (None, "auto")
+        if needs_head and layer_groups(model)[-1].name != "head":
             raise ValueError(
                 "The plan solves the head before the first phase, and the "
                 "model has no head. Add one with `replace_head`, or leave "

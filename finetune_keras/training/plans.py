@@ -212,7 +212,7 @@ def gradual(
 
 def linear_probe_then_full(
     head_epochs=10,
-    epochs=10,
+    epochs=4,
     head_learning_rate=1e-3,
     learning_rate=5e-5,
     patience=None,
@@ -253,7 +253,8 @@ def linear_probe_then_full(
         [
             *linear_probe(head_epochs, head_learning_rate, patience),
             *full(epochs, learning_rate, patience),
-        ]
+        ],
+        head_start="auto",
     )
 
 

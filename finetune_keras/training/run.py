@@ -16,7 +16,7 @@ from finetune_keras.training.best import Best
 from finetune_keras.training.compiled import is_layerwise
 from finetune_keras.training.feed import feed
 from finetune_keras.training.fit_state import compile_arguments, sync_state
-from finetune_keras.training.head_start import linear_head, start_head
+from finetune_keras.training.head_start import HeadStart
 from finetune_keras.training.history import FineTuneHistory
 from finetune_keras.training.inputs import Inputs
 from finetune_keras.training.prefix_cache import (
@@ -75,8 +75,7 @@ class Run(keras.callbacks.Callback):
     def run(self):
         """Runs what is left of the plan; returns the history."""
         state = self.checkpoint.load() if self.checkpoint else None
-        if self.plan.head_start:
-            self.head = linear_head(self.full)
+        self.start = HeadStart(self.full, self.plan)
         self.progress = Progress(self.plan, self.verbose)
         if state is not None:
             self._resume(*state)
@@ -112,12 +111,12 @@ class Run(keras.callbacks.Callback):
         audit = Audit(self.full, self.groups)
         begun = self.phase_epoch
         self._cut_as_at_first(state)
-        if self.plan.head_start and self.epoch == 0:
-            self._start_head()
+        solved = index == self.epoch == 0 and self._start_head()
+        self.over = self.over or solved
         self.progress.begin_phase(index, self.full, self.history.phases[-1])
         while not self.over and self.phase_epoch < phase.epochs:
             self._run_segment()
-        if self.phase_epoch > begun:
+        if self.phase_epoch > begun or solved:
             self.history.ledger.append(audit.check())
         if phase.patience is not None:
             self.best.restore()
@@ -146,21 +145,42 @@ class Run(keras.callbacks.Callback):
             resume.unpack("now", now, seeds)
 
     def _start_head(self):
+        """Tells whether the closed form has done what the phase is for."""
+        solved = False
+        if self.start.is_due:
+            solved = self.start.solve(*self._first_pass())
+        if self.plan.head_start:
+            self.history.phases[-1]["head_start"] = self.start.report
+        if solved and self.validation is not None:
+            self._judge_start()
+        return solved
+
+    def _first_pass(self):
         if self.views is None:
-            model, batches = graph.flatten(self.full), self.train.batches()
-        else:
-            model, batches = self.target, [self.views[0]]
-        start_head(model, self.head, batches, self.plan.head_start)
+            return graph.flatten(self.full), self.train.batches()
+        return self.target, [self.views[0]]
+
+    def _judge_start(self):
+        """Lets the solved head compete with the epochs to come."""
+        data = self.stored_validation or self.validation.as_validation
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        logs = self.target.evaluate(
+            x, y, sample_weight=weight, verbose=0, return_dict=True
+        )
+        logs = {f"val_{name}": value for name, value in logs.items()}
+        self.history.phases[-1]["solved"] = logs
+        if self.history.monitor in logs:
+            self.best.offer(-1, logs[self.history.monitor], self.history)
 
     def _cut(self):
         """Cuts the frozen prefix off, where that changes nothing."""
         self.target, self.views = self.full, None
+        self.stored_validation = None
         facts = self.history.phases[-1]
         try:
             folder = self.checkpoint.folder if self.checkpoint else None
             cut = PrefixCache(self.full, self.cache, folder)
             self.views = cut.store(self.train)
-            self.stored_validation = None
             if self.validation is not None:
                 (self.stored_validation,) = cut.store(self.validation)
         except CacheRefused as reason:

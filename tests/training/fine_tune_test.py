@@ -246,6 +246,44 @@ def test_head_start_is_ahead_of_training(start):
         ft.fine_tune(hidden, plan, photos(), verbose=0)
 
 
+def test_a_head_solved_in_closed_form_needs_no_phase():
+    plan = ft.plans.linear_probe_then_full(epochs=2)
+    model = network()
+    history = ft.fine_tune(model, plan, photos(), photos(1, 60), verbose=0)
+    first = history.phases[0]
+    assert first["head_start"] == "ridge"
+    assert first["solved"]["val_accuracy"] > 0.8
+    assert [row["phase"] for row in history.epochs] == [1, 1]
+    assert history.ledger[0]["head"]["change"] > 0
+    assert history.ledger[0]["block0"]["change"] == 0
+
+
+def test_the_solved_head_competes_with_the_epochs():
+    phases = [
+        ft.Phase("head", learning_rate=3.0),
+        ft.Phase("all", epochs=2, learning_rate=3.0),
+    ]
+    plan = ft.Plan(phases, head_start="auto")
+    model = network()
+    history = ft.fine_tune(model, plan, photos(), photos(1, 60), verbose=0)
+    assert history.best_epoch == -1
+    loss = model.evaluate(*photos(1, 60), verbose=0)[0]
+    assert loss == pytest.approx(history.phases[0]["solved"]["val_loss"])
+
+
+def test_where_there_is_no_closed_form_the_phase_trains():
+    plan = ft.plans.linear_probe_then_full(2, 1)
+    hidden = ft.replace_head(network(), 3, hidden_units=(4,))
+    history = ft.fine_tune(hidden, plan, photos(), verbose=0)
+    assert "single dense" in history.phases[0]["head_start"]
+    assert [row["phase"] for row in history.epochs] == [0, 0, 1]
+    x, y = photos()
+    numbers = ft.replace_head(network(), 1, task="regression")
+    history = ft.fine_tune(numbers, plan, (x, y.astype("float32")), verbose=0)
+    assert "no softmax" in history.phases[0]["head_start"]
+    assert len(history.epochs) == 3
+
+
 x, y = photos()
 
 

@@ -270,7 +270,7 @@ def test_strategies_pass_their_arguments_on():
     full = Phase("all", 3, 0.1, patience=2, schedule="cosine")
     assert plans.full(3, 0.1, patience=2) == Plan([full])
     assert plans.linear_probe_then_full(5, 3, 0.2, 0.1, patience=2) == Plan(
-        [Phase("head", 5, 0.2, patience=2), full]
+        [Phase("head", 5, 0.2, patience=2), full], head_start="auto"
     )
     assert plans.discriminative(3, 0.1, decay=0.7, patience=2) == Plan(
         [Phase("all", 3, 0.1, 2, 0.7, schedule="one_cycle")]

@@ -1,0 +1,136 @@
+"""Arrays: their splits, and columns as arrays."""
+
+import numpy as np
+
+from finetune_keras.data.datasets import DataSplits
+from finetune_keras.data.examples import (
+    COMMON,
+    Examples,
+    checked_groups,
+    checked_splits,
+    digest,
+    take_options,
+)
+from finetune_keras.data.labels import is_missing
+from finetune_keras.data.splits import check_fractions
+
+
+def from_arrays(
+    x,
+    y,
+    validation_split=0.15,
+    test_split=0.15,
+    group_by=None,
+    seed=0,
+    **options,
+):
+    """Splits arrays.
+
+    Args:
+        x: Array of numbers, one row an example, or list of strings. Images
+            have values from 0 to 255.
+        y: Array or list of labels, as the column `label` of `from_frame`.
+        validation_split: See `from_frame`. Defaults to `0.15`.
+        test_split: See `from_frame`. Defaults to `0.15`.
+        group_by: Array with a value an example. See `from_frame`. Defaults to
+            `None`.
+        seed: Integer. See `from_frame`. Defaults to `0`.
+        **options: `batch_size=32`, `task=None`, `classes=None`,
+            `balanced=False`, as for `from_frame`; `columns=None`, a dict of
+            arrays to keep, such as the hospital; `split=None`, an array with
+            `"train"`, `"validation"` or `"test"`.
+
+    Returns:
+        `DataSplits`.
+
+    Raises:
+        ValueError: As `from_frame`.
+
+    Example:
+
+    ```python
+    import numpy as np
+    import finetune_keras as ft
+
+    x = np.random.normal(size=(100, 8))
+    data = ft.from_arrays(x, x.sum(axis=1), test_split=0.2)
+    print(data.task, data.sizes)
+    ```
+    """
+    defaults = {"columns": None, "split": None}
+    options = take_options("from_arrays", options, COMMON, defaults)
+    fractions = check_fractions(validation_split, test_split)
+    kept = {k: np.asarray(v) for k, v in (options["columns"] or {}).items()}
+    x = as_features(x)
+    count = len(x)
+    for name, column in {"y": y, **kept}.items():
+        if len(column) != count:
+            raise ValueError(
+                f"`{name}` must have one entry an example, {count}. "
+                f"Received: {name} of length {len(column)}"
+            )
+    examples = Examples(x, list(range(count)), y, digests(x), "Arrays")
+    examples.columns = kept
+    examples.given = checked_splits(options["split"], count)
+    examples.groups = checked_groups(group_by, count)
+    return DataSplits(examples, fractions, seed, options)
+
+
+def matrix(columns):
+    """Stacks columns of numbers to a float32 matrix."""
+    texts = [name for name, column in columns.items() if is_text(column)]
+    if texts:
+        raise ValueError(
+            "Several columns must be of numbers; encode texts first. "
+            f"Received: texts in {texts}"
+        )
+    return np.stack([np.asarray(c, "f4") for c in columns.values()], axis=1)
+
+
+def as_features(x):
+    """Texts as an array of objects, anything else as an array of numbers."""
+    x = np.asarray(x)
+    if is_text(x):
+        return np.array([_text(value) for value in x], object)
+    if x.dtype.kind not in "biuf" or not x.ndim or not len(x):
+        raise ValueError(
+            "`x` must be an array of numbers or a list of strings, and not "
+            f"empty. Received: x of {x.dtype}, shape {x.shape}"
+        )
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        rows = ~np.isfinite(x.reshape(len(x), -1)).all(axis=1)
+        raise ValueError(
+            f"{rows.sum()} examples have missing or infinite values. Fill "
+            "them in or leave them out. Received: such values at "
+            f"{np.flatnonzero(rows)[:10].tolist()}"
+        )
+    # Integers stay: they may be ids of tokens.
+    return x if x.dtype.kind in "iu" else x.astype("float32")
+
+
+def is_text(column):
+    """Tells whether a column holds strings."""
+    return column.dtype.kind in "US" or (
+        column.dtype.kind == "O"
+        and any(isinstance(value, (str, bytes)) for value in column)
+    )
+
+
+def check_whole(name, column):
+    """Raises where a column has missing values."""
+    lacks = [is_missing(value) for value in column.tolist()]
+    if any(lacks):
+        raise ValueError(
+            f"Column {name!r} has {sum(lacks)} missing values. Fill them in "
+            "or leave the rows out. Received: missing values at "
+            f"{np.flatnonzero(lacks)[:10].tolist()}"
+        )
+
+
+def digests(x):
+    """Hash of each example."""
+    return [digest(row) for row in x]
+
+
+def _text(value):
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,220 @@
+"""`DataSplits`: training, validation and test data with what is known of it."""
+
+import hashlib
+
+import numpy as np
+
+from finetune_keras.data.describe import describe
+from finetune_keras.data.labels import encode
+from finetune_keras.data.pipeline import make_dataset
+from finetune_keras.data.splits import (
+    NAMES,
+    find_duplicates,
+    merge_units,
+    split_examples,
+    straddling,
+)
+
+
+class DataSplits:
+    """Training, validation and test data. `print` shows what is in it.
+
+    Made by `image_folder`, `text_folder`, `from_csv`, `from_frame`,
+    `from_arrays` and `from_tfds`. The splits are stratified, keep groups and
+    exact copies whole, and depend on nothing but the data and the seed. The
+    training data has a new order each epoch, which also depends on
+    `keras.utils.set_random_seed` where that was called.
+
+    Attributes:
+        train: Batched `tf.data.Dataset` of `(x, y)`, shuffled.
+        validation: The same in a fixed order, or `None`.
+        test: The same in a fixed order, or `None`.
+        task: `"classification"` (y are class ids), `"multi_label"` (rows of
+            zeros and ones) or `"regression"` (floats).
+        classes: List of strings, or `None` for a regression.
+        counts: Dict from split to a dict from class to its examples.
+        sizes: Dict from split to its examples.
+        class_weight: Dict from class id to weight, for `fit`, as
+            scikit-learn's `"balanced"`; all 1 with `balanced=True`, `None`
+            where the task is no classification.
+        bad_files: List of `(name, reason)`, left out.
+        duplicates: List of pairs of names: equal content in two splits.
+        notes: List of sentences on what is out of the ordinary.
+        columns: Dict from split to a dict of arrays by name, in the order of
+            the examples; of images, `"path"` is one.
+        fingerprint: String, a hash of names, labels and contents.
+        image_size: As given, or `None`.
+        crop_to_aspect_ratio: Boolean, as given for images.
+
+    Example:
+
+    ```python
+    import numpy as np
+    import finetune_keras as ft
+
+    x = np.random.normal(size=(60, 4)).astype("float32")
+    data = ft.from_arrays(x, ["ant", "bee", "wasp"] * 20, seed=0)
+    print(data)
+    print(data.classes, data.counts["test"], data.train)
+    ```
+    """
+
+    def __init__(self, examples, fractions, seed, options):
+        _check_options(options)
+        targets = encode(examples.labels, options["task"], options["classes"])
+        units, notes = _units(examples)
+        given = examples.given
+        if given is None:
+            given = np.full(len(examples.names), "train")
+        parts = split_examples(targets, units, given, fractions, seed)
+        self.task, self.classes = targets.task, targets.classes
+        self.image_size = examples.image_size
+        self.crop_to_aspect_ratio = options.get("crop_to_aspect_ratio", False)
+        self.sizes = {name: len(parts[name]) for name in NAMES}
+        self.counts = {n: _count(targets, parts[n]) for n in NAMES}
+        self.bad_files = list(examples.bad_files)
+        self.duplicates = [
+            (examples.names[a], examples.names[b])
+            for a, b in find_duplicates(examples.digests, parts)
+        ]
+        self.columns = {
+            name: {k: v[parts[name]] for k, v in examples.columns.items()}
+            for name in NAMES
+        }
+        self.fingerprint = _fingerprint(examples, targets)
+        self.notes = [
+            *examples.notes,
+            *notes,
+            *self._findings(examples, targets, parts),
+        ]
+        self._text = describe(self, examples)
+        self._make_datasets(examples.x, targets, parts, seed, options)
+
+    def __str__(self):
+        return self._text
+
+    __repr__ = __str__
+
+    def _make_datasets(self, x, targets, parts, seed, options):
+        size, balanced = options["batch_size"], options["balanced"]
+        if balanced and self.task != "classification":
+            raise ValueError(
+                "`balanced=True` draws as often from each class, and needs a "
+                f"classification. Received: the task is {self.task!r}"
+            )
+        self.class_weight = _class_weight(targets, parts["train"], balanced)
+        self.train = make_dataset(
+            x,
+            targets.y,
+            parts["train"],
+            size,
+            seed,
+            targets.y if balanced else None,
+        )
+        self.validation, self.test = (
+            make_dataset(x, targets.y, parts[name], size)
+            if len(parts[name])
+            else None
+            for name in ("validation", "test")
+        )
+
+    def _findings(self, examples, targets, parts):
+        """Sentences on labels, groups and classes."""
+        yield from _contradictions(examples, targets)
+        if examples.groups is not None:
+            both = straddling(examples.groups, parts)
+            if both:
+                yield (
+                    f"{len(both)} groups are in more than one of the given "
+                    f"splits, such as {both[0]!r}."
+                )
+        for name in NAMES:
+            empty = [c for c, n in self.counts[name].items() if not n]
+            if empty and self.sizes[name]:
+                more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+                yield f"No example in {name}: {empty[:5]}{more}."
+
+
+def _check_options(options):
+    size = options["batch_size"]
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(
+            "`batch_size` must be a positive integer. "
+            f"Received: batch_size={size!r}"
+        )
+
+
+def _units(examples):
+    """Array of what stays together, and notes on it."""
+    digests, count = examples.digests, len(examples.names)
+    copies = count - len(set(digests))
+    notes = []
+    if _mostly_copies(digests):
+        notes.append(
+            "Most examples equal another, so equal ones are taken for "
+            "different examples and may be in different splits."
+        )
+        digests = range(count)
+    elif copies:
+        plural = "s are copies" if copies > 1 else " is a copy"
+        notes.append(
+            f"{copies} example{plural} of another; splits that are cut here "
+            "keep copies together."
+        )
+    keys = [digests] if examples.groups is None else [digests, examples.groups]
+    return merge_units(*keys), notes
+
+
+def _contradictions(examples, targets):
+    """Equal content with different labels: one of them is wrong."""
+    if targets.task == "regression" or _mostly_copies(examples.digests):
+        return
+    first, pairs = {}, []
+    for i, digest in enumerate(examples.digests):
+        j = first.setdefault(digest, i)
+        if np.any(targets.y[i] != targets.y[j]):
+            pairs.append((examples.names[j], examples.names[i]))
+    if pairs:
+        yield (
+            f"{len(pairs)} copies have another label than the first, such as "
+            f"{pairs[0][0]!r} and {pairs[0][1]!r}."
+        )
+
+
+def _mostly_copies(digests):
+    return len(set(digests)) < len(digests) / 2
+
+
+def _count(targets, indexes):
+    if targets.classes is None:
+        return {}
+    y = targets.y[indexes]
+    if targets.task == "classification":
+        numbers = np.bincount(y, minlength=len(targets.classes))
+    else:
+        numbers = y.sum(axis=0)
+    return {c: int(n) for c, n in zip(targets.classes, numbers, strict=True)}
+
+
+def _class_weight(targets, indexes, balanced):
+    if targets.task != "classification":
+        return None
+    from sklearn.utils.class_weight import compute_class_weight
+
+    y = targets.y[indexes]
+    present = np.unique(y)
+    weights = compute_class_weight("balanced", classes=present, y=y)
+    return {
+        int(c): 1.0 if balanced else float(w)
+        for c, w in zip(present, weights, strict=True)
+    }
+
+
+def _fingerprint(examples, targets):
+    total = hashlib.sha256(repr((targets.task, targets.classes)).encode())
+    for name, y, digest in zip(
+        examples.names, targets.y, examples.digests, strict=True
+    ):
+        line = f"{name!r} {np.asarray(y).tolist()!r} {digest}\n"
+        total.update(line.encode("utf-8", "surrogatepass"))
+    return total.hexdigest()

@@ -1,0 +1,99 @@
+"""What data looks like, in plain text."""
+
+import statistics
+
+_MOST_CLASSES = 30
+_MOST_LINES = 20
+
+
+def describe(data, examples):
+    """Text of `print(data)`.
+
+    Args:
+        data: `DataSplits`.
+        examples: `Examples` that it is made from.
+
+    Returns:
+        String of several lines.
+    """
+    lines = [_title(data, examples), *_table(data)]
+    if examples.sizes:
+        sides = zip(*examples.sizes, strict=True)
+        width, height = map(_spread, sides)
+        lines.append(
+            f"Image sizes (min / median / max): width {width}, height {height}"
+        )
+    lines += _imbalance(data)
+    lines += _listing(
+        f"Bad files, left out: {len(data.bad_files)}",
+        [f"{_shown(name)}: {why}" for name, why in data.bad_files],
+    )
+    lines += _listing(
+        f"Equal content in two splits: {len(data.duplicates)}",
+        [f"{_shown(a)} = {_shown(b)}" for a, b in data.duplicates],
+    )
+    lines += _listing(f"Notes: {len(data.notes)}", data.notes)
+    return "\n".join(lines)
+
+
+def _title(data, examples):
+    count = sum(data.sizes.values())
+    classes = "" if data.classes is None else f", {len(data.classes)} classes"
+    return f"{examples.source}: {count:,} {examples.kind}{classes}, {data.task}"
+
+
+def _table(data):
+    splits = [name for name, size in data.sizes.items() if size]
+    rows = [
+        [_name(c), *(data.counts[s][c] for s in splits)]
+        for c in (data.classes or [])[:_MOST_CLASSES]
+    ]
+    hidden = len(data.classes or []) - len(rows)
+    if hidden > 0:
+        rows.append([f"({hidden} more)", *([""] * len(splits))])
+    rows.append(["all", *(data.sizes[s] for s in splits)])
+    cells = [[str(c) for c in row] for row in [["class", *splits], *rows]]
+    if data.classes is None:
+        cells[0][0] = ""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0])]
+            + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
+        )
+        for row in cells
+    ]
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+
+
+def _imbalance(data):
+    counts = {c: n for c, n in data.counts["train"].items() if n}
+    if len(counts) < 2:
+        return []
+    small, large = min(counts, key=counts.get), max(counts, key=counts.get)
+    which = f"{_name(large)} {counts[large]}, {_name(small)} {counts[small]}"
+    which = f" ({which})" if counts[large] > counts[small] else ""
+    return [f"Imbalance in train: {counts[large] / counts[small]:.1f}{which}"]
+
+
+def _listing(title, lines):
+    if not lines:
+        return []
+    shown = [f"  {line}" for line in lines[:_MOST_LINES]]
+    if len(lines) > _MOST_LINES:
+        shown.append(f"  and {len(lines) - _MOST_LINES} more")
+    return [title, *shown]
+
+
+def _spread(values):
+    middle = statistics.median(values)
+    return f"{min(values)} / {middle:g} / {max(values)}"
+
+
+def _name(name):
+    """A class as it is, unless that would break the table."""
+    return name if name.isprintable() else repr(name)
+
+
+def _shown(name):
+    return repr(name) if isinstance(name, str) else f"example {name}"

@@ -1,0 +1,306 @@
+"""Folders with a subfolder a class: images and texts."""
+
+import hashlib
+import os
+import re
+
+import numpy as np
+
+from finetune_keras.data.datasets import DataSplits
+from finetune_keras.data.examples import (
+    COMMON,
+    IMAGES,
+    SPLIT_NAMES,
+    Examples,
+    take_options,
+)
+from finetune_keras.data.files import (
+    check_bad_files,
+    check_images,
+    list_files,
+)
+from finetune_keras.data.images import check_image_size
+from finetune_keras.data.pipeline import ImageStore
+from finetune_keras.data.splits import check_fractions
+
+
+def image_folder(
+    folder,
+    image_size,
+    validation_split=0.15,
+    test_split=0.15,
+    group_by=None,
+    seed=0,
+    **options,
+):
+    """Reads images from a folder with a subfolder for each class.
+
+    Every file is decoded before training. What cannot be used is left out and
+    named, so that nothing fails in the middle of an epoch; the results are
+    remembered for files that do not change. Pixels are float32 RGB from 0 to
+    255, of `load_image`.
+
+    The folder holds the classes, or `train`, `validation` (or `val`) and
+    `test` with the classes in each. Those splits stay as they are; a missing
+    one is cut from `train`.
+
+    Args:
+        folder: String or path.
+        image_size: Integer, or tuple `(height, width)`, in pixels.
+        validation_split: Float in [0, 1). Share of the images; 0 is no
+            validation data. Ignored where there is a folder of it. Defaults
+            to `0.15`.
+        test_split: The same for the test data. Defaults to `0.15`.
+        group_by: Regular expression with one group, searched in the name of
+            each file, or callable from the path in the folder to a group.
+            Images of one group, of one patient for example, are never in two
+            splits that are cut here. Defaults to `None`.
+        seed: Integer. Seed of the splits and of the order of training.
+            Defaults to `0`.
+        **options: `batch_size=32`; `bad_files="skip"`, or `"refuse"` to raise
+            where there are any; `balanced=False`, `True` to draw as often
+            from each class in training; `cache="auto"`, `True` or `False` to
+            keep pixels in memory, by itself where they fit in a third of the
+            free memory; `crop_to_aspect_ratio=False`, `True` to cut the
+            centre out instead of squeezing; `classes=None`, a list of names
+            to fix their order; `task=None`; `verbose=1`, 0 to be quiet.
+
+    Returns:
+        `DataSplits`.
+
+    Raises:
+        ValueError: If there are no classes or no usable images, too few for
+            the splits, or bad files that are refused.
+
+    Example:
+
+    ```python
+    import numpy as np
+    import finetune_keras as ft
+    from PIL import Image
+    from pathlib import Path
+
+    for name in ("ants", "bees"):
+        Path("insects", name).mkdir(parents=True)
+        for i in range(10):
+            pixels = np.random.randint(0, 255, (40, 50, 3), "uint8")
+            Image.fromarray(pixels).save(f"insects/{name}/{i}.jpg")
+    data = ft.image_folder("insects", image_size=32, verbose=0)
+    print(data)
+    ```
+    """
+    options = take_options("image_folder", options, COMMON, IMAGES)
+    fractions = check_fractions(validation_split, test_split)
+    check_image_size(image_size)
+    found = _Folder(folder)
+    checks = check_images(found.path, found.files, options["verbose"])
+    bad = [(c.name, c.problem) for c in checks if c.problem]
+    check_bad_files(bad, options["bad_files"])
+    good = [i for i, c in enumerate(checks) if not c.problem]
+    examples = found.examples(good, bad, group_by)
+    checks = [checks[i] for i in good]
+    examples.x = ImageStore(
+        list(examples.columns["path"]),
+        image_size,
+        options["crop_to_aspect_ratio"],
+        options["cache"],
+    )
+    examples.kind, examples.image_size = "images", image_size
+    examples.digests = [c.digest for c in checks]
+    examples.sizes = [(c.width, c.height) for c in checks]
+    examples.notes += [f"{c.name!r}: {c.note}" for c in checks if c.note]
+    return DataSplits(examples, fractions, seed, options)
+
+
+def text_folder(
+    folder,
+    validation_split=0.15,
+    test_split=0.15,
+    group_by=None,
+    seed=0,
+    **options,
+):
+    """Reads texts from a folder with a subfolder for each class.
+
+    One file is one example. Files must be UTF-8; empty ones and others are
+    left out and named.
+
+    Args:
+        folder: String or path; holds the classes, or splits of them, as for
+            `image_folder`.
+        validation_split: See `image_folder`. Defaults to `0.15`.
+        test_split: See `image_folder`. Defaults to `0.15`.
+        group_by: See `image_folder`. Defaults to `None`.
+        seed: Integer. See `image_folder`. Defaults to `0`.
+        **options: `batch_size=32`, `bad_files="skip"`, `balanced=False`,
+            `classes=None`, `task=None`, as for `image_folder`.
+
+    Returns:
+        `DataSplits`; `x` are strings.
+
+    Raises:
+        ValueError: As `image_folder`.
+
+    Example:
+
+    ```python
+    import finetune_keras as ft
+    from pathlib import Path
+
+    for name in ("good", "bad"):
+        Path("reviews", name).mkdir(parents=True)
+        for i in range(10):
+            Path("reviews", name, f"{i}.txt").write_text(f"{name} film {i}")
+    print(ft.text_folder("reviews"))
+    ```
+    """
+    defaults = {"bad_files": "skip"}
+    options = take_options("text_folder", options, COMMON, defaults)
+    fractions = check_fractions(validation_split, test_split)
+    found = _Folder(folder)
+    texts = [_read_text(path) for path in found.paths()]
+    bad = [
+        (file[0], problem)
+        for file, (_, problem, _) in zip(found.files, texts, strict=True)
+        if problem
+    ]
+    check_bad_files(bad, options["bad_files"])
+    good = [i for i, (_, problem, _) in enumerate(texts) if not problem]
+    examples = found.examples(good, bad, group_by)
+    examples.x = np.array([texts[i][0] for i in good], object)
+    examples.digests = [texts[i][2] for i in good]
+    examples.kind = "texts"
+    return DataSplits(examples, fractions, seed, options)
+
+
+class _Folder:
+    """Files of a folder with their classes and given splits."""
+
+    def __init__(self, folder):
+        self.path = os.fspath(folder)
+        if not os.path.isdir(self.path):
+            raise ValueError(
+                f"There is no such folder. Received: folder={self.path!r}"
+            )
+        inner = _subfolders(self.path)
+        self.splits = [n for n in inner if n.lower() in SPLIT_NAMES]
+        # A class may be called "test"; a split has classes, and a train split.
+        self.has_splits = any(
+            SPLIT_NAMES[n.lower()] == "train" and _subfolders(self.path, n)
+            for n in self.splits
+        )
+        self.depth = 2 if self.has_splits else 1
+        listed = [(f, f[0].split("/")) for f in list_files(self.path)]
+        kept = [(f, parts) for f, parts in listed if self._is_example(parts)]
+        self.files = [f for f, _ in kept]
+        self.labels = [parts[self.depth - 1] for _, parts in kept]
+        self.given = [
+            SPLIT_NAMES[parts[0].lower()] if self.has_splits else "train"
+            for _, parts in kept
+        ]
+        self.notes = [*self._notes(listed, kept)]
+        if not self.files:
+            raise ValueError(
+                "The folder must hold a subfolder of files for each class, or "
+                "`train` with such subfolders. "
+                f"Received: folder={self.path!r} with {inner[:10]}"
+            )
+
+    def _is_example(self, parts):
+        if len(parts) <= self.depth:
+            return False
+        return not self.has_splits or parts[0] in self.splits
+
+    def _notes(self, listed, kept):
+        outside = [f[0] for f, p in listed if not self._is_example(p)]
+        if outside:
+            yield (
+                f"{len(outside)} files outside of the folders of classes are "
+                f"not used, such as {outside[0]!r}."
+            )
+        filled = {"/".join(parts[: self.depth]) for _, parts in kept}
+        folders = _subfolders(self.path)
+        if self.has_splits:
+            folders = [
+                f"{split}/{name}"
+                for split in self.splits
+                for name in _subfolders(self.path, split)
+            ]
+        empty = [name for name in folders if name not in filled]
+        if empty:
+            yield f"Folders without a file, left out: {empty}."
+
+    def paths(self):
+        return [os.path.join(self.path, file[0]) for file in self.files]
+
+    def examples(self, good, bad, group_by):
+        """`Examples` of the usable files, all but their content."""
+        if not good:
+            raise ValueError(
+                f"None of the {len(self.files)} files can be used: {bad[:3]}. "
+                f"Received: folder={self.path!r}"
+            )
+        names = [self.files[i][0] for i in good]
+        labels = [self.labels[i] for i in good]
+        lost = sorted(set(self.labels) - set(labels))
+        groups = _groups(names, group_by)
+        paths = self.paths()
+        columns = {"path": np.array([paths[i] for i in good], object)}
+        if groups is not None:
+            columns["group"] = np.array(groups, object)
+        notes = [f"No usable file in the classes {lost}, left out."] * bool(
+            lost
+        )
+        return Examples(
+            x=None,
+            names=names,
+            labels=labels,
+            digests=[],
+            source=f"Folder {self.path!r}",
+            columns=columns,
+            given=[self.given[i] for i in good],
+            groups=groups,
+            bad_files=bad,
+            notes=[*self.notes, *notes],
+        )
+
+
+def _subfolders(*folder):
+    with os.scandir(os.path.join(*folder)) as entries:
+        return sorted(
+            e.name for e in entries if e.is_dir() and e.name[0] != "."
+        )
+
+
+def _groups(names, group_by):
+    if group_by is None:
+        return None
+    if callable(group_by):
+        return [group_by(name) for name in names]
+    if not isinstance(group_by, str) or re.compile(group_by).groups != 1:
+        raise ValueError(
+            "`group_by` must be a callable or a regular expression with one "
+            f"group, such as r'patient(\\d+)'. Received: group_by={group_by!r}"
+        )
+    found = [re.search(group_by, name.rsplit("/", 1)[-1]) for name in names]
+    lacking = [n for n, match in zip(names, found, strict=True) if not match]
+    if lacking:
+        raise ValueError(
+            f"`group_by` does not match {len(lacking)} file names, such as "
+            f"{lacking[0]!r}. Received: group_by={group_by!r}"
+        )
+    return [match.group(1) for match in found]
+
+
+def _read_text(path):
+    """Tuple of text, problem and digest."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        return None, f"cannot be read: {error.strerror}", ""
+    except UnicodeDecodeError as error:
+        return None, f"not UTF-8 at byte {error.start}", ""
+    problem = None if text.strip() else "empty"
+    return text, problem, hashlib.sha256(data).hexdigest()[:32]

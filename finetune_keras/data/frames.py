@@ -1,0 +1,238 @@
+"""Tables: columns of numbers, of texts, or of paths of images."""
+
+import os
+
+import numpy as np
+
+from finetune_keras.data.arrays import (
+    as_features,
+    check_whole,
+    digests,
+    is_text,
+    matrix,
+)
+from finetune_keras.data.datasets import DataSplits
+from finetune_keras.data.examples import (
+    COMMON,
+    IMAGES,
+    Examples,
+    checked_groups,
+    checked_splits,
+    take_options,
+)
+from finetune_keras.data.files import check_bad_files, check_images
+from finetune_keras.data.labels import split_labels
+from finetune_keras.data.pipeline import ImageStore
+from finetune_keras.data.splits import check_fractions
+
+# Options of a table.
+FRAME = {
+    "label_separator": None,
+    "split": None,
+    "image_size": None,
+    "folder": None,
+}
+
+
+def from_frame(
+    frame,
+    features,
+    label,
+    validation_split=0.15,
+    test_split=0.15,
+    group_by=None,
+    seed=0,
+    **options,
+):
+    """Reads examples from the columns of a table.
+
+    One column of texts becomes strings, one or several columns of numbers a
+    float32 matrix, and, with `image_size`, a column of paths images. Missing
+    values are refused. The other columns are kept in `columns` of the result.
+
+    Args:
+        frame: `pandas.DataFrame`, or dict from names to columns.
+        features: String or list of strings, the columns of the inputs.
+        label: String, the column of the labels, or list of strings, columns
+            of zeros and ones (multi-label) or of floats (regression). A
+            column of strings or of a few integers makes a classification,
+            one of lists a multi-label task, one of floats a regression.
+        validation_split: Float in [0, 1). Share of the examples; 0 is no
+            validation data. Defaults to `0.15`.
+        test_split: The same for the test data. Defaults to `0.15`.
+        group_by: String, a column, or array with a value an example. Examples
+            of one value are never in two splits. Defaults to `None`.
+        seed: Integer. Seed of the splits and of the order of training.
+            Defaults to `0`.
+        **options: `batch_size=32`; `task=None`, to say it; `classes=None`, a
+            list of names; `balanced=False`, `True` to draw as often from each
+            class; `label_separator=None`, a string that divides the labels of
+            one example, such as `","`; `split=None`, a column with `"train"`,
+            `"validation"` or `"test"`; and for paths of images
+            `image_size=None`, `folder=None` that they are relative to, and the
+            options of `image_folder`.
+
+    Returns:
+        `DataSplits`.
+
+    Raises:
+        ValueError: If a column is missing or has missing values, or the
+            splits cannot be made.
+
+    Example:
+
+    ```python
+    import finetune_keras as ft
+
+    frame = {
+        "text": [f"film number {i}" for i in range(40)],
+        "verdict": ["good", "bad"] * 20,
+        "year": [2000 + i // 4 for i in range(40)],
+    }
+    data = ft.from_frame(frame, "text", "verdict", group_by="year")
+    print(data, data.columns["test"]["year"])
+    ```
+    """
+    options = take_options("from_frame", options, COMMON, FRAME, IMAGES)
+    fractions = check_fractions(validation_split, test_split)
+    columns = (features, label, group_by)
+    examples = read_table(frame, columns, options, "Table")
+    return DataSplits(examples, fractions, seed, options)
+
+
+def read_table(frame, names, options, source):
+    """Reads the `Examples` of a table.
+
+    Args:
+        frame: See `from_frame`.
+        names: Tuple `(features, label, group_by)`, as for `from_frame`.
+        options: Dict, the options of `from_frame`, complete.
+        source: String, what to call the table.
+
+    Returns:
+        `Examples`.
+    """
+    inputs, labels, groups = _names(names[0]), _names(names[1]), names[2]
+    columns = {str(name): _column(frame, name) for name in frame}
+    used = [options["split"]] if options["split"] else []
+    named = [groups] if isinstance(groups, str) else []
+    if not inputs or not labels:
+        raise ValueError(
+            "Name at least one column for each of `features` and `label`. "
+            f"Received: features={inputs}, label={labels}"
+        )
+    _check_columns(columns, [*inputs, *labels, *used, *named])
+    examples = _examples(columns, inputs, labels, options)
+    examples.source = source
+    count = len(examples.names)
+    examples.groups = checked_groups(
+        columns[groups] if named else groups, count
+    )
+    if used:
+        examples.given = checked_splits(columns[used[0]], count)
+    others = [c for c in columns if c not in inputs + labels + used]
+    examples.columns = {name: columns[name] for name in others}
+    if options["image_size"] is not None:
+        examples = _with_images(examples, options)
+    return examples
+
+
+def _names(names):
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _column(frame, name):
+    values = frame[name]
+    if isinstance(values, (list, tuple)) and isinstance(
+        next(iter(values), None), (list, tuple, set)
+    ):
+        column = np.empty(len(values), object)
+        column[:] = values
+        return column
+    return np.asarray(values)
+
+
+def _check_columns(columns, names):
+    unknown = [name for name in names if name not in columns]
+    if unknown:
+        raise ValueError(
+            f"There are no columns {unknown}. Columns: {list(columns)}. "
+            f"Received: {names}"
+        )
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) != 1 or not min(lengths.values()):
+        raise ValueError(
+            "The columns must be of one length, and not empty. "
+            f"Received: {lengths}"
+        )
+
+
+def _examples(columns, inputs, labels, options):
+    x = _inputs({name: columns[name] for name in inputs})
+    y = columns[labels[0]]
+    if len(labels) > 1:
+        y = matrix({name: columns[name] for name in labels})
+        if np.isin(y, (0, 1)).all() and options["task"] != "regression":
+            options["classes"] = options["classes"] or labels
+    if options["label_separator"] is not None:
+        y = split_labels(y, options["label_separator"])
+    return Examples(x, list(range(len(x))), y, digests(x), "")
+
+
+def _inputs(columns):
+    for name, column in columns.items():
+        check_whole(name, column)
+    texts = [name for name, column in columns.items() if is_text(column)]
+    if not texts:
+        return matrix(columns)
+    if len(columns) > 1:
+        raise ValueError(
+            "A column of texts must be the only feature: join the texts, or "
+            f"encode them as numbers. Received: features={list(columns)}, "
+            f"texts in {texts}"
+        )
+    return as_features(columns[texts[0]])
+
+
+def _with_images(examples, options):
+    """Takes the texts for paths of images, and checks the files."""
+    folder = os.fspath(options["folder"] or ".")
+    names = [str(name) for name in examples.x]
+    checks = check_images(
+        folder, [(n, *_stamp(folder, n)) for n in names], options["verbose"]
+    )
+    bad = [(c.name, c.problem) for c in checks if c.problem]
+    check_bad_files(bad, options["bad_files"])
+    good = np.array([i for i, c in enumerate(checks) if not c.problem], int)
+    if not len(good):
+        raise ValueError(
+            f"None of the {len(names)} images can be used: {bad[:3]}. "
+            f"Received: folder={folder!r}"
+        )
+    checks = [checks[i] for i in good]
+    paths = [os.path.join(folder, check.name) for check in checks]
+    crop, cache = options["crop_to_aspect_ratio"], options["cache"]
+    columns = {name: c[good] for name, c in examples.columns.items()}
+    return Examples(
+        x=ImageStore(paths, options["image_size"], crop, cache),
+        names=[c.name for c in checks],
+        labels=[examples.labels[i] for i in good],
+        digests=[c.digest for c in checks],
+        source=examples.source,
+        kind="images",
+        image_size=options["image_size"],
+        columns={**columns, "path": np.array(paths, object)},
+        given=None if examples.given is None else examples.given[good],
+        groups=examples.groups and [examples.groups[i] for i in good],
+        bad_files=bad,
+        sizes=[(c.width, c.height) for c in checks],
+        notes=[f"{c.name!r}: {c.note}" for c in checks if c.note],
+    )
+
+
+def _stamp(folder, name):
+    try:
+        stat = os.stat(os.path.join(folder, name))
+    except OSError:
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns

@@ -1,0 +1,229 @@
+"""Raw labels to what a model is trained on; the task they make."""
+
+import typing
+
+import numpy as np
+
+TASKS = ("classification", "multi_label", "regression")
+_FEW = 20
+
+
+class Targets(typing.NamedTuple):
+    """Encoded labels."""
+
+    task: str
+    classes: list | None
+    y: np.ndarray
+
+
+def encode(labels, task=None, classes=None):
+    """Encodes labels and finds the task.
+
+    Strings, booleans and integers of at most 20 values make a
+    classification; lists of labels, or rows of zeros and ones, a multi-label
+    task; floats a regression. Other integers are not guessed at.
+
+    Args:
+        labels: List or array, one entry an example.
+        task: One of `"classification"`, `"multi_label"`, `"regression"`, or
+            `None` to infer it. Defaults to `None`.
+        classes: List of strings. Names of the integers 0, 1, ...; for strings
+            their order. Defaults to the sorted labels.
+
+    Returns:
+        `Targets`: `y` is int32 ids, float32 multi-hot rows or float32 values.
+
+    Raises:
+        ValueError: If labels are missing, unknown or of no clear task.
+    """
+    if task not in (None, *TASKS):
+        raise ValueError(f"`task` must be one of {TASKS}. Received: {task!r}")
+    labels = _as_array(labels)
+    _check_missing(labels)
+    task = task or _infer(labels)
+    if task == "regression":
+        if classes is not None:
+            raise ValueError(
+                "A regression has no classes; leave `classes` out, or pass "
+                f'task="classification". Received: classes={classes!r}'
+            )
+        return Targets(task, None, _floats(labels))
+    if task == "multi_label":
+        return Targets(task, *_multi_hot(labels, classes))
+    return Targets(task, *_class_ids(labels, classes))
+
+
+def split_labels(labels, separator):
+    """Turns `"a,b"` into `["a", "b"]`; an empty string into no label."""
+    return [
+        [part.strip() for part in str(x).split(separator) if part.strip()]
+        for x in labels
+    ]
+
+
+def _as_array(labels):
+    first = next(iter(labels), None)
+    if isinstance(first, (list, tuple, set, frozenset)):
+        if _is_matrix(labels):
+            return np.asarray(labels)
+        rows = np.empty(len(labels), object)
+        rows[:] = [list(x) for x in labels]
+        return rows
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        return labels[:, 0]
+    return labels
+
+
+def _is_matrix(rows):
+    """Tells rows of numbers, or of zeros and ones, from lists of labels."""
+    if len({len(row) for row in rows}) > 1 or len(rows[0]) < 2:
+        return False
+    values = [value for row in rows for value in row]
+    if not all(isinstance(v, (int, float, np.number)) for v in values):
+        return False
+    floats = any(isinstance(v, (float, np.floating)) for v in values)
+    return floats or set(values) <= {0, 1}
+
+
+def is_missing(value):
+    """Tells `None`, NaN and the empty string from a value."""
+    # NAType and NaTType of pandas, which need not be there.
+    kind = type(value).__name__
+    none = value is None or kind in ("NAType", "NaTType")
+    if isinstance(value, (float, np.floating)):
+        return bool(np.isnan(value))
+    return none or (isinstance(value, str) and value == "")
+
+
+def _check_missing(labels):
+    if labels.dtype == object:
+        missing = [i for i, x in enumerate(labels) if is_missing(x)]
+    elif labels.dtype.kind == "f":
+        bad = ~np.isfinite(labels)
+        missing = np.flatnonzero(bad.reshape(len(labels), -1).any(1))
+    else:
+        missing = np.flatnonzero(labels == "") if _textual(labels) else []
+    if len(missing):
+        raise ValueError(
+            f"{len(missing)} examples have no label. Leave them out. "
+            f"Received: missing labels at {[int(i) for i in missing[:10]]}"
+        )
+
+
+def _infer(labels):
+    if labels.ndim == 2:
+        zero_one = np.isin(labels, (0, 1)).all()
+        return "multi_label" if zero_one else "regression"
+    if len(labels) and isinstance(labels[0], list):
+        return "multi_label"
+    if labels.dtype.kind == "f" or _all_are(labels, (float, np.floating)):
+        return "regression"
+    if not _whole_numbers(labels):
+        return "classification"
+    values = np.unique(labels)
+    if len(values) <= _FEW:
+        return "classification"
+    raise ValueError(
+        f"The labels are integers with {len(values)} different values: classes "
+        'or amounts? Pass task="classification" or task="regression". '
+        f"Received: labels from {values[0]} to {values[-1]}"
+    )
+
+
+def _class_ids(labels, classes):
+    if labels.ndim == 2:
+        if not (np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all()):
+            raise ValueError(
+                "Labels of a classification are one an example, or one-hot "
+                f"rows. Received: labels of shape {labels.shape}"
+            )
+        labels = labels.argmax(1)
+    if _whole_numbers(labels) and classes is not None:
+        return _check_names(classes), _named_ids(labels, len(classes))
+    labels = labels if _whole_numbers(labels) else np.array(_texts(labels))
+    values, ids = np.unique(labels, return_inverse=True)
+    names = [str(value) for value in values]
+    if classes is None:
+        return names, ids.astype("int32")
+    order = _positions(names, _check_names(classes))
+    return list(classes), np.array(order, "int32")[ids]
+
+
+def _named_ids(labels, count):
+    if labels.min() < 0 or labels.max() >= count:
+        raise ValueError(
+            f"`classes` has {count} names, for the labels 0 to {count - 1}. "
+            f"Received: labels from {labels.min()} to {labels.max()}"
+        )
+    return labels.astype("int32")
+
+
+def _multi_hot(labels, classes):
+    if labels.ndim == 2:
+        names = classes or [str(i) for i in range(labels.shape[1])]
+        if len(_check_names(names)) != labels.shape[1]:
+            raise ValueError(
+                f"`classes` must have {labels.shape[1]} names, one a column of "
+                f"the labels. Received: classes={classes!r}"
+            )
+        return list(names), labels.astype("float32")
+    rows = [_texts(row) for row in labels]
+    found = sorted({name for row in rows for name in row})
+    names = list(_check_names(classes)) if classes is not None else found
+    _positions(found, names)
+    place = {name: i for i, name in enumerate(names)}
+    y = np.zeros((len(rows), len(names)), "float32")
+    for target, row in zip(y, rows, strict=True):
+        target[[place[name] for name in row]] = 1.0
+    return names, y
+
+
+def _floats(labels):
+    try:
+        return labels.astype("float32")
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "Labels of a regression must be numbers. "
+            f"Received: {labels.ravel()[0]!r}"
+        ) from error
+
+
+def _check_names(classes):
+    good = isinstance(classes, (list, tuple)) and all(
+        isinstance(name, str) for name in classes
+    )
+    if not good or len(set(classes)) != len(classes):
+        raise ValueError(
+            "`classes` must be a list of different strings. "
+            f"Received: classes={classes!r}"
+        )
+    return list(classes)
+
+
+def _positions(found, names):
+    unknown = [name for name in found if name not in names]
+    if unknown:
+        raise ValueError(
+            f"Labels that `classes` does not name: {unknown[:10]}. "
+            f"Received: classes={names!r}"
+        )
+    return [names.index(name) for name in found]
+
+
+def _texts(labels):
+    return [x.decode() if isinstance(x, bytes) else str(x) for x in labels]
+
+
+def _textual(labels):
+    return labels.dtype.kind in "USO" or "string" in str(labels.dtype).lower()
+
+
+def _whole_numbers(labels):
+    return labels.dtype.kind in "iu" or (
+        _all_are(labels, (int, np.integer)) and not _all_are(labels, bool)
+    )
+
+
+def _all_are(labels, types):
+    return labels.dtype == object and all(isinstance(x, types) for x in labels)

@@ -1,0 +1,162 @@
+"""Examples to batches: a `tf.data.Dataset` over indexes."""
+
+import concurrent.futures
+import os
+
+import numpy as np
+
+from finetune_keras.data.images import check_image_size, load_image
+
+
+class ImageStore:
+    """Images by index, read when first asked for.
+
+    Args:
+        paths: List of strings.
+        image_size: See `load_image`.
+        crop_to_aspect_ratio: See `load_image`. Defaults to `False`.
+        cache: `True` keeps the pixels in memory, `False` reads them each
+            time, `"auto"` keeps them where they fit in a third of the free
+            memory. Defaults to `"auto"`.
+    """
+
+    def __init__(
+        self, paths, image_size, crop_to_aspect_ratio=False, cache="auto"
+    ):
+        self.paths = paths
+        self.image_size = image_size
+        self.crop_to_aspect_ratio = crop_to_aspect_ratio
+        self.shape = (*check_image_size(image_size), 3)
+        size = len(paths) * int(np.prod(self.shape))
+        if cache not in (True, False, "auto"):
+            raise ValueError(
+                '`cache` must be True, False or "auto". '
+                f"Received: cache={cache!r}"
+            )
+        keep = size < free_memory() / 3 if cache == "auto" else cache
+        # Memory that is not yet written to costs nothing.
+        self.pixels = (
+            np.empty((len(paths), *self.shape), "u1") if keep else None
+        )
+        self.loaded = np.zeros(len(paths), bool)
+        self.pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+
+    def batch(self, indexes):
+        """Pixels of some images, uint8."""
+        if self.pixels is None:
+            return np.stack(list(self.pool.map(self.load, indexes)))
+        missing = indexes[~self.loaded[indexes]]
+        for i, image in zip(
+            missing, self.pool.map(self.load, missing), strict=True
+        ):
+            self.pixels[i] = image
+            self.loaded[i] = True
+        return self.pixels[indexes]
+
+    def load(self, index):
+        return load_image(
+            self.paths[index], self.image_size, self.crop_to_aspect_ratio
+        )
+
+
+def free_memory():
+    """Bytes of memory that can be had; a guess where nothing tells."""
+    found = [_available(), _limit()]
+    return min([n for n in found if n], default=2**31)
+
+
+def _available():
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":") for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _limit():
+    """Limit of the container."""
+    try:
+        with open("/sys/fs/cgroup/memory.max") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def make_dataset(x, y, indexes, batch_size, seed=None, class_ids=None):
+    """Makes batches of `(x, y)`.
+
+    Args:
+        x: `ImageStore`, or array.
+        y: Array.
+        indexes: Array of integers, the examples.
+        batch_size: Integer.
+        seed: Integer, to draw a new order each epoch; `None` keeps the order.
+            Defaults to `None`.
+        class_ids: Array, aligned with `y`, to draw as often from each class.
+            Defaults to `None`.
+
+    Returns:
+        `tf.data.Dataset`; images and numbers are float32.
+    """
+    import tensorflow as tf
+
+    with tf.device("CPU"):
+        if class_ids is not None:
+            order = _balanced(indexes, class_ids[indexes], seed)
+        else:
+            order = tf.data.Dataset.from_tensor_slices(indexes)
+        if seed is not None:
+            order = order.shuffle(
+                len(indexes), seed=seed, reshuffle_each_iteration=True
+            )
+        batches = order.batch(batch_size)
+        batches = batches.map(
+            _image_reader(x, y) if isinstance(x, ImageStore) else _taker(x, y),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _balanced(indexes, class_ids, seed):
+    """As many indexes as there are, in turns from each class."""
+    import tensorflow as tf
+
+    members = [indexes[class_ids == c] for c in np.unique(class_ids)]
+    draws = [
+        tf.data.Dataset.from_tensor_slices(m)
+        .shuffle(len(m), seed=seed + i, reshuffle_each_iteration=True)
+        .repeat()
+        for i, m in enumerate(members)
+    ]
+    turns = tf.data.Dataset.zip(*draws).map(lambda *i: tf.stack(i)).unbatch()
+    turns = turns.take(len(indexes))
+    return turns.apply(tf.data.experimental.assert_cardinality(len(indexes)))
+
+
+def _taker(x, y):
+    import tensorflow as tf
+
+    # As images from files: what follows may not expect uint8.
+    dtype = tf.float32 if x.dtype == np.uint8 else None
+    x, y = tf.constant(x), tf.constant(y)
+
+    def take(i):
+        batch = tf.gather(x, i)
+        batch = batch if dtype is None else tf.cast(batch, dtype)
+        return batch, tf.gather(y, i)
+
+    return take
+
+
+def _image_reader(store, y):
+    import tensorflow as tf
+
+    y = tf.constant(y)
+
+    def read(i):
+        pixels = tf.numpy_function(store.batch, [i], tf.uint8, stateful=False)
+        pixels = tf.ensure_shape(pixels, (None, *store.shape))
+        return tf.cast(pixels, tf.float32), tf.gather(y, i)
+
+    return read

@@ -1,0 +1,218 @@
+"""Training, validation and test: stratified, whole groups, no copies apart."""
+
+import collections
+import warnings
+
+import numpy as np
+
+NAMES = ("train", "validation", "test")
+_MOST_FOLDS = 20
+_TOLERANCE = 0.01
+
+
+def check_fractions(validation_split, test_split):
+    """Returns the shares by split, or raises where they make no sense."""
+    for name, value in (
+        ("validation_split", validation_split),
+        ("test_split", test_split),
+    ):
+        if isinstance(value, bool) or not 0 <= value < 1:
+            raise ValueError(
+                f"`{name}` is a share of the examples and must be at least 0 "
+                f"and less than 1. Received: {name}={value!r}"
+            )
+    if validation_split + test_split >= 1:
+        raise ValueError(
+            "Nothing is left to train on: `validation_split + test_split` "
+            f"must be less than 1. Received: {validation_split} + {test_split}"
+        )
+    return {"validation": validation_split, "test": test_split}
+
+
+def split_examples(targets, units, given, fractions, seed):
+    """Finds the examples of each split.
+
+    Args:
+        targets: `Targets`.
+        units: Array, a unit an example; a unit is never divided.
+        given: Array of split names, one an example; `"train"` is what the
+            missing splits are cut from.
+        fractions: Dict from `"validation"` and `"test"` to shares.
+        seed: Integer.
+
+    Returns:
+        Dict from the names of the splits to sorted arrays of indexes.
+    """
+    given = np.asarray(given)
+    parts = {name: np.flatnonzero(given == name) for name in NAMES}
+    shares = {
+        name: fractions[name]
+        for name in ("test", "validation")
+        if not len(parts[name]) and fractions[name] > 0
+    }
+    pool = parts["train"]
+    if not len(pool):
+        raise ValueError(
+            "No example is left to train on. "
+            f"Received: {len(given)} examples, none of them for training"
+        )
+    if shares:
+        cut = _cut(_strata(targets)[pool], units[pool], shares, seed)
+        for name, places in cut.items():
+            parts[name] = pool[places]
+            parts["train"] = np.setdiff1d(parts["train"], parts[name])
+    return parts
+
+
+def merge_units(*keys):
+    """Joins examples that share any key.
+
+    Args:
+        *keys: Lists with one key an example; `None` joins nothing.
+
+    Returns:
+        Array of integers, equal where examples belong together.
+    """
+    parents = list(range(len(keys[0])))
+
+    def root(i):
+        while parents[i] != i:
+            parents[i] = parents[parents[i]]
+            i = parents[i]
+        return i
+
+    for column in keys:
+        first = {}
+        for i, key in enumerate(column):
+            if key is not None:
+                a, b = sorted((root(i), root(first.setdefault(key, i))))
+                parents[b] = a
+    return np.array([root(i) for i in range(len(parents))])
+
+
+def find_duplicates(digests, parts):
+    """Pairs of examples of equal content in different splits."""
+    places = collections.defaultdict(dict)
+    for name in NAMES:
+        for i in parts[name]:
+            places[digests[i]].setdefault(name, int(i))
+    return [
+        pair
+        for found in places.values()
+        if len(found) > 1
+        for pair in _pairs(list(found.values()))
+    ]
+
+
+def straddling(groups, parts):
+    """Groups that occur in more than one split."""
+    seen = collections.Counter()
+    for name in NAMES:
+        seen.update({groups[i] for i in parts[name]})
+    return sorted((g for g, n in seen.items() if n > 1), key=str)
+
+
+def _pairs(indexes):
+    return [(a, b) for i, a in enumerate(indexes) for b in indexes[i + 1 :]]
+
+
+def _cut(strata, units, shares, seed):
+    """Cuts each share of the examples off; returns places by split."""
+    _, first, unit, sizes = np.unique(
+        units, return_index=True, return_inverse=True, return_counts=True
+    )
+    if len(first) < len(shares) + 1:
+        raise ValueError(
+            f"{len(first)} groups cannot make {len(shares) + 1} splits. Pass "
+            "more examples or groups, or set `validation_split` or "
+            f"`test_split` to 0. Received: {len(units)} examples"
+        )
+    if _nearly_single(sizes):
+        cut = _cut_single(strata[first], shares, seed)
+    else:
+        cut = _cut_groups(strata, unit, shares, seed)
+    return {name: np.flatnonzero(np.isin(unit, u)) for name, u in cut.items()}
+
+
+def _nearly_single(sizes):
+    """Single examples and a few copies: counting units is exact enough."""
+    return sizes.max() <= 0.02 * sizes.sum() and np.mean(sizes == 1) > 0.8
+
+
+def _cut_single(strata, shares, seed):
+    rest, cut = np.arange(len(strata)), {}
+    for done, (name, share) in enumerate(shares.items()):
+        spare = len(shares) - done
+        count = min(max(round(share * len(strata)), 1), len(rest) - spare)
+        cut[name] = _draw(strata, rest, count, seed)
+        rest = np.setdiff1d(rest, cut[name])
+    return cut
+
+
+def _draw(strata, rest, count, seed):
+    """Draws `count` of `rest`; the last of a class stays behind."""
+    from sklearn.model_selection import train_test_split
+
+    values, sizes = np.unique(strata[rest], return_counts=True)
+    common = values[sizes > 1]
+    pool = rest[np.isin(strata[rest], common)]
+    if len(common) <= count <= len(pool) - len(common):
+        _, drawn = train_test_split(
+            pool, test_size=count, stratify=strata[pool], random_state=seed
+        )
+        return np.sort(drawn)
+    # Fewer to draw than classes: any, but not all of a class if possible.
+    order = np.random.default_rng(seed).permutation(rest)
+    _, last = np.unique(strata[order], return_index=True)
+    order = np.concatenate([np.delete(order, last), order[last]])
+    return np.sort(order[:count])
+
+
+def _cut_groups(strata, unit, shares, seed):
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if np.unique(strata, return_counts=True)[1].max() <= len(shares):
+        strata = np.zeros_like(strata)
+    folds = _number_of_folds(strata, unit, shares)
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # Classes smaller than the number of folds are reported by us.
+        warnings.simplefilter("ignore", UserWarning)
+        parts = [test for _, test in splitter.split(unit, strata, unit)]
+    # Folds may be empty where groups are large.
+    parts = [np.unique(unit[part]) for part in parts if len(part)]
+    cut = {}
+    for done, (name, share) in enumerate(shares.items()):
+        spare = len(shares) - done
+        take = min(max(round(share * folds), 1), len(parts) - spare)
+        cut[name] = np.concatenate([np.array([], int), *parts[:take]])
+        parts = parts[take:]
+    return cut
+
+
+def _number_of_folds(strata, unit, shares):
+    """The fewest folds of which the shares are nearly whole numbers."""
+    largest = np.unique(strata, return_counts=True)[1].max()
+    most = min(len(np.unique(unit)), largest, _MOST_FOLDS)
+    fewest = min(len(shares) + 1, most)
+
+    def error(folds):
+        return max(abs(round(s * folds) / folds - s) for s in shares.values())
+
+    folds = range(fewest, most + 1)
+    good = [n for n in folds if error(n) <= _TOLERANCE]
+    return good[0] if good else min(folds, key=error)
+
+
+def _strata(targets):
+    """What to stratify by: the class, the rarest label, or a tenth."""
+    y = targets.y
+    if targets.task == "classification":
+        return y
+    if targets.task == "multi_label":
+        rarity = np.where(y > 0, 1 / np.maximum(y.sum(0), 1), 0)
+        return np.where(y.any(1), rarity.argmax(1), -1)
+    y = y if y.ndim == 1 else y[:, 0]
+    bins = max(min(10, len(y) // 20), 1)
+    edges = np.quantile(y, np.linspace(0, 1, bins + 1)[1:-1])
+    return np.searchsorted(edges, y)
