@@ -15,6 +15,8 @@ from finetune_keras.models.selection import select_layers
 from finetune_keras.models.summary import TrainableSummary, trainable_summary
 from finetune_keras.models.tasks import image_classifier
 from finetune_keras.models.trainable_set import FineTuneModel
+from finetune_keras.results.answers import Answers
+from finetune_keras.results.bundle import Bundle, load_bundle, save_bundle
 from finetune_keras.results.calibration import Calibration, calibrate
 from finetune_keras.results.comparison import Comparison, compare
 from finetune_keras.results.evaluation import evaluate
@@ -41,6 +43,8 @@ from finetune_keras.training.schedules import OneCycle, SlantedTriangular
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answers",
+    "Bundle",
     "Calibration",
     "Comparison",
     "DataSplits",
@@ -75,9 +79,11 @@ __all__ = [
     "layer_groups",
     "layerwise_class",
     "layerwise_optimizer",
+    "load_bundle",
     "plans",
     "remove_head",
     "replace_head",
+    "save_bundle",
     "select_layers",
     "text_folder",
     "trainable_summary",

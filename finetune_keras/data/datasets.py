@@ -43,6 +43,9 @@ class DataSplits:
         columns: Dict from split to a dict of arrays by name, in the order of
             the examples; of images, `"path"` is one.
         fingerprint: String, a hash of names, labels and contents.
+        features: List of strings, the columns of a table that make the
+            inputs, or `None`.
+        groups: Dict from split to an array, what was kept together, or `None`.
         image_size: As given, or `None`.
         crop_to_aspect_ratio: Boolean, as given for images.
 
@@ -68,7 +71,12 @@ class DataSplits:
             given = np.full(len(examples.names), "train")
         parts = split_examples(targets, units, given, fractions, seed)
         self.task, self.classes = targets.task, targets.classes
-        self.image_size = examples.image_size
+        self.image_size, self.features = examples.image_size, examples.features
+        groups = examples.groups
+        self.groups = groups is not None and {
+            name: np.array(groups)[parts[name]] for name in NAMES
+        }
+        self.groups = self.groups or None
         self.crop_to_aspect_ratio = options.get("crop_to_aspect_ratio", False)
         self.sizes = {name: len(parts[name]) for name in NAMES}
         self.counts = {n: _count(targets, parts[n]) for n in NAMES}
@@ -88,12 +96,27 @@ class DataSplits:
             *self._findings(examples, targets, parts),
         ]
         self._text = describe(self, examples)
+        self._source = examples.x, targets.y, parts
         self._make_datasets(examples.x, targets, parts, seed, options)
 
     def __str__(self):
         return self._text
 
     __repr__ = __str__
+
+    def arrays(self, split):
+        """Reads a split as arrays, in the order of `columns` and `groups`.
+
+        Args:
+            split: `"train"`, `"validation"` or `"test"`.
+
+        Returns:
+            `(x, y)`, NumPy arrays; images as float32 pixels.
+        """
+        x, y, indexes = self._source
+        batches = list(make_dataset(x, y, indexes[split], 64))
+        columns = zip(*batches, strict=True)
+        return tuple(np.concatenate([b.numpy() for b in c]) for c in columns)
 
     def _make_datasets(self, x, targets, parts, seed, options):
         size, balanced = options["batch_size"], options["balanced"]

@@ -14,7 +14,8 @@ class Examples:
     of `columns` have one entry an example, as have `given`, the names of given
     splits, and `groups`, where there are any. `source` says where they come
     from, `kind` what they are, `bad_files` lists (name, reason), `sizes`
-    (width, height), `notes` sentences.
+    (width, height), `notes` sentences,
+    `features` the names of the columns of a table.
     """
 
     x: object
@@ -30,6 +31,7 @@ class Examples:
     bad_files: list = dataclasses.field(default_factory=list)
     sizes: list = dataclasses.field(default_factory=list)
     notes: list = dataclasses.field(default_factory=list)
+    features: list = None
 
 
 def digest(value):

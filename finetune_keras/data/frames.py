@@ -123,7 +123,7 @@ def read_table(frame, names, options, source):
         )
     _check_columns(columns, [*inputs, *labels, *used, *named])
     examples = _examples(columns, inputs, labels, options)
-    examples.source = source
+    examples.source, examples.features = source, inputs
     count = len(examples.names)
     examples.groups = checked_groups(
         columns[groups] if named else groups, count
@@ -219,6 +219,7 @@ def _with_images(examples, options):
         labels=[examples.labels[i] for i in good],
         digests=[c.digest for c in checks],
         source=examples.source,
+        features=examples.features,
         kind="images",
         image_size=options["image_size"],
         columns={**columns, "path": np.array(paths, object)},

@@ -1,0 +1,256 @@
+"""One saved file that predicts from raw input."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import tempfile
+import zipfile
+
+import keras
+import numpy as np
+
+from finetune_keras.results.answers import Answers
+from finetune_keras.results.calibration import find_calibration
+from finetune_keras.results.raw_inputs import read_inputs
+
+_MEMBER = "finetune_keras.json"
+_PACKAGES = ("finetune_keras", "keras", "tensorflow", "jax", "torch", "numpy")
+
+
+def save_bundle(model, path, data=None, classes=None, plan=None):
+    """Saves a model with all that it takes to predict from raw input.
+
+    The file is a plain `.keras` file with one member more: the names of the
+    classes, how inputs are read, the plan and the environment. Calibration
+    and the scaling of pixels are layers of the model. Plain
+    `keras.models.load_model` reads it as well.
+
+    Args:
+        model: A `keras.Model` with one output.
+        path: String, where to save, ending in `.keras`. An old file is
+            replaced only once the new one is whole.
+        data: `DataSplits` that the model was trained on: its classes, task,
+            image size and columns are kept. Defaults to `None`.
+        classes: List of strings, in the order of the outputs, where there is
+            no `data`. Defaults to `None`.
+        plan: `Plan` by which it was trained. Defaults to `None`.
+
+    Returns:
+        String, the path.
+
+    Raises:
+        ValueError: If the path does not end in `.keras`, or the classes do
+            not go with the outputs.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import finetune_keras as ft
+
+    inputs = keras.Input((4,))
+    model = keras.Model(
+        inputs, keras.layers.Dense(2, activation="softmax")(inputs)
+    )
+    ft.save_bundle(model, "animals.keras", classes=["cat", "dog"])
+    bundle = ft.load_bundle("animals.keras")
+    print(bundle.predict(np.random.normal(size=(3, 4))))
+    ```
+    """
+    path = pathlib.Path(path)
+    if path.suffix != ".keras":
+        raise ValueError(
+            "A bundle is a Keras file: give it a name that ends in `.keras`. "
+            f"Received: path={str(path)!r}"
+        )
+    facts = {
+        "format": 1,
+        "classes": _classes(model, data, classes),
+        "task": getattr(data, "task", None) or _task(model),
+        "image_size": getattr(data, "image_size", None),
+        "crop_to_aspect_ratio": getattr(data, "crop_to_aspect_ratio", False),
+        "features": getattr(data, "features", None),
+        "data": data and {"fingerprint": data.fingerprint, "sizes": data.sizes},
+        "plan": plan and plan.to_dict(),
+        "environment": describe_environment(),
+    }
+    # Beside the target, so that the last step is a rename.
+    with tempfile.TemporaryDirectory(dir=path.parent or ".") as folder:
+        new = pathlib.Path(folder) / path.name
+        model.save(new)
+        with zipfile.ZipFile(new, "a") as file:
+            file.writestr(_MEMBER, json.dumps(facts))
+        os.replace(new, path)
+    return str(path)
+
+
+def load_bundle(path):
+    """Loads what `save_bundle` saved, in safe mode.
+
+    Args:
+        path: String.
+
+    Returns:
+        A `Bundle`.
+
+    Raises:
+        ValueError: If the file is no bundle.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            facts = json.loads(file.read(_MEMBER))
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            "The file is no bundle. A plain Keras file is loaded by "
+            "`keras.models.load_model`; `save_bundle` adds what it takes to "
+            f"predict from raw input. Received: path={str(path)!r}"
+        ) from error
+    return Bundle(keras.models.load_model(path), facts)
+
+
+class Bundle:
+    """A model that predicts from raw input. Made by `load_bundle`.
+
+    Attributes:
+        model: The `keras.Model`.
+        classes: List of strings, or `None` for a regression.
+        facts: Dict of plain data: `task`, `image_size`, `plan`,
+            `environment`, `data`.
+    """
+
+    def __init__(self, model, facts):
+        self.model = model
+        self.facts = facts
+        self.classes = facts["classes"]
+
+    def __repr__(self):
+        facts = self.facts
+        return (
+            f"<Bundle {self.model.name!r}: {facts['task']}, "
+            f"classes={self.classes}>"
+        )
+
+    def prepare(self, inputs):
+        """Reads raw inputs as the model was trained on them.
+
+        Args:
+            inputs: See `predict`.
+
+        Returns:
+            Array, what `model.predict` takes.
+
+        Raises:
+            ValueError: If an input cannot be read; the message names it.
+        """
+        return read_inputs(inputs, self.model, self.facts)
+
+    def predict(self, inputs, batch_size=32, verbose=0):
+        """Predicts from raw inputs.
+
+        Args:
+            inputs: One input or a list of them. For images: paths, bytes of
+                files, `PIL.Image`s or arrays of any size. For texts: strings.
+                For tables: a `pandas.DataFrame` or a dict of columns. Or an
+                array of what the model takes.
+            batch_size: Integer. Defaults to `32`.
+            verbose: 0 or 1, as for `model.predict`. Defaults to `0`.
+
+        Returns:
+            `Answers`, one for each input.
+
+        Raises:
+            ValueError: If an input cannot be read; the message names it.
+        """
+        x = self.prepare(inputs)
+        outputs = self.model.predict(x, batch_size, verbose=verbose)
+        calibration = find_calibration(self.model)
+        return Answers(outputs, self.classes, self.facts["task"], calibration)
+
+    def export(self, path, format="tf_saved_model"):
+        """Exports the model for serving, and checks what was written.
+
+        What is exported takes the arrays that `prepare` returns; scaling of
+        pixels and calibration are inside.
+
+        Args:
+            path: String, a folder for a SavedModel, else a file.
+            format: `"tf_saved_model"`, `"onnx"` or `"litert"`, as in
+                `model.export`. The last two need packages of their own.
+                Defaults to `"tf_saved_model"`.
+
+        Returns:
+            String, the path.
+
+        Raises:
+            ValueError: If the exported model gives other outputs.
+        """
+        self.model.export(str(path), format=format, verbose=False)
+        if format == "tf_saved_model":
+            self._check_export(str(path))
+        return str(path)
+
+    def _check_export(self, path):
+        import tensorflow as tf
+
+        x = _sample(self.model.inputs[0])
+        expected = self.model.predict(x, verbose=0)
+        exported = tf.saved_model.load(path)
+        outputs = np.asarray(exported.serve(x))
+        difference = float(np.abs(outputs - expected).max())
+        if not difference <= 1e-4:
+            raise ValueError(
+                "The exported model gives other outputs than this one: they "
+                f"differ by {difference:.2g}. Received: path={path!r}"
+            )
+
+
+def describe_environment():
+    """Returns versions of what a result depends on, as plain data."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "backend": keras.backend.backend(),
+        "packages": versions,
+    }
+
+
+def _classes(model, data, classes):
+    classes = classes if classes is not None else getattr(data, "classes", None)
+    if classes is None:
+        return None
+    classes = [str(name) for name in classes]
+    outputs = model.outputs[0].shape[-1]
+    # One sigmoid tells two classes apart.
+    if len(classes) != outputs and (len(classes), outputs) != (2, 1):
+        raise ValueError(
+            f"The model has {outputs} outputs. Name a class for each. "
+            f"Received: {len(classes)} classes {classes[:5]}"
+        )
+    return classes
+
+
+def _task(model):
+    layer = find_calibration(model) or model.layers[-1]
+    activation = getattr(layer, "activation", None)
+    name = getattr(activation, "__name__", activation)
+    if name == "sigmoid" and model.outputs[0].shape[-1] > 1:
+        return "multi_label"
+    return "classification" if name in ("softmax", "sigmoid") else "regression"
+
+
+def _sample(tensor):
+    import tensorflow as tf
+
+    shape = [2, *(size or 8 for size in tensor.shape[1:])]
+    if tensor.dtype == "string":
+        return tf.constant(np.full(shape, "a sample text"))
+    values = np.random.default_rng(0).integers(0, 200, shape)
+    return tf.cast(values, tensor.dtype)

@@ -1,0 +1,110 @@
+"""From what people have, files and texts and tables, to what a model takes."""
+
+import os
+
+import keras
+import numpy as np
+
+from finetune_keras.data.images import load_image
+
+
+def read_inputs(inputs, model, facts):
+    """Reads raw inputs as the data of the training were read.
+
+    Args:
+        inputs: One input or a list of them, see `Bundle.predict`.
+        model: A `keras.Model` with one input.
+        facts: Dict with `image_size`, `crop_to_aspect_ratio` and `features`.
+
+    Returns:
+        Array.
+
+    Raises:
+        ValueError: If an input cannot be read.
+    """
+    if hasattr(inputs, "columns") or isinstance(inputs, dict):
+        return _table(inputs, model, facts)
+    tensor = model.inputs[0]
+    if tensor.dtype == "string":
+        return _texts(inputs)
+    if facts["image_size"] or (len(tensor.shape) == 4 and _is_raw(inputs)):
+        size = facts["image_size"] or tensor.shape[1:3]
+        return _images(inputs, size, facts["crop_to_aspect_ratio"], tensor)
+    return _array(inputs, tensor)
+
+
+def _table(table, model, facts):
+    names = facts["features"]
+    if isinstance(names, str):
+        names = [names]
+    if not names:
+        raise ValueError(
+            "The bundle does not know the columns of its inputs: it was saved "
+            "without `data` from a table. Pass an array. "
+            f"Received: inputs of type {type(table).__name__}"
+        )
+    missing = [name for name in names if name not in table]
+    if missing:
+        raise ValueError(
+            f"The table lacks columns that the model was trained on: {missing}."
+            f" Received: columns {list(table)}"
+        )
+    columns = [np.asarray(table[name]) for name in names]
+    if len(columns) == 1 and columns[0].dtype.kind in "OSU":
+        return read_inputs(list(columns[0]), model, {**facts, "features": None})
+    return _array(np.stack(columns, axis=1), model.inputs[0])
+
+
+def _texts(inputs):
+    texts = [inputs] if isinstance(inputs, (str, bytes)) else list(inputs)
+    bad = [text for text in texts if not isinstance(text, (str, bytes))]
+    if bad or not texts:
+        raise ValueError(
+            "The model takes strings: pass one, or a list of them that is not "
+            f"empty. Received: inputs with {bad[:3]!r}"
+        )
+    # As a tensor, since Keras takes no array of strings.
+    return keras.ops.convert_to_tensor(texts, dtype="string")
+
+
+def _images(inputs, size, crop, tensor):
+    if _is_one_image(inputs):
+        inputs = [inputs]
+    if not len(inputs):
+        raise ValueError("There is no image. Received: inputs=[]")
+    pixels = [
+        load_image(image, tuple(size) if np.ndim(size) else size, crop)
+        for image in inputs
+    ]
+    pixels = np.stack(pixels).astype("float32")
+    if tensor.shape[-1] == 1:
+        # As Pillow does.
+        pixels = pixels @ np.array([[0.299], [0.587], [0.114]], "float32")
+    return pixels
+
+
+def _is_raw(inputs):
+    """Tells images from an array that has the right shape already."""
+    return not (isinstance(inputs, np.ndarray) and inputs.ndim == 4)
+
+
+def _is_one_image(inputs):
+    one = isinstance(inputs, (str, bytes, bytearray, os.PathLike))
+    one = one or hasattr(inputs, "convert")
+    return one or (isinstance(inputs, np.ndarray) and inputs.ndim in (2, 3))
+
+
+def _array(inputs, tensor):
+    array = np.asarray(inputs)
+    if array.ndim == len(tensor.shape) - 1:
+        array = array[None]
+    fits = array.ndim == len(tensor.shape) and all(
+        wanted in (None, size)
+        for wanted, size in zip(tensor.shape[1:], array.shape[1:], strict=True)
+    )
+    if not fits or array.dtype.kind in "OSU":
+        raise ValueError(
+            f"The model takes arrays of shape {tensor.shape}. Received: an "
+            f"array of shape {array.shape} and dtype {array.dtype}"
+        )
+    return array.astype(tensor.dtype)
