@@ -19,7 +19,12 @@ from finetune_keras.results.answers import Answers
 from finetune_keras.results.bundle import Bundle, load_bundle, save_bundle
 from finetune_keras.results.calibration import Calibration, calibrate
 from finetune_keras.results.comparison import Comparison, compare
+from finetune_keras.results.cross_validation import (
+    CrossValidation,
+    cross_validate,
+)
 from finetune_keras.results.evaluation import evaluate
+from finetune_keras.results.record import save_record
 from finetune_keras.results.report import Report
 from finetune_keras.training import plans
 from finetune_keras.training.callbacks import (
@@ -47,6 +52,7 @@ __all__ = [
     "Bundle",
     "Calibration",
     "Comparison",
+    "CrossValidation",
     "DataSplits",
     "FineTuneHistory",
     "FineTuneModel",
@@ -64,6 +70,7 @@ __all__ = [
     "backbone",
     "calibrate",
     "compare",
+    "cross_validate",
     "dry_run",
     "evaluate",
     "find_learning_rate",
@@ -84,6 +91,7 @@ __all__ = [
     "remove_head",
     "replace_head",
     "save_bundle",
+    "save_record",
     "select_layers",
     "text_folder",
     "trainable_summary",

@@ -1,17 +1,26 @@
 """Whole models for a task: a backbone and its head."""
 
+import keras
+
+from finetune_keras.models import graph
 from finetune_keras.models.backbones import backbone as make_backbone
 from finetune_keras.models.heads import replace_head
+from finetune_keras.models.pixel_guard import PixelModel
 
 
-def image_classifier(backbone, num_classes, **head):
+def image_classifier(backbone, num_classes, augmentation=None, **head):
     """Builds an image model that takes raw pixels and ends in a new head.
 
     Args:
         backbone: A `keras.Model` from `ft.backbone` or of your own, or the
             name of a model in `keras.applications`, which then comes with its
             ImageNet weights. Pixels are scaled inside, once, as it needs.
-        num_classes: Integer, number of classes, labels or regressed values.
+        num_classes: Integer, number of classes, labels or regressed values;
+            or the list of their names.
+        augmentation: `"light"`, `"medium"` or `"strong"`, see
+            `image_augmentation`, or a layer that keeps the shape of raw
+            pixels. It is part of the model and active in training only.
+            Defaults to `None`.
         **head: Options of the head, see `replace_head`: `pooling`,
             `hidden_units`, `activation`, `dropout`, `batch_norm`,
             `kernel_regularizer` and `task`.
@@ -31,12 +40,29 @@ def image_classifier(backbone, num_classes, **head):
 
     backbone = ft.backbone("MobileNet", input_shape=(32, 32, 3), weights=None,
                            alpha=0.25)
-    model = ft.image_classifier(backbone, num_classes=5, dropout=0.2)
+    model = ft.image_classifier(
+        backbone, ["cat", "dog"], augmentation="light", dropout=0.2
+    )
     pixels = np.random.randint(0, 256, size=(2, 32, 32, 3))
-    print(model.predict(pixels, verbose=0).shape)  # (2, 5)
+    print(model.predict(pixels, verbose=0).shape)  # (2, 2)
     ```
     """
+    if isinstance(num_classes, (list, tuple)):
+        num_classes = len(num_classes)
     weights = {"weights": "imagenet"} if isinstance(backbone, str) else {}
-    return replace_head(
-        make_backbone(backbone, **weights), num_classes, **head
-    )
+    model = make_backbone(backbone, **weights)
+    model = replace_head(model, num_classes, **head)
+    return model if augmentation is None else _augmented(model, augmentation)
+
+
+def _augmented(model, augmentation):
+    """Puts a layer between the input of a model and all the rest."""
+    if isinstance(augmentation, str):
+        from finetune_keras.data.image_augmentation import image_augmentation
+
+        augmentation = image_augmentation(augmentation)
+    first = model.inputs[0]
+    inputs = keras.Input(first.shape[1:], dtype=first.dtype, name=first.name)
+    _, outputs = graph.replay(model, augmentation(inputs))
+    kind = PixelModel if isinstance(model, PixelModel) else keras.Model
+    return kind(inputs, outputs, name=model.name)
