@@ -1,9 +1,10 @@
-"""Classifies any folder of photos with a pretrained backbone.
+"""From a folder of photos to a calibrated bundle and an HTML report.
 
 The folder holds `train/CLASS` and `test/CLASS`, or just `CLASS`, of which a
-fifth of each class is then held out for the test. The backbone is frozen and
-a new head trained, the sturdy choice for some hundred photos. The model is
-saved, loaded again by plain Keras, and judged on the test photos.
+fifth of each class is then held out for the test. Every file is checked first.
+A new head goes on a pretrained backbone; a plan trains it, then all of it; the
+probabilities are calibrated on photos held out of the training; the bundle is
+loaded again and judged on the test photos.
 
     python examples/image_classification.py --data photos
 """
@@ -14,63 +15,31 @@ import time
 
 import keras
 import numpy as np
-import tensorflow as tf
-from sklearn.model_selection import train_test_split
 
 import finetune_keras as ft
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+PLANS = {
+    "linear_probe": ft.plans.linear_probe,
+    "full": ft.plans.full,
+    "discriminative": ft.plans.discriminative,
+    "linear_probe_then_full": ft.plans.linear_probe_then_full,
+}
 
 
-def list_photos(folder):
-    """Returns the names of the classes, the paths and their labels."""
-    names = sorted(x.name for x in folder.iterdir() if x.is_dir())
-    photos = [
-        (str(path), label)
-        for label, name in enumerate(names)
-        for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-    ]
-    if len(names) < 2 or not photos:
-        raise SystemExit(f"{folder} must hold a folder of photos a class.")
-    return names, *map(list, zip(*photos, strict=True))
+def load(arguments):
+    """Checks all files; photos are cut to a square in the middle."""
+    return ft.image_folder(
+        arguments.data,
+        image_size=arguments.image_size,
+        validation_split=arguments.validation_split,
+        test_split=0.2,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        crop_to_aspect_ratio=True,
+    )
 
 
-def load_splits(folder, seed):
-    """Returns the names, then paths and labels for training and for test."""
-    if not (folder / "train").is_dir():
-        names, paths, labels = list_photos(folder)
-        parts = train_test_split(
-            paths, labels, test_size=0.2, stratify=labels, random_state=seed
-        )
-        train_paths, test_paths, train_labels, test_labels = parts
-        return names, (train_paths, train_labels), (test_paths, test_labels)
-    names, *train = list_photos(folder / "train")
-    test_names, *test = list_photos(folder / "test")
-    if names != test_names:
-        raise SystemExit(f"Classes differ: {names} and {test_names}.")
-    return names, train, test
-
-
-def make_dataset(paths, labels, size, batch_size, shuffle=False):
-    """Batches of raw pixels, cut to a square in the middle, not squashed."""
-    resize = keras.layers.Resizing(size, size, crop_to_aspect_ratio=True)
-
-    def read(path, label):
-        image = tf.io.decode_image(
-            tf.io.read_file(path), channels=3, expand_animations=False
-        )
-        image.set_shape((None, None, 3))
-        return resize(image), label
-
-    dataset = tf.data.Dataset.from_tensor_slices((paths, labels))
-    if shuffle:
-        dataset = dataset.shuffle(len(paths))
-    dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE)
-    return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
-
-
-def build(arguments, num_classes):
+def build(arguments, data):
     options = {} if arguments.alpha is None else {"alpha": arguments.alpha}
     weights = None if arguments.weights == "none" else arguments.weights
     size = arguments.image_size
@@ -80,36 +49,42 @@ def build(arguments, num_classes):
         weights=weights,
         **options,
     )
-    model = ft.image_classifier(
+    return ft.image_classifier(
         backbone,
-        num_classes,
+        data.classes,
+        augmentation=arguments.augmentation,
         hidden_units=arguments.hidden_units,
         dropout=arguments.dropout,
     )
-    ft.freeze(model, "backbone")
-    return model
 
 
-def train(model, dataset, arguments):
-    model.compile(
-        keras.optimizers.Adam(arguments.learning_rate),
-        "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
+def make_plan(arguments):
+    names = ("epochs", "learning_rate", "patience")
+    given = {name: getattr(arguments, name) for name in names}
+    given = {k: v for k, v in given.items() if v is not None}
+    return PLANS[arguments.plan](**given)
+
+
+def judge(bundle, data, folder):
+    """Judges the loaded bundle, and writes the report."""
+    report = ft.evaluate(bundle.model, data.test, classes=data.classes)
+    print(report)
+    report.to_html(folder / "report.html")
+    answers = bundle.predict(list(data.columns["test"]["path"]))
+    labels = np.concatenate([y for _, y in data.test])
+    named = np.array([data.classes[label] for label in labels])
+    predicted = np.array(data.classes)[answers.probabilities.argmax(-1)]
+    decided = ~answers.abstained
+    right = predicted == named
+    for name in data.classes:
+        mine = named == name
+        print(f"  {name}: {right[mine].mean():.3f} of {mine.sum()}")
+    print(
+        f"Decided on {decided.mean():.0%} of the test photos, "
+        f"{right[decided].mean():.3f} of them right."
     )
-    start = time.time()
-    model.fit(dataset, epochs=arguments.epochs, verbose=2)
-    print(f"Training took {time.time() - start:.1f} s.")
-
-
-def judge(file, dataset, labels, names):
-    """Loads the model as anybody would and prints what it gets right."""
-    model = keras.models.load_model(file)
-    predicted = model.predict(dataset, verbose=0).argmax(axis=-1)
-    labels = np.array(labels)
-    for label, name in enumerate(names):
-        found = np.mean(predicted[labels == label] == label)
-        print(f"  {name}: {found:.3f} of {np.sum(labels == label)}")
-    print(f"Test accuracy: {np.mean(predicted == labels):.3f}")
+    print(f"Test accuracy: {right.mean():.3f}")
+    return report
 
 
 def parse():
@@ -121,11 +96,16 @@ def parse():
     )
     parser.add_argument("--alpha", type=float, help="width of a MobileNet")
     parser.add_argument("--image-size", type=int, default=160)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--plan", choices=PLANS, default="linear_probe")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--patience", type=int)
+    parser.add_argument("--augmentation", help="light, medium or strong")
     parser.add_argument("--hidden-units", type=int, nargs="*", default=())
     parser.add_argument("--dropout", type=float, default=0.2)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--validation-split", type=float, default=0.15)
+    parser.add_argument("--coverage", type=float, default=0.9)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", default="photos.keras")
     return parser.parse_args()
@@ -134,20 +114,22 @@ def parse():
 def main():
     arguments = parse()
     keras.utils.set_random_seed(arguments.seed)
-    names, (paths, labels), test = load_splits(arguments.data, arguments.seed)
-    test_paths, test_labels = test
-    size, batch_size = arguments.image_size, arguments.batch_size
-    model = build(arguments, len(names))
-    print(ft.trainable_summary(model, "adam"))
-    train(
-        model,
-        make_dataset(paths, labels, size, batch_size, shuffle=True),
-        arguments,
+    data = load(arguments)
+    print(data)
+    model, plan = build(arguments, data), make_plan(arguments)
+    print(plan)
+    start = time.time()
+    history = ft.fine_tune(model, plan, data.train, data.validation, verbose=2)
+    print(f"Training took {time.time() - start:.1f} s.")
+    model = ft.calibrate(model, data.validation, coverage=arguments.coverage)
+    path = pathlib.Path(
+        ft.save_bundle(model, arguments.output, data, plan=plan)
     )
-    model.save(arguments.output)
-    print(f"Saved as {arguments.output}; loaded again, on the test photos:")
-    dataset = make_dataset(test_paths, test_labels, size, batch_size)
-    judge(arguments.output, dataset, test_labels, names)
+    print(f"Saved as {path}; loaded again, on the test photos:")
+    report = judge(ft.load_bundle(path), data, path.parent)
+    ft.save_record(
+        path.parent / "record", model, history, plan, data, {"test": report}
+    )
 
 
 if __name__ == "__main__":

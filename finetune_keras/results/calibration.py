@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from finetune_keras.models import graph
+from finetune_keras.models.heads import rebuild
 from finetune_keras.results.decisions import (
     abstention_threshold,
     conformal_threshold,
@@ -180,9 +181,7 @@ def calibrate(
         "error": error,
         "conformal": conformal,
     }
-    calibrated = keras.Model(
-        plain.inputs, layer(plain.outputs[0]), name=model.name
-    )
+    calibrated = rebuild(plain, layer(plain.outputs[0]))
     return _compiled_like(calibrated, model)
 
 
@@ -224,7 +223,7 @@ def _without_calibration(model):
         return model
     step = graph.walk(model)[0][-1]
     inner = step.operation.input
-    return keras.Model(model.inputs, inner, name=model.name)
+    return rebuild(model, inner)
 
 
 def _activation(model):
