@@ -6,6 +6,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
+# A file of tests stays in one process; the processes share the cores.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -15,9 +17,9 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
 
 test: lint
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -q --durations=10
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -q -m backends
-	KERAS_BACKEND=torch $(BIN)/python -m pytest -q -m backends
+	KERAS_BACKEND=tensorflow $(PYTEST) --durations=10
+	KERAS_BACKEND=jax $(PYTEST) -m backends
+	KERAS_BACKEND=torch $(PYTEST) -m backends
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .

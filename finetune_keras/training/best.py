@@ -86,6 +86,21 @@ class Best:
         }
 
 
+def check_monitor(plan, monitor, validation):
+    """Returns the metric to watch; refuses to wait for one without data."""
+    waiting = any(phase.patience for phase in plan)
+    if validation is None and monitor is None and waiting:
+        raise ValueError(
+            "A phase with `patience` waits for the validation loss, and there "
+            "is no validation data. Pass `validation`, or the name of a "
+            'training metric as `monitor`, such as "loss". '
+            f"Received: validation={validation!r}"
+        )
+    if monitor is None and validation is not None:
+        return "val_loss"
+    return monitor
+
+
 def _moves(model, variable):
     return variable.trainable or any(
         variable is statistic

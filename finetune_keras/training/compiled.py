@@ -41,6 +41,20 @@ def is_layerwise(optimizer):
     )
 
 
+def check_schedule(plan, optimizer):
+    """Tells whether the optimizer has a schedule, which plans leave alone."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    rate = inner.get_config()["learning_rate"]
+    scheduled = not isinstance(rate, (int, float))
+    if scheduled and any(phase.learning_rate for phase in plan):
+        raise ValueError(
+            "The model is compiled with a learning-rate schedule, and the "
+            "plan gives rates of its own. Compile it with a number, or leave "
+            f"out `learning_rate` in the phases. Received: {rate}"
+        )
+    return scheduled
+
+
 def _loss_and_metrics(model, labels_rank):
     layer = model.layers[-1]
     name = getattr(getattr(layer, "activation", None), "__name__", None)

@@ -12,8 +12,8 @@ from finetune_keras.models.freezing import freeze, unfreeze
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.training import resume
 from finetune_keras.training.audit import Audit
-from finetune_keras.training.best import Best
-from finetune_keras.training.compiled import is_layerwise
+from finetune_keras.training.best import Best, check_monitor
+from finetune_keras.training.compiled import check_schedule, is_layerwise
 from finetune_keras.training.feed import feed
 from finetune_keras.training.fit_state import compile_arguments, sync_state
 from finetune_keras.training.head_start import HeadStart
@@ -57,11 +57,11 @@ class Run(keras.callbacks.Callback):
             self.validation = Inputs(
                 validation, model, "validation", batch_size, steps
             )
-        monitor = _check_monitor(plan, monitor, validation)
+        monitor = check_monitor(plan, monitor, validation)
         self.history = FineTuneHistory(monitor)
         self.best = Best(monitor)
         self.groups = layer_groups(model)
-        self.scheduled = _check_schedule(plan, model.optimizer)
+        self.scheduled = check_schedule(plan, model.optimizer)
         self.rate = self._learning_rate()
         # Without any, the multipliers of the user's own optimizer hold.
         self.decays = any(phase.layerwise_lr_decay for phase in plan)
@@ -366,31 +366,3 @@ class Run(keras.callbacks.Callback):
 
 def _first(part):
     return keras.tree.map_structure(lambda array: array[:1], part)
-
-
-def _check_monitor(plan, monitor, validation):
-    waiting = any(phase.patience for phase in plan)
-    if validation is None and monitor is None and waiting:
-        raise ValueError(
-            "A phase with `patience` waits for the validation loss, and there "
-            "is no validation data. Pass `validation`, or the name of a "
-            'training metric as `monitor`, such as "loss". '
-            f"Received: validation={validation!r}"
-        )
-    if monitor is None and validation is not None:
-        return "val_loss"
-    return monitor
-
-
-def _check_schedule(plan, optimizer):
-    """Tells whether the optimizer has a schedule, which plans leave alone."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    rate = inner.get_config()["learning_rate"]
-    scheduled = not isinstance(rate, (int, float))
-    if scheduled and any(phase.learning_rate for phase in plan):
-        raise ValueError(
-            "The model is compiled with a learning-rate schedule, and the "
-            "plan gives rates of its own. Compile it with a number, or leave "
-            f"out `learning_rate` in the phases. Received: {rate}"
-        )
-    return scheduled
