@@ -13,6 +13,7 @@ import numpy as np
 
 from finetune_keras.results.answers import Answers
 from finetune_keras.results.calibration import find_calibration
+from finetune_keras.results.exported import RUNNERS, sample
 from finetune_keras.results.raw_inputs import read_inputs
 
 _MEMBER = "finetune_keras.json"
@@ -175,10 +176,11 @@ class Bundle:
         pixels and calibration are inside.
 
         Args:
-            path: String, a folder for a SavedModel, else a file.
-            format: `"tf_saved_model"`, `"onnx"` or `"litert"`, as in
-                `model.export`. The last two need packages of their own.
-                Defaults to `"tf_saved_model"`.
+            path: String: a folder for a SavedModel, a file that ends in
+                `.onnx` or `.tflite` for the others.
+            format: `"tf_saved_model"`, `"onnx"` (needs onnx, tf2onnx and
+                onnxruntime) or `"litert"`, as in `model.export`. Defaults to
+                `"tf_saved_model"`.
 
         Returns:
             String, the path.
@@ -186,24 +188,23 @@ class Bundle:
         Raises:
             ValueError: If the exported model gives other outputs.
         """
-        self.model.export(str(path), format=format, verbose=False)
-        if format == "tf_saved_model":
-            self._check_export(str(path))
-        return str(path)
-
-    def _check_export(self, path):
-        import tensorflow as tf
-
-        x = _sample(self.model.inputs[0])
+        if format not in RUNNERS:
+            raise ValueError(
+                f"`format` must be one of {list(RUNNERS)}. "
+                f"Received: format={format!r}"
+            )
+        path, x = str(path), sample(self.model.inputs[0])
+        # Before the export: a loaded model has not been called yet.
         expected = self.model.predict(x, verbose=0)
-        exported = tf.saved_model.load(path)
-        outputs = np.asarray(exported.serve(x))
+        self.model.export(path, format=format, verbose=False)
+        outputs = RUNNERS[format](path, x)
         difference = float(np.abs(outputs - expected).max())
         if not difference <= 1e-4:
             raise ValueError(
                 "The exported model gives other outputs than this one: they "
                 f"differ by {difference:.2g}. Received: path={path!r}"
             )
+        return path
 
 
 def describe_environment():
@@ -244,13 +245,3 @@ def _task(model):
     if name == "sigmoid" and model.outputs[0].shape[-1] > 1:
         return "multi_label"
     return "classification" if name in ("softmax", "sigmoid") else "regression"
-
-
-def _sample(tensor):
-    import tensorflow as tf
-
-    shape = [2, *(size or 8 for size in tensor.shape[1:])]
-    if tensor.dtype == "string":
-        return tf.constant(np.full(shape, "a sample text"))
-    values = np.random.default_rng(0).integers(0, 200, shape)
-    return tf.cast(values, tensor.dtype)

@@ -1,4 +1,5 @@
 import io
+import os
 import zipfile
 
 import keras
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.results import exported
 from finetune_keras.results.bundle import load_bundle, save_bundle
 from finetune_keras.testing import randomize
 from finetune_keras.testing.fresh_process import reload
@@ -98,10 +100,33 @@ def test_the_export_agrees(saved, tmp_path):
     bundle = load_bundle(path)
     bundle.export(tmp_path / "served")
     x = bundle.prepare(list(data.columns["test"]["path"]))
-    exported = tf.saved_model.load(str(tmp_path / "served"))
-    served = exported.serve(x)
+    served_model = tf.saved_model.load(str(tmp_path / "served"))
+    served = served_model.serve(x)
     answers = bundle.predict(list(data.columns["test"]["path"]))
     np.testing.assert_allclose(served, answers.probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize("format", ["onnx", "litert"])
+def test_other_formats_agree(saved, tmp_path, format):
+    """`export` compares the outputs itself."""
+    packages = ["onnx", "tf2onnx", "onnxruntime"]
+    for package in packages if format == "onnx" else []:
+        pytest.importorskip(package, reason="writes and runs ONNX files")
+    bundle = load_bundle(saved[2])
+    suffix = {"onnx": "onnx", "litert": "tflite"}[format]
+    path = bundle.export(tmp_path / f"model.{suffix}", format)
+    assert os.path.getsize(path) > 10_000
+    with pytest.raises(ValueError, match="tf_saved_model"):
+        bundle.export(tmp_path / "model", "h5")
+
+
+def test_an_export_that_differs_is_refused(saved, tmp_path, monkeypatch):
+    bundle = load_bundle(saved[2])
+    monkeypatch.setitem(
+        exported.RUNNERS, "tf_saved_model", lambda path, x: np.zeros((1, 3))
+    )
+    with pytest.raises(ValueError, match="other outputs"):
+        bundle.export(tmp_path / "served")
 
 
 def test_it_is_a_plain_keras_file(saved):

@@ -1,0 +1,52 @@
+"""Runs exported models, to check them against the model itself."""
+
+import numpy as np
+
+
+def sample(tensor):
+    """Makes a batch of one that a symbolic input takes."""
+    shape = [1, *(size or 8 for size in tensor.shape[1:])]
+    if tensor.dtype == "string":
+        import tensorflow as tf
+
+        return tf.constant(np.full(shape, "a sample text"))
+    values = np.random.default_rng(0).integers(0, 200, shape)
+    return values.astype(tensor.dtype)
+
+
+def run_saved_model(path, x):
+    """Runs a SavedModel."""
+    import tensorflow as tf
+
+    exported = tf.saved_model.load(path)
+    return np.asarray(exported.serve(tf.convert_to_tensor(x)))
+
+
+def run_onnx(path, x):
+    """Runs an ONNX file."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path)
+    name = session.get_inputs()[0].name
+    return session.run(None, {name: np.asarray(x)})[0]
+
+
+def run_litert(path, x):
+    """Runs a LiteRT file."""
+    import tensorflow as tf
+
+    interpreter = tf.lite.Interpreter(path)
+    where = interpreter.get_input_details()[0]["index"]
+    interpreter.resize_tensor_input(where, x.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(where, x)
+    interpreter.invoke()
+    where = interpreter.get_output_details()[0]["index"]
+    return interpreter.get_tensor(where)
+
+
+RUNNERS = {
+    "tf_saved_model": run_saved_model,
+    "onnx": run_onnx,
+    "litert": run_litert,
+}
