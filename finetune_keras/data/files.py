@@ -1,22 +1,14 @@
-"""Files checked before training: every image is decoded once, in threads."""
+"""Files checked before training: every image is decoded once, in parallel."""
 
-import concurrent.futures
-import hashlib
-import io
 import os
 import typing
-import warnings
 
 import keras
 
-from finetune_keras.data.images import mode_note, mode_problem, orientation
+from finetune_keras.data.check_pool import check_all
 from finetune_keras.data.manifest import Manifest
 
 _IGNORED = ("thumbs.db", "desktop.ini")
-_CHUNK = 32
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0")
-_SCAN, _END = b"\xff\xda", b"\xff\xd9"
-_MORE_THAN_ONE = ("GIF", "TIFF", "WEBP", "PNG")
 
 
 class FileCheck(typing.NamedTuple):
@@ -104,119 +96,9 @@ def check_images(folder, files, verbose=1):
 
 
 def _check_all(paths, verbose):
-    chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
     bar = keras.utils.Progbar(len(paths), unit_name="file", verbose=verbose)
-    results = []
-    # Twice the cores: while one thread holds the interpreter, others decode.
-    workers = 2 * (os.cpu_count() or 1)
-    with warnings.catch_warnings():
-        # Pillow warns of odd EXIF data and of large images.
-        warnings.simplefilter("ignore")
-        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-            for part in pool.map(_check_chunk, chunks):
-                results.extend(part)
-                if verbose:
-                    bar.update(len(results))
-    return results
-
-
-def _check_chunk(paths):
-    return [check_image(path) for path in paths]
-
-
-def check_image(path):
-    """Decodes one image.
-
-    Args:
-        path: String.
-
-    Returns:
-        Tuple `(digest, width, height, problem, note)`.
-    """
-    try:
-        data = _read(path)
-    except OSError as error:
-        return "", 0, 0, f"cannot be read: {error.strerror}", None
-    digest = hashlib.sha256(data).hexdigest()[:32]
-    if not data:
-        return digest, 0, 0, "empty, 0 bytes", None
-    try:
-        return digest, *_decode(data)
-    except Exception as error:
-        return digest, 0, 0, _problem(error, data), None
-
-
-def _read(path):
-    """Bytes of a file; half the system calls of `open`."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    try:
-        size = os.fstat(handle).st_size
-        data = os.read(handle, size)
-        while len(data) < size and (more := os.read(handle, size - len(data))):
-            data += more
-        return data
-    finally:
-        os.close(handle)
-
-
-def _decode(data):
-    from PIL import Image
-
-    image = Image.open(io.BytesIO(data))
-    width, height = image.size
-    if orientation(image) > 4:
-        width, height = height, width
-    problem, note = mode_problem(image.mode), mode_note(image.mode)
-    if image.format in ("JPEG", "MPO"):
-        # An eighth of the size is faster, and still reads every byte.
-        image.draft(None, (1, 1))
-    image.load()
-    if _lacks_end(data, image.format):
-        problem = "truncated"
-    if image.format in _MORE_THAN_ONE and getattr(image, "n_frames", 1) > 1:
-        note = f"{image.n_frames} frames, the first is used"
-    return width, height, problem, note
-
-
-def _lacks_end(data, image_format):
-    """Finds a missing end that the decoders do not miss."""
-    if image_format == "PNG":
-        # The name of the last part, and its checksum.
-        return not 0 <= data.rfind(b"IEND") <= len(data) - 8
-    if image_format == "JPEG" and not data.endswith(_END):
-        return data.find(_END, _scan_start(data)) < 0
-    return False
-
-
-def _scan_start(data):
-    """Where the pixels of a JPEG begin: after its header and thumbnails."""
-    position = 2
-    while position + 4 <= len(data) and data[position : position + 2] != _SCAN:
-        if data[position] != 0xFF:
-            return position
-        if data[position + 1] == 0xFF:
-            position += 1
-            continue
-        length = int.from_bytes(data[position + 2 : position + 4], "big")
-        position += 2 + length
-    return position
-
-
-def _problem(error, data):
-    from PIL import Image
-
-    if isinstance(error, Image.DecompressionBombError):
-        return "too many pixels for Pillow (`PIL.Image.MAX_IMAGE_PIXELS`)"
-    if isinstance(error, Image.UnidentifiedImageError):
-        if data.startswith(_SIGNATURES):
-            return "truncated or damaged: its header cannot be read"
-        if b"ftyphei" in data[:16] or b"ftypmif" in data[:16]:
-            return "HEIC, which Pillow cannot read; save it as JPEG"
-        return "not an image"
-    message = str(error)
-    if "truncated" in message.lower():
-        return "truncated"
-    return f"damaged: {message or type(error).__name__}"
+    progress = bar.update if verbose else lambda count: None
+    return check_all(paths, progress)
 
 
 def check_bad_files(bad, bad_files):

@@ -5,11 +5,11 @@ import os
 
 import numpy as np
 
-# Read to RGB without a guess about the range of values.
-_EIGHT_BIT = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX")
-_CONVERTED = ("CMYK", "YCbCr")
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
-_ORIENTATION = 0x0112
+from finetune_keras.data.image_check import (
+    SIXTEEN_BIT,
+    mode_problem,
+    orientation,
+)
 
 
 def load_image(source, image_size, crop_to_aspect_ratio=False):
@@ -68,22 +68,6 @@ def check_image_size(image_size):
     return int(size[0]), int(size[1])
 
 
-def mode_problem(mode):
-    """Says why a mode of Pillow cannot be used; `None` if it can."""
-    if mode in _EIGHT_BIT + _CONVERTED + _SIXTEEN_BIT:
-        return None
-    return f"mode {mode}: the range of its values is not known"
-
-
-def mode_note(mode):
-    """Says how a mode out of the ordinary is converted, or `None`."""
-    if mode in _CONVERTED:
-        return f"{mode}, converted to RGB"
-    if mode in _SIXTEEN_BIT:
-        return "16-bit, scaled to 8 bits"
-    return None
-
-
 def to_rgb(image):
     """Turns an image of Pillow upright and into 8-bit RGB."""
     from PIL import Image, ImageOps
@@ -94,7 +78,7 @@ def to_rgb(image):
             f"The image has the unsupported {problem}. Save it with 8 bits a "
             f"channel. Received: source={image!r}"
         )
-    if image.mode in _SIXTEEN_BIT:
+    if image.mode in SIXTEEN_BIT:
         exif = image.getexif()
         image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
         image.getexif().update(exif)
@@ -104,14 +88,6 @@ def to_rgb(image):
     if orientation(image) != 1:
         image = ImageOps.exif_transpose(image)
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def orientation(image):
-    """Orientation of a Pillow image by its EXIF data, 1 to 8."""
-    # Looking for it costs more than opening the file where there is none.
-    if image.format in ("JPEG", "MPO") and "exif" not in image.info:
-        return 1
-    return image.getexif().get(_ORIENTATION, 1)
 
 
 def _open(source):

@@ -1,13 +1,16 @@
 import io
 import os
 import random
+import sys
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from finetune_keras.data import files
-from finetune_keras.data.files import check_image, check_images, list_files
+from finetune_keras.data import check_pool, image_check
+from finetune_keras.data.files import check_images, list_files
+from finetune_keras.data.image_check import check_image
 from finetune_keras.data.images import load_image
 from finetune_keras.data.manifest import Manifest
 
@@ -199,6 +202,50 @@ def test_orientation_turns_the_size(tmp_path):
     assert (found.width, found.height) == (50, 70)
 
 
+# === In parallel ===
+
+
+def many(folder):
+    for i in range(90):
+        (folder / f"{i}\n{i % 7}\u00e9.jpg").write_bytes(encoded(seed=i))
+    (folder / "cut.jpg").write_bytes(encoded()[:-40])
+    (folder / "text.jpg").write_bytes(b"text")
+    return [str(folder / name) for name, _, _ in list_files(str(folder))]
+
+
+def test_other_processes_find_the_same(tmp_path, monkeypatch):
+    paths = many(tmp_path)
+    expected = [check_image(path) for path in paths]
+    monkeypatch.setattr(check_pool, "_FEW", 1)
+    monkeypatch.setattr(check_pool, "_CHUNK", 4)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    # Here nothing is checked until another process has answered.
+    here, real = [], check_pool._check_here
+    waited = []
+
+    def slow(chunk):
+        waited.append(time.sleep(0.3 if not waited else 0))
+        here.extend(chunk)
+        return real(chunk)
+
+    monkeypatch.setattr(check_pool, "_check_here", slow)
+    counts = []
+    assert check_pool.check_all(paths, counts.append) == expected
+    assert len(here) < len(paths)
+    assert counts == sorted(counts) and counts[-1] == len(paths)
+
+
+def test_a_process_that_dies_loses_nothing(tmp_path, monkeypatch):
+    paths = many(tmp_path)
+    expected = [check_image(path) for path in paths]
+    monkeypatch.setattr(check_pool, "_FEW", 1)
+    monkeypatch.setattr(check_pool, "_CHUNK", 4)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    for program in ("/no/such/python", "/bin/false"):
+        monkeypatch.setattr(sys, "executable", program)
+        assert check_pool.check_all(paths, lambda count: None) == expected
+
+
 # === What is remembered ===
 
 
@@ -208,9 +255,9 @@ def test_unchanged_files_are_not_read_again(tmp_path, monkeypatch):
     (tmp_path / "4.jpg").write_bytes(b"text")
     first = check(tmp_path)
     read = []
-    real = files.check_image
+    real = image_check.check_image
     monkeypatch.setattr(
-        files, "check_image", lambda path: read.append(path) or real(path)
+        image_check, "check_image", lambda path: read.append(path) or real(path)
     )
     assert check(tmp_path) == first
     assert read == []
