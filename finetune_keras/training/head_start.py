@@ -144,10 +144,9 @@ def _rows(features):
 
 
 def _solve(x, y, method):
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-    from sklearn.linear_model import RidgeCV
-
     if method == "lda":
+        from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
         lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
         lda.fit(x, y)
         kernel, bias = lda.coef_.T, lda.intercept_
@@ -156,8 +155,47 @@ def _solve(x, y, method):
             kernel = np.concatenate([-kernel / 2, kernel / 2], axis=1)
             bias = np.concatenate([-bias / 2, bias / 2])
         return kernel, bias
-    targets = np.eye(y.max() + 1)[y]
-    ridge = RidgeCV(alphas=np.logspace(-2, 4, 13)).fit(x, targets)
-    # Targets 0 and 1 as logits would give a softmax that is nearly flat.
-    sharpness = 2 * np.log(targets.shape[1]) + 2
-    return ridge.coef_.T * sharpness, ridge.intercept_ * sharpness
+    return _solve_ridge(x.astype("float64"), np.eye(y.max() + 1)[y])
+
+
+def _solve_ridge(x, targets):
+    """Ridge, with strength and sharpness by leaving one out.
+
+    Targets 0 and 1 as logits would give a softmax that is nearly flat, and
+    the first steps of training would spoil the features to sharpen it.
+    """
+    x_mean, y_mean = x.mean(0), targets.mean(0)
+    centred, y = x - x_mean, targets - y_mean
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    values, rotated = np.maximum(values, 0), centred @ vectors
+    products, best = rotated.T @ y, (np.inf,)
+    # Strengths relative to the features, whatever their scale.
+    for strength in values.mean() * np.logspace(-5, 3, 17) + 1e-12:
+        shrunk = 1 / (values + strength)
+        leverage = rotated**2 @ shrunk + 1 / len(x)
+        solution = products * shrunk[:, None]
+        left_out = (y - rotated @ solution) / (1 - leverage[:, None])
+        error = np.mean(left_out**2)
+        if error < best[0]:
+            best = error, solution, targets - left_out
+    _, solution, predicted = best
+    sharpness = _sharpness(predicted, targets)
+    kernel = vectors @ solution
+    bias = y_mean - x_mean @ kernel
+    return kernel * sharpness, bias * sharpness
+
+
+def _sharpness(predicted, targets):
+    """The factor on predictions under which the classes are most likely."""
+    from scipy import optimize, special
+
+    # As Platt does: where no example is wrong the factor would be infinite.
+    number, classes = targets.shape
+    targets = (targets * number + 1) / (number + classes)
+
+    def loss(log_factor):
+        logits = predicted * np.exp(log_factor)
+        return -np.sum(targets * special.log_softmax(logits, axis=1))
+
+    found = optimize.minimize_scalar(loss, bounds=(-2, 6), method="bounded")
+    return np.exp(found.x)

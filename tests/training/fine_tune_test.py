@@ -238,7 +238,7 @@ def test_random_layers_below_the_cut_need_views():
 @pytest.mark.parametrize("start", ["ridge", "lda"])
 def test_head_start_is_ahead_of_training(start):
     model = network()
-    plan = ft.Plan([ft.Phase("head", learning_rate=1e-9)], head_start=start)
+    plan = ft.Plan([ft.Phase("head", learning_rate=1e-5)], head_start=start)
     history = ft.fine_tune(model, plan, photos(), photos(1, 60), verbose=0)
     assert history.history["val_accuracy"][0] > 0.8
     hidden = ft.replace_head(network(), 3, hidden_units=(4,))
