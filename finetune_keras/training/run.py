@@ -112,7 +112,9 @@ class Run(keras.callbacks.Callback):
         begun = self.phase_epoch
         self._cut_as_at_first(state)
         solved = index == self.epoch == 0 and self._start_head()
-        self.over = self.over or solved
+        if solved:
+            self.over = True
+            self.progress.total -= phase.epochs
         self.progress.begin_phase(index, self.full, self.history.phases[-1])
         while not self.over and self.phase_epoch < phase.epochs:
             self._run_segment()

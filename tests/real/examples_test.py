@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from finetune_keras.results.bundle import load_bundle
+
 EXAMPLES = pathlib.Path(__file__).parent.parent.parent / "examples"
 WEIGHTS = "weights/mobilenet_2_5_224_tf_no_top.h5"
 
@@ -29,7 +31,8 @@ def accuracy(output):
 
 
 @pytest.mark.parametrize(
-    ("name", "bar"), [("hymenoptera-160", 0.79), ("flowers-160", 0.75)]
+    ("name", "bar"),
+    [("hymenoptera-160", 0.79), ("flowers-160", 0.75), ("chestxray-160", 0.7)],
 )
 def test_image_classification(name, bar, shared_data, tmp_path):
     output = run(
@@ -40,7 +43,12 @@ def test_image_classification(name, bar, shared_data, tmp_path):
         folder=tmp_path,
     )
     assert accuracy(output) >= bar
-    assert (tmp_path / "photos.keras").exists()
+    assert "Decided on" in output and "Calibration: method" in output
+    html = (tmp_path / "report.html").read_text()
+    assert html.startswith("<!DOCTYPE html>") and len(html) > 50_000
+    card = (tmp_path / "record" / "MODEL_CARD.md").read_text()
+    assert "## Plan" in card
+    assert load_bundle(tmp_path / "photos.keras").classes
 
 
 def test_image_classification_splits_a_folder_of_classes(
