@@ -1,10 +1,17 @@
 """Composable building blocks for fine-tuning pretrained Keras models."""
 
 from finetune_keras.data.arrays import from_arrays
+from finetune_keras.data.augmentation import Augmentation
+from finetune_keras.data.augmentation_figure import show_augmentation
 from finetune_keras.data.csv_files import from_csv
 from finetune_keras.data.datasets import DataSplits
 from finetune_keras.data.folders import image_folder, text_folder
 from finetune_keras.data.frames import from_frame
+from finetune_keras.data.image_augmentation import image_augmentation
+from finetune_keras.data.mixing import mix
+from finetune_keras.data.sequence_augmentation import sequence_augmentation
+from finetune_keras.data.table_augmentation import table_augmentation
+from finetune_keras.data.text_augmentation import text_augmentation
 from finetune_keras.data.tfds import from_tfds
 from finetune_keras.models.backbones import backbone
 from finetune_keras.models.freezing import freeze, unfreeze
@@ -49,6 +56,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Answers",
+    "Augmentation",
     "Bundle",
     "Calibration",
     "Comparison",
@@ -81,18 +89,24 @@ __all__ = [
     "from_csv",
     "from_frame",
     "from_tfds",
+    "image_augmentation",
     "image_classifier",
     "image_folder",
     "layer_groups",
     "layerwise_class",
     "layerwise_optimizer",
     "load_bundle",
+    "mix",
     "plans",
     "remove_head",
     "replace_head",
     "save_bundle",
     "save_record",
     "select_layers",
+    "sequence_augmentation",
+    "show_augmentation",
+    "table_augmentation",
+    "text_augmentation",
     "text_folder",
     "trainable_summary",
     "unfreeze",

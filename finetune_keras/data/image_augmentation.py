@@ -1,0 +1,290 @@
+"""Augmentation of images: one affine map, colours, a rectangle cut out."""
+
+import math
+
+import keras
+
+from finetune_keras.data.augmentation import (
+    Augmentation,
+    check_share,
+    check_strength,
+)
+
+_FLIPS = ("horizontal", "vertical", "both", None)
+
+
+def image_augmentation(strength="medium", flip="horizontal", seed=None):
+    """Makes a layer that augments images while training.
+
+    For batches `(batch, height, width, channels)` of raw pixels, 0 to 255,
+    uint8 or float; it also takes single images. `"light"` flips and shifts a
+    little. `"medium"` also turns (by up to 18 degrees), zooms (by up to 15 %)
+    and changes contrast and brightness: a good start for few photos. `"strong"`
+    does more of each, takes colour away and cuts out rectangles: for long
+    training. All moves are one affine map, which costs as much as one of them.
+
+    Args:
+        strength: String, `"light"`, `"medium"` or `"strong"`. Defaults to
+            `"medium"`.
+        flip: String, `"horizontal"`, `"vertical"` or `"both"`, or `None` where
+            a mirror image means something else, as for letters. Defaults to
+            `"horizontal"`.
+        seed: Integer, or `None` for a random one. Defaults to `None`.
+
+    Returns:
+        An `Augmentation`.
+
+    Raises:
+        ValueError: If `strength` or `flip` is unknown.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from finetune_keras.data.image_augmentation import image_augmentation
+
+    pixels = np.random.randint(0, 256, (4, 32, 32, 3), "uint8")
+    augmentation = image_augmentation("medium", seed=0)
+    augmented = augmentation(pixels, training=True)
+    print(augmented.shape, augmented.dtype)
+    ```
+    """
+    check_strength(strength)
+    make = {"light": _light, "medium": _medium, "strong": _strong}[strength]
+    return Augmentation(make(flip), seed=seed)
+
+
+def _light(flip):
+    return [RandomAffine(0.0, 0.0, 0.05, flip, dtype="float32")]
+
+
+def _medium(flip):
+    return [
+        RandomAffine(0.05, 0.15, 0.05, flip, dtype="float32"),
+        keras.layers.RandomContrast(0.2, dtype="float32"),
+        keras.layers.RandomBrightness(0.1, dtype="float32"),
+    ]
+
+
+def _strong(flip):
+    return [
+        RandomAffine(0.1, 0.3, 0.1, flip, dtype="float32"),
+        keras.layers.RandomColorDegeneration((0.0, 0.5), dtype="float32"),
+        keras.layers.RandomContrast(0.4, dtype="float32"),
+        keras.layers.RandomBrightness(0.2, dtype="float32"),
+        RandomCutout(0.5, dtype="float32"),
+    ]
+
+
+@keras.saving.register_keras_serializable(package="finetune_keras")
+class RandomAffine(keras.layers.RandomRotation):
+    """Turns, zooms, shifts and mirrors each image by one affine map.
+
+    Pixels beyond the border are mirrored in. Unlike the layers of Keras, it is
+    active with `training=True` only. It moves images, not bounding boxes.
+
+    Args:
+        factor: Float in [0, 1]. The largest turn to either side, in full
+            turns. Defaults to `0.05`, which is 18 degrees.
+        zoom: Float in [0, 1). Largest change of size: 0.15 shows from 85 % to
+            115 % of each side. Defaults to `0.15`.
+        translation: Float in [0, 1]. Largest shift to either side, as a share
+            of height and width. Defaults to `0.05`.
+        flip: String, `"horizontal"`, `"vertical"` or `"both"`, each with
+            probability 1/2, or `None`. Defaults to `"horizontal"`.
+        seed: Integer, or `None` for a random one. Defaults to `None`.
+        **kwargs: As for `keras.layers.RandomRotation`: `fill_mode`,
+            `interpolation`, `fill_value`, `data_format`, `name`, `dtype`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from finetune_keras.data.image_augmentation import RandomAffine
+
+    pixels = np.random.uniform(0, 255, (2, 16, 16, 3)).astype("float32")
+    print(RandomAffine(0.1, zoom=0.3)(pixels, training=True).shape)
+    ```
+    """
+
+    def __init__(
+        self,
+        factor=0.05,
+        zoom=0.15,
+        translation=0.05,
+        flip="horizontal",
+        seed=None,
+        **kwargs,
+    ):
+        check_share("zoom", zoom)
+        check_share("translation", translation)
+        if flip not in _FLIPS or zoom == 1:
+            raise ValueError(
+                '`flip` must be "horizontal", "vertical", "both" or `None`, '
+                "and `zoom` less than 1. "
+                f"Received: flip={flip!r}, zoom={zoom!r}"
+            )
+        super().__init__(factor, seed=seed, **kwargs)
+        self.zoom = zoom
+        self.translation = translation
+        self.flip = flip
+        # XLA lacks the operation of TensorFlow; that of jax compiles.
+        self.supports_jit = keras.backend.backend() != "tensorflow"
+
+    def call(self, data, training=False):
+        return super().call(data, training=training)
+
+    def get_random_transformation(self, data, training=True, seed=None):
+        if not training:
+            return None
+        shape = self.backend.core.shape(data)
+        size = shape[0] if len(shape) == 4 else 1
+        axes = (-2, -1) if self.data_format == "channels_first" else (-3, -2)
+        height, width = (
+            self.backend.cast(shape[axis], "float32") for axis in axes
+        )
+        seed = seed or self._get_seed_generator(self.backend._backend)
+
+        def draw(low, high):
+            return self.backend.random.uniform((size,), low, high, seed=seed)
+
+        angle = draw(*self.factor) * (2 * math.pi)
+        scale = draw(1 - self.zoom, 1 + self.zoom)
+        cos = scale * self.backend.numpy.cos(angle)
+        sin = scale * self.backend.numpy.sin(angle)
+        across = self._side(draw, "horizontal")
+        down = self._side(draw, "vertical")
+        # Where each pixel comes from, seen from the middle of the image.
+        x_row, y_row = (across * cos, -across * sin), (down * sin, down * cos)
+        shifts = [draw(-self.translation, self.translation) for _ in range(2)]
+        return {
+            "rotation_matrix": self._matrix(
+                (*x_row, shifts[0] * width),
+                (*y_row, shifts[1] * height),
+                (width - 1) / 2,
+                (height - 1) / 2,
+            )
+        }
+
+    def _side(self, draw, direction):
+        """Draws 1, or -1 for images that are mirrored."""
+        if self.flip not in (direction, "both"):
+            return 1.0
+        return self.backend.numpy.sign(draw(-1.0, 1.0))
+
+    def _matrix(self, x_row, y_row, x_middle, y_middle):
+        numpy = self.backend.numpy
+        columns = []
+        for row, middle in ((x_row, x_middle), (y_row, y_middle)):
+            offset = middle + row[2] - row[0] * x_middle - row[1] * y_middle
+            columns += [row[0], row[1], offset]
+        zeros = numpy.zeros_like(columns[0])
+        return numpy.stack([*columns, zeros, zeros], axis=1)
+
+    def transform_bounding_boxes(self, *args, **kwargs):
+        raise NotImplementedError("`RandomAffine` moves no bounding boxes.")
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "zoom": self.zoom,
+            "translation": self.translation,
+            "flip": self.flip,
+        }
+
+
+@keras.saving.register_keras_serializable(package="finetune_keras")
+class RandomCutout(keras.layers.RandomErasing):
+    """Fills a rectangle of some images with grey.
+
+    What `keras.layers.RandomErasing` does, in a quarter of its time, and with
+    `rate` as the plain probability. Active with `training=True` only.
+
+    Args:
+        rate: Float in [0, 1]. Share of the images with a rectangle. Defaults to
+            `0.5`.
+        scale: Pair of floats in [0, 1]. Smallest and largest share of the
+            image that is filled. Defaults to `(0.02, 0.2)`.
+        fill_value: Float, the colour. Defaults to `127.5`.
+        seed: Integer, or `None` for a random one. Defaults to `None`.
+        **kwargs: `value_range`, `data_format`, `name` and `dtype`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from finetune_keras.data.image_augmentation import RandomCutout
+
+    pixels = np.zeros((2, 16, 16, 3), "float32")
+    print(np.max(RandomCutout(rate=1.0)(pixels, training=True)))  # 127.5
+    ```
+
+    Reference:
+
+    - [Zhong et al., 2017](https://arxiv.org/abs/1708.04896)
+    """
+
+    def __init__(
+        self,
+        rate=0.5,
+        scale=(0.02, 0.2),
+        fill_value=127.5,
+        seed=None,
+        **kwargs,
+    ):
+        check_share("rate", rate)
+        kwargs["factor"] = (rate, rate)
+        super().__init__(
+            scale=scale, fill_value=fill_value, seed=seed, **kwargs
+        )
+        self.rate = rate
+
+    def call(self, data, training=False):
+        return super().call(data, training=training)
+
+    def get_random_transformation(self, data, training=True, seed=None):
+        if not training:
+            return None
+        shape = self.backend.core.shape(data)
+        size = shape[0] if len(shape) == 4 else 1
+        seed = seed or self._get_seed_generator(self.backend._backend)
+
+        def draw(low=0.0, high=1.0):
+            uniform = self.backend.random.uniform((size,), low, high, seed=seed)
+            return self.backend.numpy.reshape(uniform, (-1, 1, 1, 1))
+
+        side = self.backend.numpy.sqrt(draw(*self.scale))
+        stretch = self.backend.numpy.exp(draw(-0.5, 0.5))
+        sides = {self.height_axis: stretch, self.width_axis: 1 / stretch}
+        inside = self.backend.cast(draw() < self.rate, "float32")
+        for axis, factor in sides.items():
+            length = self.backend.numpy.minimum(side * factor, 1.0)
+            inside *= self._stripe(axis, shape[axis], draw(), length)
+        return {"inside": inside}
+
+    def _stripe(self, axis, size, position, length):
+        """Marks the pixels along one axis that a stripe covers."""
+        outline = [1, 1, 1, 1]
+        outline[axis] = -1
+        pixels = self.backend.numpy.arange(size, dtype="float32") + 0.5
+        pixels = self.backend.numpy.reshape(pixels, outline)
+        size = self.backend.cast(size, "float32")
+        start = position * (1.0 - length) * size
+        covered = (pixels >= start) & (pixels < start + length * size)
+        return self.backend.cast(covered, "float32")
+
+    def transform_images(self, images, transformation=None, training=True):
+        images = self.backend.cast(images, self.compute_dtype)
+        if not training:
+            return images
+        inside = self.backend.cast(transformation["inside"], images.dtype)
+        return images + (self.fill_value - images) * inside
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate}

@@ -1,0 +1,210 @@
+"""Augmentation of series and audio features (batch, time, features)."""
+
+import keras
+from keras import ops
+
+from finetune_keras.data.augmentation import (
+    Augmentation,
+    check_share,
+    check_strength,
+)
+from finetune_keras.data.random_layer import RandomLayer
+
+
+def sequence_augmentation(strength="medium", seed=None):
+    """Makes a layer that augments sequences while training.
+
+    For batches `(batch, time, features)`: signals, spectrograms. `"light"`
+    adds noise and changes the scale, `"medium"` and `"strong"` do more of it
+    and also hide stretches of time and bands of features. All is relative to
+    the spread of each feature over time, so that no scaling is asked for.
+
+    Args:
+        strength: String, `"light"`, `"medium"` or `"strong"`. Defaults to
+            `"medium"`.
+        seed: Integer, or `None` for a random one. Defaults to `None`.
+
+    Returns:
+        An `Augmentation`.
+
+    Raises:
+        ValueError: If `strength` is unknown.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from finetune_keras.data.sequence_augmentation import sequence_augmentation
+
+    x = np.random.normal(size=(4, 100, 6)).astype("float32")
+    print(sequence_augmentation("strong")(x, training=True).shape)
+    ```
+
+    Reference:
+
+    - [Um et al., 2017](https://arxiv.org/abs/1706.00527)
+    - [Park et al., 2019](https://arxiv.org/abs/1904.08779)
+    """
+    check_strength(strength)
+    noise, scale, time, features, count = {
+        "light": (0.02, 0.05, 0.0, 0.0, 0),
+        "medium": (0.05, 0.1, 0.1, 0.1, 1),
+        "strong": (0.1, 0.2, 0.15, 0.15, 2),
+    }[strength]
+    layers = [
+        RandomJitter(noise, dtype="float32"),
+        RandomScaling(scale, dtype="float32"),
+    ]
+    if count:
+        layers.append(SpecAugment(time, features, count, dtype="float32"))
+    return Augmentation(layers, seed=seed)
+
+
+@keras.saving.register_keras_serializable(package="finetune_keras")
+class RandomJitter(RandomLayer):
+    """Adds Gaussian noise, relative to the spread of each feature over time.
+
+    Active with `training=True` only.
+
+    Args:
+        factor: Float, not negative. Standard deviation of the noise, as a
+            share of that of the feature over time. Defaults to `0.05`.
+        seed: Integer, or `None` for a random one. Defaults to `None`.
+        **kwargs: `name` and `dtype`, as for `keras.layers.Layer`.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from finetune_keras.data.sequence_augmentation import RandomJitter
+
+    print(RandomJitter(0.1)(np.eye(3)[np.newaxis], training=True))
+    ```
+    """
+
+    def __init__(self, factor=0.05, seed=None, **kwargs):
+        check_factor(factor)
+        super().__init__(seed, **kwargs)
+        self.factor = factor
+
+    def augment(self, x):
+        spread = ops.std(x, axis=1, keepdims=True)
+        return x + self.factor * spread * self.normal(ops.shape(x))
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+
+@keras.saving.register_keras_serializable(package="finetune_keras")
+class RandomScaling(RandomLayer):
+    """Multiplies each feature of a sequence by a number near one.
+
+    Active with `training=True` only.
+
+    Args:
+        factor: Float, not negative. Standard deviation of the number, which
+            is normal around 1. Defaults to `0.1`.
+        seed: Integer, or `None` for a random one. Defaults to `None`.
+        **kwargs: `name` and `dtype`, as for `keras.layers.Layer`.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from finetune_keras.data.sequence_augmentation import RandomScaling
+
+    print(RandomScaling(0.2)(np.ones((2, 3, 1)), training=True))
+    ```
+    """
+
+    def __init__(self, factor=0.1, seed=None, **kwargs):
+        check_factor(factor)
+        super().__init__(seed, **kwargs)
+        self.factor = factor
+
+    def augment(self, x):
+        batch, _, features = ops.shape(x)
+        return x * (1.0 + self.factor * self.normal((batch, 1, features)))
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+
+@keras.saving.register_keras_serializable(package="finetune_keras")
+class SpecAugment(RandomLayer):
+    """Hides stretches of time and bands of features.
+
+    What is hidden gets the mean of its feature over time. Each mask has a
+    random width, up to the given share, and a random place; it may be of width
+    zero. Active with `training=True` only.
+
+    Args:
+        time: Float in [0, 1]. Largest share of the time that one mask hides.
+            Defaults to `0.1`.
+        features: Float in [0, 1]. Largest share of the features that one
+            mask hides. Neighbours must belong together, as frequencies do;
+            give 0 where they do not. Defaults to `0.1`.
+        count: Integer, number of masks of each kind. Defaults to `1`.
+        seed: Integer, or `None` for a random one. Defaults to `None`.
+        **kwargs: `name` and `dtype`, as for `keras.layers.Layer`.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from finetune_keras.data.sequence_augmentation import SpecAugment
+
+    spectrogram = np.random.normal(size=(1, 50, 20)).astype("float32")
+    hidden = SpecAugment(0.3, 0.3)(spectrogram, training=True) != spectrogram
+    print(np.mean(hidden))
+    ```
+
+    Reference:
+
+    - [Park et al., 2019](https://arxiv.org/abs/1904.08779)
+    """
+
+    def __init__(self, time=0.1, features=0.1, count=1, seed=None, **kwargs):
+        check_share("time", time)
+        check_share("features", features)
+        super().__init__(seed, **kwargs)
+        self.time = time
+        self.features = features
+        self.count = count
+
+    def augment(self, x):
+        batch, steps, features = ops.shape(x)
+        over_time = self._masks(batch, steps, self.time)
+        over_features = self._masks(batch, features, self.features)
+        hidden = ops.logical_or(
+            ops.expand_dims(over_time, 2), ops.expand_dims(over_features, 1)
+        )
+        return ops.where(hidden, ops.mean(x, axis=1, keepdims=True), x)
+
+    def _masks(self, batch, size, share):
+        """Marks what is hidden along one axis, (batch, size)."""
+        total = ops.cast(size, "float32")
+        draws = self.uniform((batch, max(self.count, 1), 2))
+        width = ops.floor(draws[..., :1] * (ops.floor(share * total) + 1.0))
+        width = ops.minimum(width, total) if self.count else width * 0.0
+        start = ops.floor(draws[..., 1:] * (total - width + 1.0))
+        place = ops.arange(size, dtype="float32")
+        covered = ops.logical_and(place >= start, place < start + width)
+        return ops.any(covered, axis=1)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "time": self.time,
+            "features": self.features,
+            "count": self.count,
+        }
+
+
+def check_factor(factor):
+    """Meets a factor of noise that is negative or no number."""
+    if not isinstance(factor, (int, float)) or not factor >= 0:
+        raise ValueError(
+            "`factor` must be a float, not negative: the noise as a share of "
+            f"the spread of the data. Received: factor={factor!r}"
+        )
