@@ -68,11 +68,11 @@ def _medium(flip):
 
 def _strong(flip):
     return [
-        RandomAffine(0.1, 0.3, 0.1, flip, dtype="float32"),
-        keras.layers.RandomColorDegeneration((0.0, 0.5), dtype="float32"),
-        keras.layers.RandomContrast(0.4, dtype="float32"),
-        keras.layers.RandomBrightness(0.2, dtype="float32"),
-        RandomCutout(0.5, dtype="float32"),
+        RandomAffine(0.08, 0.25, 0.1, flip, dtype="float32"),
+        keras.layers.RandomColorDegeneration((0.0, 0.3), dtype="float32"),
+        keras.layers.RandomContrast(0.3, dtype="float32"),
+        keras.layers.RandomBrightness(0.15, dtype="float32"),
+        RandomCutout(0.5, scale=(0.02, 0.15), dtype="float32"),
     ]
 
 

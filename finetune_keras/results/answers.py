@@ -18,6 +18,17 @@ class Answers:
         abstained: Array of booleans.
         sets: List of lists of class names that remain possible, or `None`.
         values: Array, what the model gave.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from finetune_keras.results.answers import Answers
+
+    outputs = np.array([[0.8, 0.2], [0.3, 0.7]])
+    answers = Answers(outputs, ["cat", "dog"], "classification")
+    print(answers.labels, answers[0]["probabilities"])
+    ```
     """
 
     def __init__(self, outputs, classes, task, calibration=None):

@@ -98,6 +98,20 @@ def load_bundle(path):
 
     Raises:
         ValueError: If the file is no bundle.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import finetune_keras as ft
+
+    inputs = keras.Input((4,))
+    model = keras.Model(
+        inputs, keras.layers.Dense(2, activation="softmax")(inputs)
+    )
+    ft.save_bundle(model, "animals.keras", classes=["cat", "dog"])
+    print(ft.load_bundle("animals.keras").classes)
+    ```
     """
     try:
         with zipfile.ZipFile(path) as file:
@@ -119,6 +133,22 @@ class Bundle:
         classes: List of strings, or `None` for a regression.
         facts: Dict of plain data: `task`, `image_size`, `plan`,
             `environment`, `data`.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import finetune_keras as ft
+
+    inputs = keras.Input((4,))
+    model = keras.Model(
+        inputs, keras.layers.Dense(1, activation="sigmoid")(inputs)
+    )
+    ft.save_bundle(model, "spam.keras", classes=["no", "yes"])
+    bundle = ft.load_bundle("spam.keras")
+    print(bundle.predict(np.ones((2, 4))).labels)
+    bundle.export("served")
+    ```
     """
 
     def __init__(self, model, facts):

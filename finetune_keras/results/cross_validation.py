@@ -20,6 +20,24 @@ class CrossValidation:
         intervals: Dict from metric to `[low, high]`, 95 %.
         reports: List of `Report`s, one a fold.
         histories: List of `FineTuneHistory`s, one a fold.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import finetune_keras as ft
+
+    x, y = np.random.normal(size=(40, 4)), np.arange(40) % 2
+
+    def build():
+        keras.utils.set_random_seed(0)
+        body = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6)])
+        return ft.replace_head(body, 2)
+
+    plan = ft.plans.linear_probe(epochs=2)
+    found = ft.cross_validate(build, plan, (x, y), folds=2, verbose=0)
+    print(found.mean["accuracy"], found.intervals["accuracy"])
+    ```
     """
 
     def __init__(self, reports, histories, test_share):
