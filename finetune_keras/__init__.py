@@ -1,5 +1,17 @@
 """Composable building blocks for fine-tuning pretrained Keras models."""
 
+from finetune_keras.adapters.adapter import (
+    add_adapters,
+    disable_adapters,
+    merge_adapters,
+    remove_adapters,
+    set_adapter,
+)
+from finetune_keras.adapters.bottleneck import Bottleneck
+from finetune_keras.adapters.files import load_adapters, save_adapters
+from finetune_keras.adapters.lora import LoRA, lora_plus_multipliers
+from finetune_keras.adapters.saved_model import AdapterModel, AdapterSequential
+from finetune_keras.adapters.scaling import IA3, BitFit, NormTuning
 from finetune_keras.data.arrays import from_arrays
 from finetune_keras.data.augmentation import Augmentation
 from finetune_keras.data.augmentation_figure import show_augmentation
@@ -55,8 +67,12 @@ from finetune_keras.training.schedules import OneCycle, SlantedTriangular
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdapterModel",
+    "AdapterSequential",
     "Answers",
     "Augmentation",
+    "BitFit",
+    "Bottleneck",
     "Bundle",
     "Calibration",
     "Comparison",
@@ -65,8 +81,11 @@ __all__ = [
     "FineTuneHistory",
     "FineTuneModel",
     "GradualUnfreeze",
+    "IA3",
     "LayerGroup",
     "LearningRateSweep",
+    "LoRA",
+    "NormTuning",
     "OneCycle",
     "Phase",
     "Plan",
@@ -75,10 +94,12 @@ __all__ = [
     "TrainableSummary",
     "UnfreezeCallback",
     "UnfreezeOnPlateau",
+    "add_adapters",
     "backbone",
     "calibrate",
     "compare",
     "cross_validate",
+    "disable_adapters",
     "dry_run",
     "evaluate",
     "find_learning_rate",
@@ -95,15 +116,21 @@ __all__ = [
     "layer_groups",
     "layerwise_class",
     "layerwise_optimizer",
+    "load_adapters",
     "load_bundle",
+    "lora_plus_multipliers",
+    "merge_adapters",
     "mix",
     "plans",
+    "remove_adapters",
     "remove_head",
     "replace_head",
+    "save_adapters",
     "save_bundle",
     "save_record",
     "select_layers",
     "sequence_augmentation",
+    "set_adapter",
     "show_augmentation",
     "table_augmentation",
     "text_augmentation",

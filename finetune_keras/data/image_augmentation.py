@@ -20,8 +20,7 @@ def image_augmentation(strength="medium", flip="horizontal", seed=None):
     uint8 or float; it also takes single images. `"light"` flips and shifts a
     little. `"medium"` also turns (by up to 18 degrees), zooms (by up to 15 %)
     and changes contrast and brightness: a good start for few photos. `"strong"`
-    does more of each, takes colour away and cuts out rectangles: for long
-    training. All moves are one affine map, which costs as much as one of them.
+    moves more and cuts out rectangles: for long training. All moves are one affine map, which costs as much as one of them.
 
     Args:
         strength: String, `"light"`, `"medium"` or `"strong"`. Defaults to
@@ -69,9 +68,8 @@ def _medium(flip):
 def _strong(flip):
     return [
         RandomAffine(0.08, 0.25, 0.1, flip, dtype="float32"),
-        keras.layers.RandomColorDegeneration((0.0, 0.3), dtype="float32"),
-        keras.layers.RandomContrast(0.3, dtype="float32"),
-        keras.layers.RandomBrightness(0.15, dtype="float32"),
+        keras.layers.RandomContrast(0.2, dtype="float32"),
+        keras.layers.RandomBrightness(0.1, dtype="float32"),
         RandomCutout(0.5, scale=(0.02, 0.15), dtype="float32"),
     ]
 

@@ -153,7 +153,12 @@ def _open(layer, path):
         keras.layers.RNN,
     )
     children = [c for c in graph.inner_layers(layer) if c.weights]
-    blocks = [type(c) for c in children if graph.inner_layers(c)]
+    # A layer with weights of its own and an adapter inside is no block.
+    blocks = [
+        type(child)
+        for child in children
+        if graph.inner_layers(child) and not graph.own_variables(child)
+    ]
     stack = any(blocks.count(kind) > 1 for kind in blocks)
     own = graph.own_variables(layer)
     if isinstance(layer, wrappers) or not stack or own:
@@ -196,12 +201,19 @@ def is_block(atoms):
     kernels = [
         leaf
         for atom in atoms
-        for leaf in graph.leaf_layers(atom.layer, atom.path)
+        for leaf in _outer_leaves(atom)
         if not is_norm(leaf)
         and any(len(v.shape) > 1 for v in graph.own_variables(leaf))
         and "Embedding" not in type(leaf).__name__
     ]
     return len(kernels) > 1
+
+
+def _outer_leaves(atom):
+    """Leaves of an atom that are not inside another one, as adapters are."""
+    leaves = graph.leaf_layers(atom.layer, atom.path)
+    inside = {id(x) for leaf in leaves for x in graph.all_layers(leaf)}
+    return [leaf for leaf in leaves if id(leaf) not in inside]
 
 
 def is_norm(layer):

@@ -30,6 +30,8 @@ class FineTuneModel(keras.Model):
     ```
     """
 
+    keeps_trainable_set = True
+
     def get_config(self):
         frozen = [
             path
@@ -61,8 +63,10 @@ class FineTuneModel(keras.Model):
 
 def keep_trainable_set(model):
     """Makes sure that the flags of a model survive its `.keras` file."""
+    if getattr(model, "keeps_trainable_set", False):
+        return
     lost = _flags_that_keras_loses(model)
-    if not lost or isinstance(model, FineTuneModel):
+    if not lost:
         return
     if graph.is_plain_functional(model):
         graph.change_class(model, FineTuneModel)

@@ -322,6 +322,41 @@ def chain_thaw(
     )
 
 
+def adapters(epochs=5, learning_rate=1e-3, name="default", patience=None):
+    """Trains adapters and the head; what they were added to stays frozen.
+
+    Args:
+        epochs: Integer. Defaults to `5`.
+        learning_rate: Float. Adapters take about ten times the rate of full
+            fine-tuning. Defaults to `1e-3`.
+        name: String, the name that the adapters were added under. Defaults to
+            `"default"`.
+        patience: Integer, see `Phase`. Defaults to `None`.
+
+    Returns:
+        A `Plan` of one phase with a cosine schedule.
+
+    Example:
+
+    ```python
+    import keras, finetune_keras as ft
+
+    backbone = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model = ft.replace_head(backbone, 2)
+    ft.add_adapters(model, ft.LoRA(rank=2), "dense.*")
+    plan = ft.plans.adapters(epochs=3)
+    plan.check(model)
+    ```
+
+    Reference:
+
+    - [Hu et al., 2021](https://arxiv.org/abs/2106.09685)
+    """
+    layers = [f"adapter_{name}", "head"]
+    phase = Phase(layers, epochs, learning_rate, patience, schedule="cosine")
+    return Plan([phase])
+
+
 def _names(groups):
     if isinstance(groups, (list, tuple)):
         names = [getattr(group, "name", group) for group in groups]

@@ -1,0 +1,308 @@
+"""Add, switch, merge and remove adapters, of any method."""
+
+import contextlib
+import re
+import warnings
+
+from keras import ops
+
+from finetune_keras.adapters.layer import (
+    detach,
+    forget_traces,
+    is_adapted,
+)
+from finetune_keras.adapters.saved_model import (
+    adapters_by_name,
+    attach_adapters,
+    drop_class,
+    keep_adapters,
+)
+from finetune_keras.adapters.targets import find_targets, head_layers
+from finetune_keras.models.freezing import freeze, unfreeze
+from finetune_keras.models.trainable_set import keep_trainable_set
+
+
+def add_adapters(model, method, target_layers=None, name="default"):
+    """Puts adapters into a model, and freezes all else but the head.
+
+    The model is changed in place: its layers stay the same objects with the
+    same weights, and those chosen get a small trained layer inside, named
+    `adapter_` and `name`. Other models that share these layers get it too. A
+    functional or sequential model becomes an `AdapterModel` or
+    `AdapterSequential`, which behaves the same and keeps the adapters in its
+    `.keras` file; other models warn that their file will not.
+
+    Afterwards the new adapters and the head train, and all else is frozen.
+    Earlier adapters are kept, switched off and frozen, see `set_adapter`.
+    Compile the model again before training it.
+
+    Args:
+        model: A `keras.Model`, built.
+        method: What to put in, such as `LoRA(rank=8)`.
+        target_layers: Which layers, as in `select_layers`: names, regular
+            expressions on the path, classes, a callable, or a list. Of these,
+            the ones that the method supports. Defaults to `None`, the choice
+            of the method.
+        name: String of letters, digits and `_`. Defaults to `"default"`.
+
+    Returns:
+        `model` itself.
+
+    Raises:
+        ValueError: If no layer is left to put it in, or `name` is taken or
+            malformed.
+
+    Example:
+
+    ```python
+    import keras
+    from finetune_keras.adapters.adapter import add_adapters
+    from finetune_keras.adapters.lora import LoRA
+
+    mobilenet = keras.applications.MobileNet(alpha=0.25, weights=None)
+    add_adapters(mobilenet, LoRA(rank=4), target_layers=r"conv_pw_1\\d")
+    print(len(mobilenet.trainable_variables))
+    ```
+    """
+    _check_name(model, name)
+    targets = find_targets(model, method, target_layers)
+    adapters = attach_adapters(model, method, targets.values(), name)
+    keep_adapters(model)
+    _train_only(model, adapters)
+    set_adapter(model, name)
+    forget_traces(model)
+    return model
+
+
+def set_adapter(model, name):
+    """Switches to one adapter, or to a weighted sum of several.
+
+    The switch is a weight of the model, so it takes effect at once, also in a
+    `predict` that was compiled before. What trains does not change.
+
+    Args:
+        model: A `keras.Model` with adapters.
+        name: Name of the adapter, or dict from names to floats, the weights
+            with which they are added up, such as `{"french": 1, "law": 0.5}`.
+            All others are switched off.
+
+    Raises:
+        ValueError: If the model has no adapter of this name.
+
+    Example:
+
+    ```python
+    import keras
+    from finetune_keras.adapters.adapter import add_adapters, set_adapter
+    from finetune_keras.adapters.lora import LoRA
+
+    model = keras.Sequential([
+        keras.Input((4,)), keras.layers.Dense(4, name="body"),
+        keras.layers.Dense(2, name="head"),
+    ])
+    add_adapters(model, LoRA(rank=2), "body", name="french")
+    add_adapters(model, LoRA(rank=2), "body", name="law")
+    set_adapter(model, "french")
+    set_adapter(model, {"french": 0.5, "law": 0.5})
+    ```
+    """
+    found = _adapters_of(model)
+    weights = name if isinstance(name, dict) else {name: 1.0}
+    for one in weights:
+        _require(found, one)
+    for one, places in found.items():
+        for _, adapter in places.values():
+            adapter.switch.assign(weights.get(one, 0.0))
+
+
+@contextlib.contextmanager
+def disable_adapters(model):
+    """Switches all adapters off for a while: the base's own outputs.
+
+    It takes effect in a `predict` that was compiled before. The head is not
+    touched.
+
+    Args:
+        model: A `keras.Model` with adapters.
+
+    Raises:
+        ValueError: If the model has no adapters.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    from finetune_keras.adapters.adapter import add_adapters, disable_adapters
+    from finetune_keras.adapters.lora import LoRA
+
+    model = keras.Sequential([
+        keras.Input((4,)), keras.layers.Dense(4, name="body"),
+        keras.layers.Dense(2, name="head"),
+    ])
+    add_adapters(model, LoRA(rank=2), "body")
+    with disable_adapters(model):
+        reference = model.predict(np.ones((1, 4)), verbose=0)
+    ```
+    """
+    switches = [
+        adapter.switch
+        for places in _adapters_of(model).values()
+        for _, adapter in places.values()
+    ]
+    before = [float(ops.convert_to_numpy(switch)) for switch in switches]
+    try:
+        for switch in switches:
+            switch.assign(0.0)
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.assign(value)
+
+
+def merge_adapters(model):
+    """Folds what the adapters do into the weights, and takes them out.
+
+    The outputs stay what they are, up to rounding, at the cost of the model
+    without adapters. Adapters that are switched off are lost; weighted ones
+    are merged with their weight. The layers stay frozen: `unfreeze` them to
+    go on in full. Compile the model again before training or saving it.
+
+    Args:
+        model: A `keras.Model` with adapters.
+
+    Returns:
+        `model` itself, of an ordinary class again.
+
+    Raises:
+        ValueError: If the model has no adapters, or one of them cannot be
+            merged. Then nothing has changed.
+
+    Example:
+
+    ```python
+    import keras
+    from finetune_keras.adapters.adapter import add_adapters, merge_adapters
+    from finetune_keras.adapters.lora import LoRA
+
+    model = keras.Sequential([
+        keras.Input((4,)), keras.layers.Dense(4, name="body"),
+        keras.layers.Dense(2, name="head"),
+    ])
+    add_adapters(model, LoRA(rank=2), "body")
+    print(len(merge_adapters(model).weights))  # 4
+    ```
+    """
+    total = {}
+    for name, places in _adapters_of(model).items():
+        for path, (layer, adapter) in places.items():
+            for variable, change in _changes_of(layer, adapter, path, name):
+                _, before = total.get(id(variable), (variable, 0.0))
+                total[id(variable)] = (variable, before + change)
+    for variable, change in total.values():
+        variable.assign(ops.cast(variable, "float32") + change)
+    return remove_adapters(model)
+
+
+def remove_adapters(model, name=None):
+    """Takes adapters out of a model, with what they have learnt.
+
+    The head keeps what it has learnt, and the layers stay frozen.
+
+    Args:
+        model: A `keras.Model` with adapters.
+        name: Name of the adapter, or `None` for all of them. Defaults to
+            `None`.
+
+    Returns:
+        `model` itself, of an ordinary class again if no adapter is left.
+
+    Raises:
+        ValueError: If the model has no adapter, or none of this name.
+
+    Example:
+
+    ```python
+    import keras
+    from finetune_keras.adapters.adapter import add_adapters, remove_adapters
+    from finetune_keras.adapters.lora import LoRA
+
+    model = keras.Sequential([
+        keras.Input((4,)), keras.layers.Dense(4, name="body"),
+        keras.layers.Dense(2, name="head"),
+    ])
+    add_adapters(model, LoRA(rank=2), "body")
+    print(len(remove_adapters(model).weights))  # 4
+    ```
+    """
+    found = _adapters_of(model)
+    if name is not None:
+        _require(found, name)
+    for one, places in found.items():
+        if name in (None, one):
+            for layer, adapter in places.values():
+                detach(layer, adapter)
+    if name is None or len(found) == 1:
+        drop_class(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            keep_trainable_set(model)
+    forget_traces(model)
+    return model
+
+
+def _check_name(model, name):
+    if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
+        raise ValueError(
+            "`name` becomes part of the layers' names: use letters, digits "
+            f"and `_`. Received: name={name!r}"
+        )
+    if name in adapters_by_name(model):
+        raise ValueError(
+            f"The model has an adapter {name!r} already. Give the new one "
+            "another `name`, or take that one out with `remove_adapters`. "
+            f"Received: name={name!r}"
+        )
+
+
+def _adapters_of(model):
+    found = adapters_by_name(model)
+    if not found:
+        raise ValueError(
+            "The model has no adapters. Add some first: `add_adapters(model, "
+            f"LoRA())`. Received: model={model.name!r}"
+        )
+    return found
+
+
+def _require(found, name):
+    if name not in found:
+        raise ValueError(
+            f"The model has no adapter {name!r}, but {list(found)}. "
+            f"Received: name={name!r}"
+        )
+
+
+def _train_only(model, adapters):
+    head = [x for x in head_layers(model) if not is_adapted(x)]
+    with warnings.catch_warnings():
+        # `keep_adapters` has told already what a file cannot keep.
+        warnings.simplefilter("ignore")
+        freeze(model)
+        unfreeze(model, [*adapters, *head])
+
+
+def _changes_of(layer, adapter, path, name):
+    changes = adapter.weight_changes()
+    if changes is None or layer.dtype_policy.quantization_mode is not None:
+        why = (
+            f"what {type(adapter.method).__name__} does is no change of weights"
+            if changes is None
+            else "the kernel is quantised and would lose it to rounding"
+        )
+        raise ValueError(
+            f"The adapter {name!r} of the layer {path!r} cannot be merged: "
+            f"{why}. Keep the adapters, or take them out with "
+            "`remove_adapters`. Nothing has changed."
+        )
+    switch = ops.cast(adapter.switch, "float32")
+    return [(v, switch * ops.cast(change, "float32")) for v, change in changes]

@@ -1,0 +1,267 @@
+"""Adapters in a file of their own: by layer path, with their head."""
+
+import hashlib
+import json
+
+import keras
+import numpy as np
+
+from finetune_keras.adapters.adapter import add_adapters
+from finetune_keras.adapters.saved_model import (
+    adapters_by_name,
+    describe_adapters,
+)
+from finetune_keras.adapters.targets import base_leaves, head_layers
+from finetune_keras.models import graph
+
+_FORMAT = "finetune_keras.adapters.1"
+
+
+def save_adapters(model, path, name=None):
+    """Writes an adapter and the head into a small safetensors file.
+
+    Weights are kept by the path of their layer. With them go the method with
+    its arguments, and a fingerprint of each weight of the base, by which
+    `load_adapters` knows whether it fits.
+
+    Args:
+        model: A `keras.Model` with adapters.
+        path: String or `pathlib.Path`, such as `"law.adapter.safetensors"`.
+        name: Name of the adapter. Defaults to `None`, the only one.
+
+    Raises:
+        ValueError: If the model has no such adapter, or several and `name` is
+            not given.
+        ImportError: If safetensors is not installed.
+
+    Example:
+
+    ```python
+    import keras
+    from finetune_keras.adapters.adapter import add_adapters
+    from finetune_keras.adapters.files import save_adapters
+    from finetune_keras.adapters.lora import LoRA
+
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(4, name="body")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
+    add_adapters(model, LoRA(rank=2), "body")
+    save_adapters(model, "law.adapter.safetensors")
+    ```
+    """
+    safetensors = _safetensors()
+    name = _pick(adapters_by_name(model), name, model)
+    described = describe_adapters(model)[name]
+    tensors = {f"adapter:{k}": v for k, v in _weights_of(model, name).items()}
+    tensors |= {f"head:{k}": v for k, v in _head_of(model).items()}
+    facts = {"name": name, **described, "base": _fingerprints(model)}
+    safetensors.save_file(
+        {key: _array(variable) for key, variable in tensors.items()},
+        str(path),
+        metadata={"format": _FORMAT, "facts": json.dumps(facts)},
+    )
+
+
+def load_adapters(model, path, name=None):
+    """Puts an adapter and a head from a file into a model.
+
+    The model must have the base that the adapter was trained on, with a head
+    of the same shape. The adapter is added as by `add_adapters`, which
+    freezes all else but the head; one of this name and method that is there
+    already is overwritten.
+
+    Args:
+        model: A `keras.Model`, built.
+        path: String or `pathlib.Path` of a file from `save_adapters`.
+        name: String, the name to give the adapter. Defaults to `None`, its
+            name in the file.
+
+    Returns:
+        `model` itself.
+
+    Raises:
+        ValueError: If the file is of another kind, or the base or the head is
+            not that of the file. The message tells what differs, and the
+            model is unchanged.
+        ImportError: If safetensors is not installed.
+
+    Example:
+
+    ```python
+    import keras
+    from finetune_keras.adapters.adapter import add_adapters
+    from finetune_keras.adapters.files import load_adapters, save_adapters
+    from finetune_keras.adapters.lora import LoRA
+
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(4, name="body")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
+    model.save("base.keras")
+    add_adapters(model, LoRA(rank=2), "body")
+    save_adapters(model, "law.adapter.safetensors")
+
+    other = keras.models.load_model("base.keras")
+    load_adapters(other, "law.adapter.safetensors", name="law")
+    ```
+    """
+    facts, tensors = _read(path)
+    name = facts["name"] if name is None else name
+    method = keras.saving.deserialize_keras_object(facts["method"])
+    _check_base(model, facts["base"], path)
+    _check_head(model, tensors["head"], path)
+    if name in adapters_by_name(model):
+        _check_same(model, name, method, facts["layers"])
+    else:
+        leaves = {p: x for x, p in graph.leaf_layers(model).items()}
+        layers = [leaves[path] for path in facts["layers"]]
+        add_adapters(model, method, layers, name)
+    _assign(_weights_of(model, name), tensors["adapter"])
+    _assign(_head_of(model), tensors["head"])
+    return model
+
+
+def _weights_of(model, name):
+    """Dict from path to weight of an adapter, but for its switch."""
+    weights = {}
+    for path, (_, adapter) in adapters_by_name(model)[name].items():
+        for leaf, inner in graph.leaf_layers(adapter, "adapter").items():
+            for variable in graph.own_variables(leaf):
+                if variable is not adapter.switch:
+                    key = f"{path}/{inner}/{variable.name}"
+                    weights[key] = variable
+    return weights
+
+
+def _head_of(model):
+    head = head_layers(model)
+    return {
+        f"{path}/{variable.name}": variable
+        for layer, path in base_leaves(model).items()
+        if layer in head
+        for variable in graph.own_variables(layer)
+    }
+
+
+def _fingerprints(model):
+    """Dict from the path of each weight of the base to shape and digest."""
+    head = head_layers(model)
+    return {
+        f"{path}/{variable.name}": [list(variable.shape), _digest(variable)]
+        for layer, path in base_leaves(model).items()
+        if layer not in head
+        for variable in graph.own_variables(layer)
+    }
+
+
+def _digest(variable):
+    values = _array(variable)
+    return hashlib.blake2b(values.tobytes(), digest_size=8).hexdigest()
+
+
+def _array(variable):
+    values = np.array(keras.ops.convert_to_numpy(variable))
+    # NumPy has no bfloat16 of its own; in float32 it loses nothing.
+    if values.dtype.kind not in "fiub":
+        values = values.astype("float32")
+    return np.ascontiguousarray(values)
+
+
+def _check_base(model, expected, path):
+    found = _fingerprints(model)
+    missing = [key for key in expected if key not in found]
+    extra = [key for key in found if key not in expected]
+    both = [key for key in expected if key in found]
+    shapes = [key for key in both if expected[key][0] != found[key][0]]
+    values = [key for key in both if expected[key][1] != found[key][1]]
+    if missing or extra:
+        which = "has no" if missing else "has in addition"
+        one = (missing or extra)[0]
+        reason = f"the model {which} weight {one!r}"
+    elif shapes:
+        one = shapes[0]
+        reason = (
+            f"{one!r} has shape {tuple(found[one][0])}, and "
+            f"{tuple(expected[one][0])} in the file"
+        )
+    elif values:
+        reason = (
+            f"{len(values)} of {len(both)} weights have other values, the "
+            f"first is {values[0]!r}"
+        )
+    else:
+        return
+    raise ValueError(
+        f"The adapter was trained on another base: {reason}. Load it into the "
+        "model that it was trained on, with the same pretrained weights, not "
+        f"fine-tuned or merged since. Received: path={str(path)!r}, "
+        f"model={model.name!r}"
+    )
+
+
+def _check_head(model, tensors, path):
+    found = {key: tuple(v.shape) for key, v in _head_of(model).items()}
+    expected = {key: tuple(array.shape) for key, array in tensors.items()}
+    if found != expected:
+        raise ValueError(
+            "The model has another head than the file. Give it one with the "
+            "same layers and number of classes, for instance with "
+            f"`ft.replace_head`. The file has {expected}, the model {found}. "
+            f"Received: path={str(path)!r}"
+        )
+
+
+def _check_same(model, name, method, layers):
+    there = describe_adapters(model)[name]
+    same = there["method"] == keras.saving.serialize_keras_object(method)
+    if not same or sorted(there["layers"]) != sorted(layers):
+        raise ValueError(
+            f"The model has another adapter {name!r} already: {there}. Give "
+            "the loaded one another `name`, or take that one out with "
+            f"`remove_adapters`. Received: name={name!r}"
+        )
+
+
+def _pick(found, name, model):
+    if name in found:
+        return name
+    if name is None and len(found) == 1:
+        return next(iter(found))
+    raise ValueError(
+        f"Say which adapter of the model to save: it has {list(found)}. "
+        f"Received: name={name!r}, model={model.name!r}"
+    )
+
+
+def _assign(variables, arrays):
+    for key, variable in variables.items():
+        variable.assign(arrays[key])
+
+
+def _read(path):
+    from_file = _safetensors(reader=True)
+    with from_file(str(path), framework="numpy") as file:
+        metadata = file.metadata() or {}
+        if metadata.get("format") != _FORMAT:
+            raise ValueError(
+                "This is no file of `save_adapters`: its format is "
+                f"{metadata.get('format')!r}, expected {_FORMAT!r}. "
+                f"Received: path={str(path)!r}"
+            )
+        tensors = {"adapter": {}, "head": {}}
+        for key in file.keys():  # noqa: SIM118 - not a dict
+            kind, where = key.split(":", 1)
+            tensors[kind][where] = file.get_tensor(key)
+    return json.loads(metadata["facts"]), tensors
+
+
+def _safetensors(reader=False):
+    try:
+        import safetensors
+        import safetensors.numpy
+    except ImportError as error:
+        raise ImportError(
+            "Adapters are kept in safetensors files. Install the library with "
+            "`pip install finetune_keras[text]`, or keep the whole model with "
+            "`model.save`."
+        ) from error
+    return safetensors.safe_open if reader else safetensors.numpy

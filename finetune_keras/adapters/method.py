@@ -1,0 +1,62 @@
+"""What all methods have in common: arguments that can be kept and compared."""
+
+
+class Method:
+    """A way of adapting, with its arguments.
+
+    A subclass is registered with `keras.saving` and defines `supports`,
+    `default_layers`, `layer_for`, and `get_config` where it has arguments.
+    """
+
+    def supports(self, layer):
+        """Tells whether a layer can have this adapter.
+
+        Args:
+            layer: A leaf layer, built.
+
+        Returns:
+            Boolean.
+        """
+        raise NotImplementedError
+
+    def default_layers(self, leaves):
+        """Picks the layers that get the adapter where none are named.
+
+        Args:
+            leaves: Dict from the layers of the backbone that the method
+                supports to their paths.
+
+        Returns:
+            List of layers.
+        """
+        return list(leaves)
+
+    def layer_for(self, layer, name):
+        """Makes the adapter of a layer.
+
+        Args:
+            layer: A leaf layer, built.
+            name: String, the name of the adapter's own layer.
+
+        Returns:
+            An `AdapterLayer`.
+        """
+        raise NotImplementedError
+
+    def get_config(self):
+        return {}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+    def __eq__(self, other):
+        same = type(self) is type(other)
+        return same and self.get_config() == other.get_config()
+
+    def __hash__(self):
+        return hash((type(self), *self.get_config().values()))
+
+    def __repr__(self):
+        pairs = [f"{k}={v!r}" for k, v in self.get_config().items()]
+        return f"{type(self).__name__}({', '.join(pairs)})"

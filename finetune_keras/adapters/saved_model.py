@@ -1,0 +1,185 @@
+"""Models whose `.keras` file keeps their adapters as adapters."""
+
+import re
+import warnings
+
+import keras
+
+from finetune_keras.adapters.layer import (
+    adapters_in,
+    attach,
+    base_classes,
+)
+from finetune_keras.models import graph
+from finetune_keras.models.trainable_set import FineTuneModel
+
+
+class _KeepsAdapters:
+    """What the two classes below share: adapters in the config, by path."""
+
+    # Flags are kept by path as well, whatever layer they are in.
+    keeps_trainable_set = True
+
+    def get_config(self):
+        leaves = graph.leaf_layers(self)
+        frozen = [path for x, path in leaves.items() if not x.trainable]
+        with base_classes(leaves):
+            config = super().get_config()
+        return {
+            **config,
+            "adapters": describe_adapters(self),
+            "frozen_layers": frozen,
+            "leaf_layers": list(leaves.values()),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        adapters = config.pop("adapters", {})
+        frozen = config.pop("frozen_layers", ())
+        saved = config.pop("leaf_layers", ())
+        model = super().from_config(config, custom_objects=custom_objects)
+        for name, facts in adapters.items():
+            method = keras.saving.deserialize_keras_object(
+                facts["method"], custom_objects=custom_objects
+            )
+            paths = _paths_now(saved, model)
+            layers = [paths.get(path, path) for path in facts["layers"]]
+            attach_adapters(model, method, layers, name)
+        paths = _paths_now(saved, model)
+        frozen = {paths.get(path, path) for path in frozen}
+        for layer, path in graph.leaf_layers(model).items():
+            if path in frozen:
+                graph.set_own_flag(layer, False)
+        return model
+
+
+@keras.saving.register_keras_serializable(package="finetune_keras")
+class AdapterModel(_KeepsAdapters, FineTuneModel):
+    """A functional model whose `.keras` file keeps its adapters.
+
+    `add_adapters` turns a functional model into this class, and
+    `merge_adapters` and `remove_adapters` turn it back.
+
+    Example:
+
+    ```python
+    import keras
+    from finetune_keras.adapters.adapter import add_adapters
+    from finetune_keras.adapters.lora import LoRA
+
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(4, name="body")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
+    add_adapters(model, LoRA(rank=2), target_layers="body")
+    model.save("model.keras")
+    loaded = keras.models.load_model("model.keras")
+    print(len(loaded.trainable_variables))  # 4: A, B, and the head's two
+    ```
+    """
+
+
+@keras.saving.register_keras_serializable(package="finetune_keras")
+class AdapterSequential(_KeepsAdapters, keras.Sequential):
+    """A sequential model whose `.keras` file keeps its adapters.
+
+    Example:
+
+    ```python
+    import keras
+    from finetune_keras.adapters.adapter import add_adapters
+    from finetune_keras.adapters.lora import LoRA
+
+    model = keras.Sequential([
+        keras.Input((4,)),
+        keras.layers.Dense(4, name="body"),
+        keras.layers.Dense(2, name="head"),
+    ])
+    add_adapters(model, LoRA(rank=2), target_layers="body")
+    print(type(model).__name__)
+    ```
+    """
+
+
+def _paths_now(saved, model):
+    """Dict from the paths in a file to those of the model made of it.
+
+    Layers inside a composite one that have no name of their own are counted
+    anew by Keras in each process.
+    """
+    places = {}
+    now = graph.leaf_layers(model).values()
+    for which, paths in enumerate((saved, now)):
+        for path in paths:
+            stem = re.sub(r"_\d+(?=/|$)", "", path)
+            places.setdefault(stem, ([], []))[which].append(path)
+    return {
+        before: after
+        for old, new in places.values()
+        if len(old) == len(new)
+        for before, after in zip(old, new, strict=True)
+    }
+
+
+def adapters_by_name(model):
+    """Finds the adapters of a model.
+
+    Returns:
+        Dict from the name of an adapter to a dict from the path of each layer
+        that holds it to `(layer, adapter)`.
+    """
+    found = {}
+    for layer, path in graph.leaf_layers(model).items():
+        for adapter in adapters_in(layer):
+            name = adapter.name.removeprefix("adapter_")
+            found.setdefault(name, {})[path] = (layer, adapter)
+    return found
+
+
+def describe_adapters(model):
+    """Dict from the name of an adapter to its method and its layers."""
+    described = {}
+    for name, places in adapters_by_name(model).items():
+        _, adapter = next(iter(places.values()))
+        described[name] = {
+            "method": keras.saving.serialize_keras_object(adapter.method),
+            "layers": list(places),
+        }
+    return described
+
+
+def attach_adapters(model, method, paths, name):
+    """Puts adapters into the layers at these paths; returns the adapters."""
+    layers = {path: layer for layer, path in graph.leaf_layers(model).items()}
+    made = [
+        (layers[path], method.layer_for(layers[path], f"adapter_{name}"), path)
+        for path in paths
+    ]
+    for layer, adapter, path in made:
+        attach(layer, adapter, path)
+    return [adapter for _, adapter, _ in made]
+
+
+def keep_adapters(model):
+    """Makes sure that the adapters of a model survive its `.keras` file."""
+    if isinstance(model, _KeepsAdapters):
+        return
+    if type(model) is keras.Sequential:
+        model.__class__ = AdapterSequential
+    elif graph.is_plain_functional(model) or isinstance(model, FineTuneModel):
+        graph.change_class(model, AdapterModel)
+    else:
+        warnings.warn(
+            f"{type(model).__name__} does not write adapters into its `.keras` "
+            "file: keep them with `save_adapters`, or add them to a functional "
+            "model, such as `ft.replace_head` or `ft.flatten` makes.",
+            stacklevel=3,
+        )
+
+
+def drop_class(model):
+    """Gives a model without adapters its ordinary class back."""
+    if isinstance(model, AdapterSequential):
+        model.__class__ = keras.Sequential
+    elif isinstance(model, AdapterModel):
+        model.__class__ = FineTuneModel

@@ -1,0 +1,135 @@
+"""Which layers get an adapter."""
+
+import re
+import warnings
+
+import keras
+
+from finetune_keras.adapters.layer import AdapterLayer
+from finetune_keras.models import graph
+from finetune_keras.models.layer_groups import layer_groups
+from finetune_keras.models.selection import select_layers
+
+_QUERY_OR_VALUE = re.compile(
+    r"(?i)(.*[^a-z])?(query|value|[qv]_proj)([^a-z].*)?"
+)
+# The layer that closes the feed-forward part of a block.
+FEEDFORWARD_OUTPUT = re.compile(
+    r"(?i)(.*[^a-z])?(feed_?forward|ffn|mlp).*(out|output|2)([^a-z].*)?"
+    r"|(.*[^a-z])?down_proj"
+)
+
+
+def find_targets(model, method, target_layers=None):
+    """Finds the layers that a method goes into.
+
+    Args:
+        model: A `keras.Model`, built.
+        method: A method such as `LoRA`, which tells what it `supports`.
+        target_layers: A selection of layers as in `select_layers`, or `None`
+            for the default of the method.
+
+    Returns:
+        Dict from layer to its path in the model.
+
+    Raises:
+        ValueError: If the selection matches nothing, or no layer that the
+            method supports.
+    """
+    leaves = base_leaves(model)
+    supported = {
+        layer: path
+        for layer, path in leaves.items()
+        if _is_plain(layer) and method.supports(layer)
+    }
+    if target_layers is None:
+        head = head_layers(model)
+        inner = {x: p for x, p in supported.items() if x not in head}
+        chosen = method.default_layers(inner)
+        received = f"target_layers=None, model={model.name!r}"
+    else:
+        chosen = select_layers(model, target_layers)
+        received = f"target_layers={target_layers!r}"
+    targets = {x: path for x, path in supported.items() if x in set(chosen)}
+    if not targets:
+        raise ValueError(
+            _no_target(method, leaves, supported, chosen, received)
+        )
+    return targets
+
+
+def _is_plain(layer):
+    # Four bits are packed, and Keras's own LoRA hides the kernel.
+    quantized = layer.dtype_policy.quantization_mode
+    own_lora = getattr(layer, "lora_enabled", False)
+    return quantized in (None, "int8") and not own_lora
+
+
+def base_leaves(model):
+    """Dict from the leaf layers that are no part of an adapter to paths."""
+    leaves = graph.leaf_layers(model)
+    parts = {
+        id(part)
+        for leaf in leaves
+        if isinstance(leaf, AdapterLayer)
+        for part in leaf._flatten_layers()
+    }
+    return {leaf: p for leaf, p in leaves.items() if id(leaf) not in parts}
+
+
+def head_layers(model):
+    """Set of the layers of the head, empty where there is none."""
+    with warnings.catch_warnings():
+        # That a subclassed model cannot be cut does not matter here.
+        warnings.simplefilter("ignore")
+        last = layer_groups(model)[-1]
+    return set(last.layers) if last.name == "head" else set()
+
+
+def attention_or_pointwise(leaves):
+    """Query and value projections; else pointwise and dense; else all."""
+    projections = (keras.layers.Dense, keras.layers.EinsumDense)
+    named = [
+        layer
+        for layer in leaves
+        if isinstance(layer, projections)
+        and name_matches(layer, _QUERY_OR_VALUE)
+    ]
+    mixing = [layer for layer in leaves if mixes_channels(layer)]
+    return named or mixing or list(leaves)
+
+
+def name_matches(layer, pattern):
+    """Tells whether a pattern matches the whole name of a layer."""
+    return pattern.fullmatch(layer.name) is not None
+
+
+def mixes_channels(layer):
+    """Tells whether a layer is dense or a pointwise convolution."""
+    if isinstance(layer, (keras.layers.Conv1D, keras.layers.Conv2D)):
+        return set(layer.kernel_size) == {1}
+    return isinstance(layer, (keras.layers.Dense, keras.layers.EinsumDense))
+
+
+def _no_target(method, leaves, supported, chosen, received):
+    name = type(method).__name__
+    kinds = sorted({type(x).__name__ for x in chosen})
+    weighted = {type(x).__name__ for x in leaves if graph.own_variables(x)}
+    found = (
+        f"The selection holds {', '.join(kinds)}."
+        if chosen
+        else "The model's head is left out by default."
+    )
+    could = list(supported.values())
+    shown = ", ".join(repr(path) for path in could[:8])
+    advice = (
+        f"{len(could)} layers could be meant: {shown}"
+        + (", ..." if len(could) > 8 else "")
+        if could
+        else f"The model has none: its weights are in {sorted(weighted)}"
+    )
+    return (
+        f"No layer that {name} can go into. {found} {advice}. Pass names, "
+        "regular expressions on the whole path, classes, or a callable as "
+        f"`target_layers`. Received: {received}"
+    )

@@ -1,0 +1,143 @@
+import builtins
+
+import keras
+import numpy as np
+import pytest
+
+from finetune_keras import testing
+from finetune_keras.adapters.adapter import add_adapters, set_adapter
+from finetune_keras.adapters.files import load_adapters, save_adapters
+from finetune_keras.adapters.lora import LoRA
+from finetune_keras.adapters.saved_model import adapters_by_name
+
+safetensors = pytest.importorskip("safetensors")
+rng = np.random.default_rng(3)
+x = rng.standard_normal((6, 5, 8)).astype("float32")
+
+
+def base(units=8, classes=2, seed=0, name="body"):
+    inputs = keras.Input((5, 8))
+    y = keras.layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs)
+    y = keras.layers.Dense(units, activation="relu", name=name)(y)
+    y = keras.layers.GlobalAveragePooling1D(name="pool")(y)
+    outputs = keras.layers.Dense(classes, name="head")(y)
+    return testing.randomize(keras.Model(inputs, outputs, name="base"), seed)
+
+
+def adapted(model=None, seed=1, name="default", **arguments):
+    model = base() if model is None else model
+    add_adapters(model, LoRA(rank=2, alpha=3, **arguments), name=name)
+    head = model.get_layer("head")
+    for _, adapter in adapters_by_name(model)[name].values():
+        for part in (adapter.lora_a, adapter.lora_b):
+            testing.randomize(part, seed)
+    testing.randomize(head, seed)
+    return model
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("variant", ["lora", "dora"])
+def test_a_fresh_base_predicts_the_same(variant, tmp_path):
+    model = adapted(variant=variant)
+    file = tmp_path / "law.safetensors"
+    save_adapters(model, file)
+    other = base()
+    other.get_layer("head").set_weights([np.ones((8, 2)), np.ones(2)])
+    assert load_adapters(other, file) is other
+    y = model.predict(x, verbose=0)
+    np.testing.assert_allclose(other.predict(x, verbose=0), y, atol=1e-5)
+    assert len(other.trainable_variables) == len(model.trainable_variables)
+    _, adapter = adapters_by_name(other)["default"]["attention/query"]
+    assert adapter.method == LoRA(rank=2, alpha=3, variant=variant)
+    for places in adapters_by_name(other).values():
+        for _, adapter in places.values():
+            adapter.lora_b.kernel.assign(adapter.lora_b.kernel * 0)
+    load_adapters(other, file)
+    np.testing.assert_allclose(other.predict(x, verbose=0), y, atol=1e-5)
+
+
+def test_several_tasks_come_from_files_of_one_base(tmp_path):
+    outputs, served = {}, base()
+    for seed, name in enumerate(["one", "two"], start=1):
+        model = adapted(seed=seed, name=name)
+        model.get_layer("head").set_weights(
+            served.get_layer("head").get_weights()
+        )
+        save_adapters(model, tmp_path / name, name)
+        outputs[name] = model.predict(x, verbose=0)
+        load_adapters(served, tmp_path / name)
+    for name in ("one", "two", "one"):
+        set_adapter(served, name)
+        np.testing.assert_allclose(
+            served.predict(x, verbose=0), outputs[name], atol=1e-5
+        )
+    assert np.abs(outputs["one"] - outputs["two"]).max() > 1e-2
+
+
+def test_the_file_holds_layer_paths_and_is_small(tmp_path):
+    save_adapters(adapted(), tmp_path / "file")
+    with safetensors.safe_open(str(tmp_path / "file"), "numpy") as file:
+        keys = set(file.keys())
+    assert keys == {
+        *(
+            f"adapter:attention/{part}/adapter/{factor}/kernel"
+            for part in ("query", "value")
+            for factor in ("lora_a", "lora_b")
+        ),
+        "head:head/kernel",
+        "head:head/bias",
+    }
+
+
+def test_another_name_and_method_in_the_model(tmp_path):
+    save_adapters(adapted(), tmp_path / "file")
+    model = adapted(variant="rslora")
+    with pytest.raises(ValueError, match="another adapter 'default' already"):
+        load_adapters(model, tmp_path / "file")
+    load_adapters(model, tmp_path / "file", name="law")
+    assert list(adapters_by_name(model)) == ["default", "law"]
+    with pytest.raises(ValueError, match="Say which adapter.*'law'"):
+        save_adapters(model, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "wrong, reason",
+    [
+        ({"units": 6}, "'body/kernel' has shape .8, 6., and .8, 8. in"),
+        ({"seed": 4}, "8 of 10 weights|10 of 10 weights"),
+        ({"name": "trunk"}, "has no weight 'body/kernel'"),
+        ({"classes": 3}, "another head than the file"),
+    ],
+)
+def test_a_wrong_base_is_refused_with_a_reason(wrong, reason, tmp_path):
+    save_adapters(adapted(), tmp_path / "file")
+    model = base(**wrong)
+    before = testing.weights_snapshot(model)
+    flags = [v.trainable for v in model.weights]
+    with pytest.raises(ValueError, match=reason):
+        load_adapters(model, tmp_path / "file")
+    after = testing.weights_snapshot(model)
+    assert list(before) == list(after)
+    assert flags == [v.trainable for v in model.weights]
+
+
+def test_a_foreign_file_is_refused(tmp_path):
+    from safetensors.numpy import save_file
+
+    save_file({"a": np.ones(2)}, str(tmp_path / "file"))
+    with pytest.raises(ValueError, match="no file of `save_adapters`"):
+        load_adapters(base(), tmp_path / "file")
+
+
+def test_without_safetensors_the_extra_is_named(tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *args, **kwargs):
+        if name.startswith("safetensors"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    model = adapted()
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ImportError, match=r"finetune_keras\[text\]"):
+        save_adapters(model, tmp_path / "file")
