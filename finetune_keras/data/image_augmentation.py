@@ -20,7 +20,8 @@ def image_augmentation(strength="medium", flip="horizontal", seed=None):
     uint8 or float; it also takes single images. `"light"` flips and shifts a
     little. `"medium"` also turns (by up to 18 degrees), zooms (by up to 15 %)
     and changes contrast and brightness: a good start for few photos. `"strong"`
-    moves more and cuts out rectangles: for long training. All moves are one affine map, which costs as much as one of them.
+    moves more and cuts out rectangles: for long training. All moves are one
+    affine map, which costs as much as one of them.
 
     Args:
         strength: String, `"light"`, `"medium"` or `"strong"`. Defaults to
