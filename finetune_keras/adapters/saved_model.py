@@ -1,6 +1,5 @@
 """Models whose `.keras` file keeps their adapters as adapters."""
 
-import re
 import warnings
 
 import keras
@@ -11,7 +10,7 @@ from finetune_keras.adapters.layer import (
     base_classes,
 )
 from finetune_keras.models import graph
-from finetune_keras.models.trainable_set import FineTuneModel
+from finetune_keras.models.trainable_set import FineTuneModel, paths_now
 
 
 class _KeepsAdapters:
@@ -43,10 +42,10 @@ class _KeepsAdapters:
             method = keras.saving.deserialize_keras_object(
                 facts["method"], custom_objects=custom_objects
             )
-            paths = _paths_now(saved, model)
+            paths = paths_now(saved, model)
             layers = [paths.get(path, path) for path in facts["layers"]]
             attach_adapters(model, method, layers, name)
-        paths = _paths_now(saved, model)
+        paths = paths_now(saved, model)
         frozen = {paths.get(path, path) for path in frozen}
         for layer, path in graph.leaf_layers(model).items():
             if path in frozen:
@@ -99,26 +98,6 @@ class AdapterSequential(_KeepsAdapters, keras.Sequential):
     print(type(model).__name__)
     ```
     """
-
-
-def _paths_now(saved, model):
-    """Dict from the paths in a file to those of the model made of it.
-
-    Layers inside a composite one that have no name of their own are counted
-    anew by Keras in each process.
-    """
-    places = {}
-    now = graph.leaf_layers(model).values()
-    for which, paths in enumerate((saved, now)):
-        for path in paths:
-            stem = re.sub(r"_\d+(?=/|$)", "", path)
-            places.setdefault(stem, ([], []))[which].append(path)
-    return {
-        before: after
-        for old, new in places.values()
-        if len(old) == len(new)
-        for before, after in zip(old, new, strict=True)
-    }
 
 
 def adapters_by_name(model):

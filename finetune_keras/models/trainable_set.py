@@ -1,5 +1,6 @@
 """The trainable set, kept by path where Keras's own file would lose it."""
 
+import re
 import warnings
 
 import keras
@@ -33,25 +34,28 @@ class FineTuneModel(keras.Model):
     keeps_trainable_set = True
 
     def get_config(self):
-        frozen = [
-            path
-            for layer, path in graph.leaf_layers(self).items()
-            if not layer.trainable
-        ]
+        leaves = graph.leaf_layers(self)
+        frozen = [path for x, path in leaves.items() if not x.trainable]
         weights = graph.weights_by_path(self)
         fixed = [p for p, v in weights.items() if graph.is_fixed(self, v)]
         return {
             **super().get_config(),
             "frozen_layers": frozen,
             "frozen_variables": fixed,
+            "leaf_layers": list(leaves.values()),
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
-        frozen = set(config.pop("frozen_layers", ()))
-        fixed = set(config.pop("frozen_variables", ()))
+        frozen = config.pop("frozen_layers", ())
+        fixed = config.pop("frozen_variables", ())
+        saved = config.pop("leaf_layers", ())
         model = super().from_config(config, custom_objects=custom_objects)
+        paths = paths_now(saved, model)
+        frozen = {paths.get(path, path) for path in frozen}
+        pairs = [path.rsplit("/", 1) for path in fixed]
+        fixed = {f"{paths.get(path, path)}/{name}" for path, name in pairs}
         for layer, path in graph.leaf_layers(model).items():
             if path in frozen:
                 graph.set_own_flag(layer, False)
@@ -59,6 +63,26 @@ class FineTuneModel(keras.Model):
             if path in fixed:
                 variable.trainable = False
         return model
+
+
+def paths_now(saved, model):
+    """Dict from the paths in a file to those of the model made of it.
+
+    Layers inside a composite one that have no name of their own are counted
+    anew by Keras in each process.
+    """
+    places = {}
+    now = graph.leaf_layers(model).values()
+    for which, paths in enumerate((saved, now)):
+        for path in paths:
+            stem = re.sub(r"_\d+(?=/|$)", "", path)
+            places.setdefault(stem, ([], []))[which].append(path)
+    return {
+        before: after
+        for old, new in places.values()
+        if len(old) == len(new)
+        for before, after in zip(old, new, strict=True)
+    }
 
 
 def keep_trainable_set(model):

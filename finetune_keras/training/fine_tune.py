@@ -39,8 +39,9 @@ def fine_tune(
             (in memory, on disk, or off, by their size), `"memory"`, `"disk"`,
             `"off"`, or a dict with `storage` (one of these), `dtype`
             (`"float32"` or `"bfloat16"`), `views` (integer, how many augmented
-            passes to store) and `budget` (integer, bytes). What was done is in
-            the history. Defaults to `"auto"`.
+            passes to store), `budget` (integer, bytes) and `shared` (a
+            `SharedActivations`, for runs on the same data). What was done is
+            in the history. Defaults to `"auto"`.
         **fit: Arguments of `model.fit`, such as `batch_size`, `callbacks`,
             `class_weight`, `steps_per_epoch` and `verbose`; and `monitor`, the
             metric by which the best epoch is chosen, `"val_loss"` by default.
