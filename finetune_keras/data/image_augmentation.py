@@ -264,7 +264,9 @@ class RandomCutout(keras.layers.RandomErasing):
         inside = self.backend.cast(draw() < self.rate, "float32")
         for axis, factor in sides.items():
             length = self.backend.numpy.minimum(side * factor, 1.0)
-            inside *= self._stripe(axis, shape[axis], draw(), length)
+            # Not in place: torch would refuse the larger shape.
+            stripe = self._stripe(axis, shape[axis], draw(), length)
+            inside = inside * stripe
         return {"inside": inside}
 
     def _stripe(self, axis, size, position, length):
