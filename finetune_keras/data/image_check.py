@@ -18,6 +18,8 @@ SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _ORIENTATION = 0x0112
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0")
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"
+# Most photos that a network gets are smaller, and read at once.
+_MOST = 2**16
 _MORE_THAN_ONE = ("GIF", "TIFF", "WEBP", "PNG")
 
 
@@ -44,14 +46,16 @@ def check_image(path):
 
 
 def _read(path):
-    """Bytes of a file; half the system calls of `open`."""
+    """Bytes of a file, with a third of the system calls of `open`."""
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     try:
-        size = os.fstat(handle).st_size
-        data = os.read(handle, size)
-        while len(data) < size and (more := os.read(handle, size - len(data))):
-            data += more
-        return data
+        data = os.read(handle, _MOST)
+        if len(data) < _MOST:
+            return data
+        parts = [data]
+        while parts[-1]:
+            parts.append(os.read(handle, 16 * _MOST))
+        return b"".join(parts)
     finally:
         os.close(handle)
 
