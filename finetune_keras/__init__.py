@@ -24,15 +24,26 @@ from finetune_keras.data.mixing import mix
 from finetune_keras.data.sequence_augmentation import sequence_augmentation
 from finetune_keras.data.table_augmentation import table_augmentation
 from finetune_keras.data.text_augmentation import text_augmentation
+from finetune_keras.data.text_files import read_conll, read_squad
 from finetune_keras.data.tfds import from_tfds
 from finetune_keras.models.backbones import backbone
 from finetune_keras.models.freezing import freeze, unfreeze
 from finetune_keras.models.graph import flatten
 from finetune_keras.models.heads import remove_head, replace_head
+from finetune_keras.models.hub import HubLayer
 from finetune_keras.models.layer_groups import LayerGroup, layer_groups
 from finetune_keras.models.selection import select_layers
 from finetune_keras.models.summary import TrainableSummary, trainable_summary
 from finetune_keras.models.tasks import image_classifier
+from finetune_keras.models.text_backbones import text_backbone
+from finetune_keras.models.text_model import TextModel
+from finetune_keras.models.text_tasks import (
+    masked_language_model,
+    question_answerer,
+    text_classifier,
+    text_regressor,
+    token_classifier,
+)
 from finetune_keras.models.trainable_set import FineTuneModel
 from finetune_keras.results.answers import Answers
 from finetune_keras.results.bundle import Bundle, load_bundle, save_bundle
@@ -45,6 +56,7 @@ from finetune_keras.results.cross_validation import (
 from finetune_keras.results.evaluation import evaluate
 from finetune_keras.results.record import save_record
 from finetune_keras.results.report import Report
+from finetune_keras.results.text_metrics import answer_scores, entity_scores
 from finetune_keras.training import plans
 from finetune_keras.training.callbacks import (
     GradualUnfreeze,
@@ -81,6 +93,7 @@ __all__ = [
     "FineTuneHistory",
     "FineTuneModel",
     "GradualUnfreeze",
+    "HubLayer",
     "IA3",
     "LayerGroup",
     "LearningRateSweep",
@@ -91,16 +104,19 @@ __all__ = [
     "Plan",
     "Report",
     "SlantedTriangular",
+    "TextModel",
     "TrainableSummary",
     "UnfreezeCallback",
     "UnfreezeOnPlateau",
     "add_adapters",
+    "answer_scores",
     "backbone",
     "calibrate",
     "compare",
     "cross_validate",
     "disable_adapters",
     "dry_run",
+    "entity_scores",
     "evaluate",
     "find_learning_rate",
     "fine_tune",
@@ -119,9 +135,13 @@ __all__ = [
     "load_adapters",
     "load_bundle",
     "lora_plus_multipliers",
+    "masked_language_model",
     "merge_adapters",
     "mix",
     "plans",
+    "question_answerer",
+    "read_conll",
+    "read_squad",
     "remove_adapters",
     "remove_head",
     "replace_head",
@@ -134,7 +154,11 @@ __all__ = [
     "show_augmentation",
     "table_augmentation",
     "text_augmentation",
+    "text_backbone",
+    "text_classifier",
     "text_folder",
+    "text_regressor",
+    "token_classifier",
     "trainable_summary",
     "unfreeze",
 ]

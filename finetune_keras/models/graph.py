@@ -234,8 +234,37 @@ def optimized_ids(optimizer):
     return {id(v) for v in optimizer._trainable_variables}
 
 
-def is_random(operation):
-    """Tells whether an operation draws random numbers while training."""
+def tail(tensors, outputs):
+    """Makes a model from tensors inside a graph, inputs among them, onwards.
+
+    Where an input of the graph stands among inner tensors, Keras gives it a
+    new place in its history, and the whole model could not be saved any more.
+
+    Args:
+        tensors: List of `KerasTensor`s.
+        outputs: `KerasTensor`, or a structure of them.
+
+    Returns:
+        A `keras.Model`.
+    """
+    histories = [tensor._keras_history for tensor in tensors]
+    model = keras.Model(tensors, outputs)
+    for tensor, history in zip(tensors, histories, strict=True):
+        tensor._keras_history = history
+    return model
+
+
+def is_random(operation, but_for=()):
+    """Tells whether an operation draws random numbers while training.
+
+    Args:
+        operation: A layer or another operation.
+        but_for: Tuple of classes of layers that do not count. Defaults to
+            `()`.
+
+    Returns:
+        Boolean.
+    """
     layers = [operation]
     if isinstance(operation, keras.layers.Layer):
         layers = operation._flatten_layers()
@@ -243,6 +272,7 @@ def is_random(operation):
         getattr(layer, "_seed_generators", None)
         or hasattr(layer, "seed_generator")
         for layer in layers
+        if not isinstance(layer, but_for)
     )
 
 

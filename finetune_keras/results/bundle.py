@@ -69,7 +69,7 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
     facts = {
         "format": 1,
         "classes": _classes(model, data, classes),
-        "task": getattr(data, "task", None) or _task(model),
+        "task": _task(model, data),
         "image_size": getattr(data, "image_size", None),
         "crop_to_aspect_ratio": getattr(data, "crop_to_aspect_ratio", False),
         "features": getattr(data, "features", None),
@@ -183,19 +183,24 @@ class Bundle:
         Args:
             inputs: One input or a list of them. For images: paths, bytes of
                 files, `PIL.Image`s or arrays of any size. For texts: strings.
+                Pairs of texts, and questions with their contexts: a tuple
+                of two lists. Sentences to tag: lists of words.
                 For tables: a `pandas.DataFrame` or a dict of columns. Or an
                 array of what the model takes.
             batch_size: Integer. Defaults to `32`.
             verbose: 0 or 1, as for `model.predict`. Defaults to `0`.
 
         Returns:
-            `Answers`, one for each input.
+            `Answers`, one for each input; of a `token_classifier` a list of
+            tags and of a `question_answerer` a dict for each.
 
         Raises:
             ValueError: If an input cannot be read; the message names it.
         """
         x = self.prepare(inputs)
         outputs = self.model.predict(x, batch_size, verbose=verbose)
+        if isinstance(outputs, list):
+            return outputs
         calibration = find_calibration(self.model)
         return Answers(outputs, self.classes, self.facts["task"], calibration)
 
@@ -223,7 +228,7 @@ class Bundle:
                 f"`format` must be one of {list(RUNNERS)}. "
                 f"Received: format={format!r}"
             )
-        path, x = str(path), sample(self.model.inputs[0])
+        path, x = str(path), sample(self.model, format)
         # Before the export: a loaded model has not been called yet.
         expected = self.model.predict(x, verbose=0)
         self.model.export(path, format=format, verbose=False)
@@ -254,7 +259,11 @@ def describe_environment():
 
 
 def _classes(model, data, classes):
-    classes = classes if classes is not None else getattr(data, "classes", None)
+    if classes is None:
+        classes = getattr(data, "classes", None)
+    if classes is None:
+        encoder = getattr(model, "encoder", None)
+        classes = getattr(encoder, "classes", None)
     if classes is None:
         return None
     classes = [str(name) for name in classes]
@@ -268,7 +277,11 @@ def _classes(model, data, classes):
     return classes
 
 
-def _task(model):
+def _task(model, data):
+    encoder = getattr(model, "encoder", None)
+    told = getattr(encoder, "task", None) or getattr(data, "task", None)
+    if told:
+        return told
     layer = find_calibration(model) or model.layers[-1]
     activation = getattr(layer, "activation", None)
     name = getattr(activation, "__name__", activation)

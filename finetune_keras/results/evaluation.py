@@ -4,12 +4,12 @@ import numbers
 
 import numpy as np
 
+from finetune_keras.models.tf_data import is_shuffled
 from finetune_keras.results import bootstrap as resampling
 from finetune_keras.results import metrics
 from finetune_keras.results.collect import collect
 from finetune_keras.results.interpretation import TASKS, as_text
 from finetune_keras.results.report import Report
-from finetune_keras.training.inputs import is_shuffled
 
 _MOST_VALUES = 100
 

@@ -3,8 +3,28 @@
 import numpy as np
 
 
-def sample(tensor):
-    """Makes a batch of one that a symbolic input takes."""
+def sample(model, format):
+    """Makes a batch of one that a model takes.
+
+    Args:
+        model: A `keras.Model`.
+        format: String, what it is exported to.
+
+    Returns:
+        Array, or a dict of them for a model of texts.
+
+    Raises:
+        ValueError: If the format takes one input only.
+    """
+    if len(model.inputs) > 1 and format != "tf_saved_model":
+        raise ValueError(
+            "A model with several inputs is exported as a SavedModel. "
+            f"Received: format={format!r}, model={model.name!r} with inputs "
+            f"{[tensor.name for tensor in model.inputs]}"
+        )
+    if hasattr(model, "tokenize"):
+        return model.arrays(model.encoder.sample)
+    tensor = model.inputs[0]
     shape = [1, *(size or 8 for size in tensor.shape[1:])]
     if tensor.dtype == "string":
         import tensorflow as tf
@@ -19,7 +39,11 @@ def run_saved_model(path, x):
     import tensorflow as tf
 
     exported = tf.saved_model.load(path)
-    return np.asarray(exported.serve(tf.convert_to_tensor(x)))
+    if isinstance(x, dict):
+        x = {name: tf.convert_to_tensor(array) for name, array in x.items()}
+    else:
+        x = tf.convert_to_tensor(x)
+    return np.asarray(exported.serve(x))
 
 
 def run_onnx(path, x):

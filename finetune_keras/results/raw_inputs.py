@@ -24,6 +24,8 @@ def read_inputs(inputs, model, facts):
     """
     if hasattr(inputs, "columns") or isinstance(inputs, dict):
         return _table(inputs, model, facts)
+    if hasattr(model, "tokenize"):
+        return [inputs] if isinstance(inputs, (str, bytes)) else inputs
     tensor = model.inputs[0]
     if tensor.dtype == "string":
         return _texts(inputs)

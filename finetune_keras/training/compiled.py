@@ -24,10 +24,12 @@ def ensure_compiled(model, plan, labels_rank):
     """
     decays = any(phase.layerwise_lr_decay is not None for phase in plan)
     if getattr(model, "optimizer", None) is None:
-        loss, metrics = _loss_and_metrics(model, labels_rank)
+        encoder = getattr(model, "encoder", None)
+        arguments = encoder and encoder.compile_arguments()
+        arguments = arguments or _loss_and_metrics(model, labels_rank)
         optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.0)
         optimizer = layerwise_optimizer(optimizer, model) if decays else "adam"
-        model.compile(optimizer, loss, metrics=metrics)
+        model.compile(optimizer, **arguments)
     elif decays and not is_layerwise(model.optimizer):
         arguments = compile_arguments(model)
         optimizer = layerwise_optimizer(model.optimizer, model)
@@ -67,5 +69,6 @@ def _loss_and_metrics(model, labels_rank):
     if name == "softmax":
         one_hot = labels_rank == len(model.outputs[0].shape)
         sparse = "" if one_hot else "sparse_"
-        return f"{sparse}categorical_crossentropy", ["accuracy"]
-    return _LOSSES[name], _METRICS[name]
+        loss = f"{sparse}categorical_crossentropy"
+        return {"loss": loss, "metrics": ["accuracy"]}
+    return {"loss": _LOSSES[name], "metrics": _METRICS[name]}

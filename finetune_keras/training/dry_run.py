@@ -1,5 +1,6 @@
 """What a plan will train and how long it will take, before it runs."""
 
+import itertools
 import math
 import statistics
 import time
@@ -161,11 +162,16 @@ def _read(data, model, name, batch_size):
             "`dataset.apply(tf.data.experimental.assert_cardinality(n))`; end "
             f"an endless one with `take(n)`. Received: {name}={data!r}"
         )
-    return batch_arguments(next(iter(inputs.batches()))), count
+    # The middle one, of what may be sorted by length.
+    skipped = count // 2 if inputs.is_buckets else 0
+    batch = next(itertools.islice(inputs.batches(), skipped, None))
+    return batch_arguments(batch), count
 
 
 def _num_batches(inputs):
     data = inputs.data
+    if inputs.is_buckets:
+        return len(data)
     if inputs.is_arrays:
         return math.ceil(len(data[1]) / inputs.batch_size)
     if inputs.is_dataset:

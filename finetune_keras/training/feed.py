@@ -3,6 +3,9 @@
 import keras
 import numpy as np
 
+from finetune_keras.models.buckets import Buckets
+from finetune_keras.training.inputs import steps_of, validation_steps_of
+
 
 def feed(model, train, validation, batch_size, shuffle):
     """Tells `fit` how to read stored activations.
@@ -15,7 +18,8 @@ def feed(model, train, validation, batch_size, shuffle):
 
     Args:
         model: Compiled `keras.Model`, the suffix.
-        train: Tuple of arrays `(x, y)` or `(x, y, sample_weight)`.
+        train: Tuple of arrays `(x, y)` or `(x, y, sample_weight)`, or
+            `Buckets` of them.
         validation: The same, or `None`.
         batch_size: Integer.
         shuffle: Boolean, whether the order changes.
@@ -23,6 +27,11 @@ def feed(model, train, validation, batch_size, shuffle):
     Returns:
         Dict of arguments of `model.fit`.
     """
+    if isinstance(train, Buckets):
+        arguments = steps_of(train, shuffle)
+        if validation is not None:
+            arguments.update(validation_steps_of(validation))
+        return arguments
     strategy = getattr(model, "distribute_strategy", None)
     if strategy is None or strategy.num_replicas_in_sync > 1:
         names = ("x", "y", "sample_weight")

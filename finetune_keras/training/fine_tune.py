@@ -43,8 +43,10 @@ def fine_tune(
             `SharedActivations`, for runs on the same data). What was done is
             in the history. Defaults to `"auto"`.
         **fit: Arguments of `model.fit`, such as `batch_size`, `callbacks`,
-            `class_weight`, `steps_per_epoch` and `verbose`; and `monitor`, the
-            metric by which the best epoch is chosen, `"val_loss"` by default.
+            `class_weight`, `steps_per_epoch` and `verbose`; `monitor`, the
+            metric by which the best epoch is chosen, `"val_loss"` by default;
+            and `stop_after`, a number of epochs after which the run stops;
+            with `checkpoint_dir`, a later call with more goes on.
 
     Returns:
         A `FineTuneHistory`.

@@ -3,13 +3,17 @@
 import keras
 import numpy as np
 
+from finetune_keras.models.buckets import Buckets
+from finetune_keras.models.tf_data import is_shuffled
+
 
 class Inputs:
     """Data in any form that `model.fit` takes, checked against the model.
 
     Args:
         data: Tuple of arrays `(x, y)` or `(x, y, sample_weight)`, or a
-            `tf.data.Dataset`, `keras.utils.PyDataset` or other iterable.
+            `tf.data.Dataset`, `keras.utils.PyDataset` or other iterable. Raw
+            texts are tokenised if the model is a `TextModel`.
         model: Compiled `keras.Model`.
         name: String, what messages call it, such as `"train"`.
         batch_size: Integer, batch size of arrays. Defaults to `32`.
@@ -17,15 +21,20 @@ class Inputs:
     """
 
     def __init__(self, data, model, name, batch_size=None, steps=None):
+        if hasattr(model, "tokenize"):
+            data = model.tokenize(data, batch_size, training=name == "train")
         self.data = data
         self.name = name
         self.steps = steps
         self.is_arrays = isinstance(data, (tuple, list))
+        self.is_buckets = isinstance(data, Buckets)
         self.is_dataset = not self.is_arrays and hasattr(data, "element_spec")
         self.batch_size = (batch_size or 32) if self.is_arrays else batch_size
         self._check_form()
         if self.is_arrays:
             self._check_arrays()
+        if self.is_buckets:
+            self.batch_size = data.batch_size
         x_y = self._peek()
         if x_y is not None:
             _check_labels(model, *x_y, name)
@@ -33,6 +42,8 @@ class Inputs:
     @property
     def fit_arguments(self):
         """Dict of what `fit` takes for it."""
+        if self.is_buckets:
+            return steps_of(self.data, shuffle=True)
         if not self.is_arrays:
             # Keras warns of asking a dataset for another order.
             order = {"shuffle": False} if self.is_dataset else {}
@@ -53,15 +64,20 @@ class Inputs:
             yield cut, y[part]
 
     @property
-    def as_validation(self):
-        """What `fit` takes as `validation_data`."""
-        return tuple(self.data) if self.is_arrays else self.data
+    def validation_arguments(self):
+        """Dict of what `fit` takes to validate on it."""
+        if self.is_buckets:
+            return validation_steps_of(self.data)
+        data = tuple(self.data) if self.is_arrays else self.data
+        return {"validation_data": data}
 
     def _check_form(self):
-        if self.is_arrays and len(self.data) not in (2, 3):
+        parts = self.data.parts[0] if self.is_buckets else self.data
+        tuples = self.is_arrays or self.is_buckets
+        if tuples and len(parts) not in (2, 3):
             raise ValueError(
                 f"`{self.name}` must hold labels: a tuple (x, y) or (x, y, "
-                f"sample_weight). Received: a tuple of {len(self.data)}"
+                f"sample_weight). Received: a tuple of {len(parts)}"
             )
         if self.is_dataset and not _has_labels(self.data.element_spec):
             raise ValueError(
@@ -98,6 +114,11 @@ class Inputs:
         """First batch as `(x, y)`; all labels of arrays."""
         if self.is_arrays:
             return self.data[0], self.data[1]
+        if self.is_buckets:
+            labels = [np.ravel(part[1]) for part in self.data.parts]
+            flat = self.data.parts[0][1].ndim == 1
+            x, y, *_ = self.data.parts[0]
+            return x, np.concatenate(labels) if flat else y
         if isinstance(self.data, keras.utils.PyDataset):
             return self._first(self.data[0] if len(self.data) else None)
         if self.is_dataset:
@@ -117,24 +138,27 @@ class Inputs:
         return batch[0], batch[1]
 
 
-def is_shuffled(dataset):
-    """Tells whether a `tf.data.Dataset` shuffles anywhere in its pipeline."""
-    if "Shuffle" in type(dataset).__name__:
-        return True
-    return any(is_shuffled(source) for source in dataset._inputs())
+def steps_of(buckets, shuffle):
+    """Dict of what `fit` takes to train on buckets."""
+    dataset = buckets.dataset(shuffle)
+    return {"x": dataset, "steps_per_epoch": len(buckets), "shuffle": False}
 
 
-def is_augmented(dataset):
-    """Tells whether a `tf.data.Dataset` draws random numbers in a `map`."""
-    for function in dataset._functions():
-        graph = function.function.graph.as_graph_def()
-        nodes = [
-            *graph.node,
-            *(n for f in graph.library.function for n in f.node_def),
-        ]
-        if any("Random" in n.op or "Rng" in n.op for n in nodes):
-            return True
-    return any(is_augmented(source) for source in dataset._inputs())
+def validation_steps_of(buckets):
+    """Dict of what `fit` takes to validate on buckets."""
+    return {
+        "validation_data": buckets.dataset(),
+        "validation_steps": len(buckets),
+    }
+
+
+def evaluation_arguments(data):
+    """Dict of what `evaluate` takes to judge on arrays, data or buckets."""
+    if isinstance(data, Buckets):
+        return {"x": data.dataset(), "steps": len(data)}
+    if not isinstance(data, (tuple, list)):
+        return {"x": data}
+    return dict(zip(("x", "y", "sample_weight"), data, strict=False))
 
 
 def _has_labels(spec):
@@ -145,8 +169,10 @@ def _check_labels(model, x, y, name):
     """Compares labels with the outputs of the model."""
     if len(model.outputs) != 1 or isinstance(y, (dict, list, tuple)):
         return
-    y = np.asarray(y)
     outputs = model.outputs[0].shape[-1]
+    if outputs is None:
+        return
+    y = np.asarray(y)
     loss = str(getattr(model.loss, "name", model.loss))
     if "sparse" in loss:
         if y.size and (y.min() < 0 or y.max() >= outputs):
@@ -173,7 +199,9 @@ def _check_labels(model, x, y, name):
 def labels_rank(train):
     """Rank of a batch of labels, where it can be told without reading."""
     if isinstance(train, (tuple, list)) and len(train) > 1:
-        return np.ndim(train[1])
+        y = train[1]
+        # Lists of tags may differ in length.
+        return 1 + np.ndim(y[0]) if isinstance(y, list) and y else np.ndim(y)
     spec = getattr(train, "element_spec", None)
     if isinstance(spec, tuple) and len(spec) > 1:
         return len(getattr(spec[1], "shape", ()) or ())

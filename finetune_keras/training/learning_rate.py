@@ -5,6 +5,7 @@ import itertools
 import keras
 import numpy as np
 
+from finetune_keras.models.buckets import Buckets
 from finetune_keras.training.trial import (
     batch_arguments,
     compiled_twin,
@@ -178,6 +179,8 @@ def find_learning_rate(
     """
     _check_model(model)
     _check_range(min_learning_rate, max_learning_rate, num_steps)
+    if hasattr(model, "tokenize"):
+        data = model.tokenize(data, batch_size, training=True)
     rates = np.geomspace(min_learning_rate, max_learning_rate, num_steps)
     with left_as_it_was(model):
         batches = _endless(data, batch_size)
@@ -251,6 +254,8 @@ def _one_pass(data, batch_size, number):
         count = data.num_batches
         indices = itertools.count() if count is None else range(count)
         return (data[i] for i in indices)
+    if isinstance(data, Buckets):
+        return iter(data.dataset(shuffle=True))
     if isinstance(data, tuple) or hasattr(data, "shape"):
         return _slices(data, batch_size, np.random.default_rng(number))
     return iter(data)

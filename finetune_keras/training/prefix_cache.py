@@ -7,8 +7,9 @@ import keras
 import numpy as np
 
 from finetune_keras.models import graph
+from finetune_keras.models.buckets import Buckets
 from finetune_keras.models.layer_groups import layer_groups
-from finetune_keras.training.inputs import is_augmented, is_shuffled
+from finetune_keras.models.tf_data import is_augmented, is_shuffled
 from finetune_keras.training.shared_activations import (
     describe_prefix,
     example_digests,
@@ -91,6 +92,10 @@ class PrefixCache:
         self.options = options
         self.folder = folder
         self.flat = _flat(model)
+        # Dropout below the cut, in models that say so, is left out.
+        self.quiet_layers = ()
+        if getattr(model, "quiet_where_frozen", False):
+            self.quiet_layers = (keras.layers.Dropout,)
         self._cut()
         self.views = options["views"]
         if self._is_random() and self.views == 1:
@@ -131,7 +136,7 @@ class PrefixCache:
         ]
         stored = [cuts[-1], *passing]
         self.prefix = keras.Model(self.flat.input, stored)
-        self.suffix = keras.Model(stored, self.flat.output)
+        self.suffix = graph.tail(stored, self.flat.output)
 
     def _check_below(self, trained):
         for operation in self.below:
@@ -150,7 +155,7 @@ class PrefixCache:
                     raise CacheRefused(f"{name!r} adds to the loss")
 
     def _is_random(self):
-        return any(map(graph.is_random, self.below))
+        return any(graph.is_random(x, self.quiet_layers) for x in self.below)
 
     # === The activations ===
 
@@ -173,7 +178,7 @@ class PrefixCache:
         self.quiet = inputs.name != "train"
         views = 1 if self.quiet else self.views
         if inputs.steps is not None or not (
-            inputs.is_arrays or inputs.is_dataset
+            inputs.is_arrays or inputs.is_dataset or inputs.is_buckets
         ):
             raise CacheRefused(
                 f"`{inputs.name}` is neither arrays nor a finite dataset"
@@ -181,6 +186,9 @@ class PrefixCache:
         if inputs.is_arrays:
             inputs.shuffled = True
             return [self._store_arrays(inputs) for _ in range(views)]
+        if inputs.is_buckets:
+            inputs.shuffled = True
+            return [self._store_buckets(inputs)]
         if self.views == 1 and is_augmented(inputs.data):
             raise CacheRefused(_AUGMENTED)
         inputs.shuffled = is_shuffled(inputs.data)
@@ -188,15 +196,30 @@ class PrefixCache:
 
     def _store_arrays(self, inputs):
         x, *labels = inputs.data
-        size = len(keras.tree.flatten(x)[0])
-        batch = max(inputs.batch_size, 64)
-        store = self._allocate(size, inputs.name)
+        (store,) = self._allocate([_extent(x)], inputs.name)
+        self._fill(store, x, max(inputs.batch_size, 64))
+        return _unpack(store), *labels
+
+    def _store_buckets(self, inputs):
+        if inputs.data.renew:
+            raise CacheRefused(_AUGMENTED)
+        parts = inputs.data.parts
+        stores = self._allocate([_extent(x) for x, *_ in parts], inputs.name)
+        for store, (x, *_) in zip(stores, parts, strict=True):
+            self._fill(store, x, max(inputs.batch_size, 64))
+        stored = [
+            (keras.tree.lists_to_tuples(_unpack(store)), *labels)
+            for store, (_, *labels) in zip(stores, parts, strict=True)
+        ]
+        return Buckets(stored, inputs.batch_size)
+
+    def _fill(self, store, x, batch):
+        size, _ = _extent(x)
         for start in range(0, size, batch):
             part = keras.tree.map_structure(
                 lambda a, start=start: a[start : start + batch], x
             )
             self._run(part, store, start, batch)
-        return _unpack(store), *labels
 
     def _store_dataset(self, inputs):
         count = _count_batches(inputs.data)
@@ -204,7 +227,8 @@ class PrefixCache:
         for x, *rest in inputs.data:
             if store is None:
                 batch = len(keras.tree.flatten(x)[0])
-                store = self._allocate(count * batch, inputs.name)
+                extent = count * batch, _extent(x)[1]
+                (store,) = self._allocate([extent], inputs.name)
             start += self._run(x, store, start, batch)
             labels.append([np.asarray(part) for part in rest])
             seen.update(example_digests(x))
@@ -226,7 +250,7 @@ class PrefixCache:
 
         def compute(x):
             if count < batch:
-                x = keras.tree.map_structure(lambda a: _fill(a, batch), x)
+                x = keras.tree.map_structure(lambda a: _extend(a, batch), x)
             return [output[:count] for output in self._activations(x)]
 
         if self.shared:
@@ -244,15 +268,13 @@ class PrefixCache:
         outputs = keras.tree.flatten(outputs)
         return [keras.ops.convert_to_numpy(output) for output in outputs]
 
-    def _allocate(self, size, name):
-        dtypes = [self._dtype(t) for t in self.prefix.outputs]
-        shapes = [(size, *t.shape[1:]) for t in self.prefix.outputs]
-        if any(None in shape for shape in shapes):
-            raise CacheRefused("activations have no fixed shape")
-        pairs = list(zip(shapes, dtypes, strict=True))
+    def _allocate(self, extents, name):
+        """Makes room for parts of so many examples, of such a length."""
+        parts = [self._room(*extent) for extent in extents]
         bytes_ = self.views * sum(
             int(np.prod(shape)) * np.dtype(dtype).itemsize
-            for shape, dtype in pairs
+            for part in parts
+            for shape, dtype in part
         )
         where = self._where(bytes_)
         if name == "train":
@@ -263,9 +285,22 @@ class PrefixCache:
                 f"{bytes_ / 2**20:.1f} MiB of activations after {layer!r} "
                 f"{place}{views}"
             )
-        if where == "memory":
-            return [np.empty(shape, dtype) for shape, dtype in pairs]
-        return [self._on_disk(shape, dtype) for shape, dtype in pairs]
+            if any(map(graph.is_random, self.below)) and self.views == 1:
+                self.report += ", dropout left out below"
+        make = np.empty if where == "memory" else self._on_disk
+        return [[make(*pair) for pair in part] for part in parts]
+
+    def _room(self, size, length):
+        """Lists shape and dtype of what is stored of so many examples."""
+        pairs = []
+        for tensor in self.prefix.outputs:
+            # Sequences have no fixed length, but all of one part have one.
+            along = tensor.shape[1] or length if len(tensor.shape) > 1 else None
+            shape = (size, *(along,), *tensor.shape[2:])[: len(tensor.shape)]
+            if None in shape:
+                raise CacheRefused("activations have no fixed shape")
+            pairs.append((shape, self._dtype(tensor)))
+        return pairs
 
     def _dtype(self, tensor):
         if tensor.dtype in ("float32", "float16", "bfloat16"):
@@ -318,7 +353,13 @@ def _count_batches(dataset):
     return count if count >= 0 else sum(1 for _ in dataset)
 
 
-def _fill(array, batch):
+def _extent(x):
+    """How many examples there are, and how long they are."""
+    shape = keras.tree.flatten(x)[0].shape
+    return shape[0], shape[1] if len(shape) > 1 else None
+
+
+def _extend(array, batch):
     array = np.asarray(array)
     return np.concatenate([array, np.repeat(array[-1:], batch - len(array), 0)])
 

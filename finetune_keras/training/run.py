@@ -1,6 +1,7 @@
 """One run of a plan, and the callback that watches it."""
 
 import contextlib
+import math
 import random
 import time
 
@@ -8,6 +9,7 @@ import keras
 import numpy as np
 
 from finetune_keras.models import graph
+from finetune_keras.models.buckets import Buckets
 from finetune_keras.models.freezing import freeze, unfreeze
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.training import resume
@@ -18,7 +20,7 @@ from finetune_keras.training.feed import feed
 from finetune_keras.training.fit_state import compile_arguments, sync_state
 from finetune_keras.training.head_start import HeadStart
 from finetune_keras.training.history import FineTuneHistory
-from finetune_keras.training.inputs import Inputs
+from finetune_keras.training.inputs import Inputs, evaluation_arguments
 from finetune_keras.training.prefix_cache import (
     CacheRefused,
     PrefixCache,
@@ -49,6 +51,7 @@ class Run(keras.callbacks.Callback):
         self.callbacks = list(self.fit.pop("callbacks", None) or [])
         monitor = self.fit.pop("monitor", None)
         batch_size = self.fit.pop("batch_size", None)
+        self.stop_after = self.fit.pop("stop_after", None) or math.inf
         steps = self.fit.get("steps_per_epoch")
         self.train = Inputs(train, model, "train", batch_size, steps)
         self.validation = None
@@ -80,6 +83,8 @@ class Run(keras.callbacks.Callback):
         if state is not None:
             self._resume(*state)
         for index in range(self.start_phase, len(self.plan)):
+            if self.epoch >= self.stop_after:
+                break
             self._run_phase(index, state)
             state = None
         if self.history.best_epoch is not None:
@@ -116,12 +121,16 @@ class Run(keras.callbacks.Callback):
             self.over = True
             self.progress.total -= phase.epochs
         self.progress.begin_phase(index, self.full, self.history.phases[-1])
-        while not self.over and self.phase_epoch < phase.epochs:
+        while self._goes_on():
             self._run_segment()
         if self.phase_epoch > begun or solved:
             self.history.ledger.append(audit.check())
         if phase.patience is not None:
             self.best.restore()
+
+    def _goes_on(self):
+        in_phase = self.phase_epoch < self.phase.epochs
+        return not self.over and in_phase and self.epoch < self.stop_after
 
     def _set_trainable(self, phase):
         freeze(self.full)
@@ -160,14 +169,14 @@ class Run(keras.callbacks.Callback):
     def _first_pass(self):
         if self.views is None:
             return graph.flatten(self.full), self.train.batches()
-        return self.target, [self.views[0]]
+        view = self.views[0]
+        return self.target, view if isinstance(view, Buckets) else [view]
 
     def _judge_start(self):
         """Lets the solved head compete with the epochs to come."""
-        data = self.stored_validation or self.validation.as_validation
-        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        data = self.stored_validation or self.validation.data
         logs = self.target.evaluate(
-            x, y, sample_weight=weight, verbose=0, return_dict=True
+            **evaluation_arguments(data), verbose=0, return_dict=True
         )
         logs = {f"val_{name}": value for name, value in logs.items()}
         self.history.phases[-1]["solved"] = logs
@@ -195,7 +204,7 @@ class Run(keras.callbacks.Callback):
         if self.full.optimizer.built:
             # Or `fit` would draw a batch to build it, and so another order
             # than the whole model, which is built by now.
-            view = [_first(part) for part in self.views[0]]
+            view = [_first(part) for part in _batch(self.views[0])]
             cut.suffix.test_on_batch(*view)
         self.target = cut.suffix
 
@@ -203,7 +212,8 @@ class Run(keras.callbacks.Callback):
 
     def _run_segment(self):
         """Runs the phase on, or one epoch where each must stand alone."""
-        alone = self.checkpoint is not None or len(self.views or [0]) > 1
+        may_stop = self.checkpoint is not None or self.stop_after < math.inf
+        alone = may_stop or len(self.views or [0]) > 1
         left = self.phase.epochs - self.phase_epoch
         epochs = 1 if alone else left
         if self.checkpoint:
@@ -236,8 +246,10 @@ class Run(keras.callbacks.Callback):
     def _data(self):
         if self.views is None:
             data = self.train.fit_arguments
-            validation = self.validation and self.validation.as_validation
-            return {**data, "validation_data": validation, **self.fit}
+            validation = {}
+            if self.validation is not None:
+                validation = self.validation.validation_arguments
+            return {**data, **validation, **self.fit}
         view = self.views[self.phase_epoch % len(self.views)]
         fit = {**self.fit}
         shuffle = fit.pop("shuffle", self.train.shuffled)
@@ -364,6 +376,10 @@ class Run(keras.callbacks.Callback):
         self.start_phase, self.seed = facts["index"], facts["seed"]
         self.history = FineTuneHistory.from_config(facts["history"])
         self.best.unpack(self.full, facts["watched"], arrays)
+
+
+def _batch(view):
+    return next(iter(view)) if isinstance(view, Buckets) else view
 
 
 def _first(part):
