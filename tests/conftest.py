@@ -38,3 +38,25 @@ def shared_data():
             "variable FINETUNE_KERAS_DATA."
         )
     return folder
+
+
+WORDS = (
+    "[PAD] [UNK] [CLS] [SEP] [MASK] a good bad film was is not very ##ly ##s "
+    "ann bob paris who ran where , . ? ! café 好 电 影"
+).split()
+
+
+@pytest.fixture
+def small_bert():
+    """A BERT of three small layers, random weights, and its tokeniser."""
+    hub = pytest.importorskip("keras_hub", reason="needs finetune_keras[text]")
+    backbone = hub.models.BertBackbone(
+        vocabulary_size=len(WORDS),
+        num_layers=3,
+        num_heads=2,
+        hidden_dim=8,
+        intermediate_dim=16,
+        max_sequence_length=32,
+    )
+    tokenizer = hub.tokenizers.BertTokenizer(WORDS, lowercase=True)
+    return backbone, tokenizer

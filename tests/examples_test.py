@@ -1,9 +1,12 @@
 """The examples that need nothing but the package run as they stand."""
 
+import json
 import os
 import pathlib
 import subprocess
 import sys
+
+import pytest
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 
@@ -31,3 +34,52 @@ def test_quickstart_transfers(tmp_path):
 
 def test_vgg16_tells_how_to_call_it(tmp_path):
     assert "--data photos" in run("vgg16_top_layers.py", folder=tmp_path)
+
+
+@pytest.fixture
+def preset(small_bert, tmp_path):
+    """Folder of a small BERT, as `--backbone` takes it."""
+    for part in small_bert:
+        part.save_to_preset(tmp_path / "bert")
+    return tmp_path / "bert"
+
+
+def on_texts(script, data, preset):
+    return run(
+        script,
+        *("--data", data, "--backbone", preset, "--sequence-length", 32),
+        *("--epochs", 2, "--learning-rate", 0.01, "--batch-size", 4),
+        folder=data,
+    )
+
+
+def test_bert_sentiment(preset, tmp_path):
+    lines = ["label\tsentence"]
+    lines += [f"{i % 2}\t{('bad', 'good')[i % 2]} film {i}" for i in range(40)]
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.tsv").write_text("\n".join(lines))
+    output = on_texts("bert_sentiment.py", tmp_path, preset)
+    assert "2 classes, 40 examples" in output
+    assert float(output.split()[-1]) >= 0.4
+    assert (tmp_path / "sentiment" / "sentiment.keras").exists()
+
+
+def test_named_entities(preset, tmp_path):
+    text = "ann\tB-person\nran\tO\n\nparis\tB-place\n\n" * 12
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.conll").write_text(text)
+    output = on_texts("named_entities.py", tmp_path, preset)
+    assert "Berlin/" in output and "entity F1 " in output
+    assert (tmp_path / "entities.keras").exists()
+
+
+def test_question_answering(preset, tmp_path):
+    answer = {"text": "ann", "answer_start": 11}
+    entry = {"question": "who ran?", "answers": [answer]}
+    paragraph = {"context": "a bad film ann ran", "qas": [entry] * 10}
+    text = json.dumps({"data": [{"paragraphs": [paragraph]}]})
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.json").write_text(text)
+    output = on_texts("question_answering.py", tmp_path, preset)
+    assert "exact match " in output
+    assert (tmp_path / "reader.keras").exists()

@@ -117,6 +117,11 @@ def rebuild(model, outputs):
     kind = PixelModel if isinstance(model, PixelModel) else keras.Model
     new = kind(inputs, outputs, name=model.name)
     keep_trainable_set(new)
+    for layer in graph.all_layers(new):
+        if hasattr(layer, "keep_in"):
+            # An adapter: the file of the new model is to have it, too.
+            layer.keep_in(new)
+            break
     return new
 
 

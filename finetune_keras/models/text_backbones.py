@@ -17,7 +17,7 @@ _KAGGLE = "www.kaggle.com"
 
 
 def text_backbone(
-    preset, tokenizer=None, sequence_length=128, weights=True, **kwargs
+    preset, tokenizer=None, sequence_length=None, weights=True, **kwargs
 ):
     """Loads a transformer and its tokeniser.
 
@@ -30,7 +30,8 @@ def text_backbone(
         tokenizer: A `keras_hub.tokenizers.Tokenizer`. Defaults to `None`, that
             of the preset.
         sequence_length: Integer, the most tokens of one input; longer texts
-            lose their end. Defaults to `128`.
+            lose their end. Defaults to `None`: 128, or what the backbone
+            reads where that is less.
         weights: Boolean, whether the pretrained weights are loaded. Defaults
             to `True`.
         **kwargs: Further arguments of the KerasHub backbone, such as `dtype`.
@@ -70,6 +71,8 @@ def text_backbone(
         backbone, found = _load(hub, preset, weights, kwargs)
         tokenizer = tokenizer or found
     longest = getattr(backbone, "max_sequence_length", None)
+    if sequence_length is None:
+        sequence_length = min(128, longest or 128)
     if longest and sequence_length > longest:
         raise ValueError(
             f"The backbone {backbone.name!r} reads at most {longest} tokens. "

@@ -250,7 +250,7 @@ def is_raw(x):
             getattr(dtype, "name", "").startswith(("string", "str", "object"))
         )
     if isinstance(x, (list, tuple)):
-        return any(one is None or is_raw(one) for one in x[:2])
+        return not x or any(one is None or is_raw(one) for one in x[:2])
     return False
 
 
@@ -259,7 +259,7 @@ def _shorten(first, second, room):
     excess = len(first) + len(second) - room
     if excess <= 0:
         return first, second
-    half = room // 2
+    half = (room + 1) // 2
     if len(first) <= half:
         return first, second[: room - len(first)]
     if len(second) <= room - half:
