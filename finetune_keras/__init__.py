@@ -10,7 +10,13 @@ from finetune_keras.adapters.adapter import (
 from finetune_keras.adapters.bottleneck import Bottleneck
 from finetune_keras.adapters.files import load_adapters, save_adapters
 from finetune_keras.adapters.lora import LoRA, lora_plus_multipliers
-from finetune_keras.adapters.saved_model import AdapterModel, AdapterSequential
+from finetune_keras.adapters.prefix import PrefixTuning
+from finetune_keras.adapters.prompts import PromptTuning, PTuning
+from finetune_keras.adapters.saved_model import (
+    AdapterModel,
+    AdapterSequential,
+    AdapterTextModel,
+)
 from finetune_keras.adapters.scaling import IA3, BitFit, NormTuning
 from finetune_keras.data.arrays import from_arrays
 from finetune_keras.data.augmentation import Augmentation
@@ -81,6 +87,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AdapterModel",
     "AdapterSequential",
+    "AdapterTextModel",
     "Answers",
     "Augmentation",
     "BitFit",
@@ -100,8 +107,11 @@ __all__ = [
     "LoRA",
     "NormTuning",
     "OneCycle",
+    "PTuning",
     "Phase",
     "Plan",
+    "PrefixTuning",
+    "PromptTuning",
     "Report",
     "SlantedTriangular",
     "TextModel",

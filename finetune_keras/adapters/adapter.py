@@ -6,7 +6,7 @@ import warnings
 
 from keras import ops
 
-from finetune_keras.adapters.layer import (
+from finetune_keras.adapters.adapted import (
     detach,
     forget_traces,
     is_adapted,
@@ -64,9 +64,14 @@ def add_adapters(model, method, target_layers=None, name="default"):
     print(len(mobilenet.trainable_variables))
     ```
     """
-    _check_name(model, name)
     targets = find_targets(model, method, target_layers)
-    adapters = attach_adapters(model, method, targets.values(), name)
+    return place_adapters(model, method, targets.values(), name)
+
+
+def place_adapters(model, method, paths, name):
+    """Does what `add_adapters` does, in the layers at these paths."""
+    _check_name(model, name)
+    adapters = attach_adapters(model, method, paths, name)
     keep_adapters(model)
     _train_only(model, adapters)
     set_adapter(model, name)

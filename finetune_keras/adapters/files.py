@@ -2,11 +2,19 @@
 
 import hashlib
 import json
+import pathlib
 
 import keras
 import numpy as np
 
-from finetune_keras.adapters.adapter import add_adapters
+from finetune_keras.adapters.adapter import place_adapters
+from finetune_keras.adapters.peft_files import (
+    CONFIG,
+    WEIGHTS,
+    from_peft,
+    is_peft_folder,
+    to_peft,
+)
 from finetune_keras.adapters.saved_model import (
     adapters_by_name,
     describe_adapters,
@@ -17,21 +25,30 @@ from finetune_keras.models import graph
 _FORMAT = "finetune_keras.adapters.1"
 
 
-def save_adapters(model, path, name=None):
+def save_adapters(model, path, name=None, format=None):
     """Writes an adapter and the head into a small safetensors file.
 
     Weights are kept by the path of their layer. With them go the method with
     its arguments, and a fingerprint of each weight of the base, by which
     `load_adapters` knows whether it fits.
 
+    LoRA in KerasHub's BERT, RoBERTa or DistilBERT can also be written for
+    Hugging Face's PEFT, as a folder that `PeftModel.from_pretrained` reads.
+    The head goes with it, without its softmax, if it is that of Hugging
+    Face's classifier, `ft.replace_head(..., pooling="token")`; for RoBERTa
+    with `hidden_units=(n,), activation="tanh"`, for DistilBERT with
+    `"relu"`. Otherwise there is a warning.
+
     Args:
         model: A `keras.Model` with adapters.
-        path: String or `pathlib.Path`, such as `"law.adapter.safetensors"`.
+        path: String or `pathlib.Path`, such as `"law.adapter.safetensors"`;
+            a folder for `"peft"`.
         name: Name of the adapter. Defaults to `None`, the only one.
+        format: `None` for our own file, or `"peft"`. Defaults to `None`.
 
     Raises:
         ValueError: If the model has no such adapter, or several and `name` is
-            not given.
+            not given, or it cannot be written in this format.
         ImportError: If safetensors is not installed.
 
     Example:
@@ -51,6 +68,9 @@ def save_adapters(model, path, name=None):
     """
     safetensors = _safetensors()
     name = _pick(adapters_by_name(model), name, model)
+    if format is not None:
+        _write_peft(safetensors, model, path, name, format)
+        return
     described = describe_adapters(model)[name]
     tensors = {f"adapter:{k}": v for k, v in _weights_of(model, name).items()}
     tensors |= {f"head:{k}": v for k, v in _head_of(model).items()}
@@ -70,9 +90,14 @@ def load_adapters(model, path, name=None):
     freezes all else but the head; one of this name and method that is there
     already is overwritten.
 
+    A folder of Hugging Face's PEFT with a LoRA for BERT, RoBERTa or
+    DistilBERT can be read into KerasHub's. It does not tell its base, so that
+    only the sizes are checked; where it has no head the model keeps its own.
+
     Args:
         model: A `keras.Model`, built.
-        path: String or `pathlib.Path` of a file from `save_adapters`.
+        path: String or `pathlib.Path` of a file from `save_adapters`, or of
+            a folder of PEFT.
         name: String, the name to give the adapter. Defaults to `None`, its
             name in the file.
 
@@ -104,20 +129,58 @@ def load_adapters(model, path, name=None):
     load_adapters(other, "law.adapter.safetensors", name="law")
     ```
     """
-    facts, tensors = _read(path)
+    folder = is_peft_folder(path)
+    facts, tensors = _read_peft(model, path) if folder else _read(path)
     name = facts["name"] if name is None else name
     method = keras.saving.deserialize_keras_object(facts["method"])
-    _check_base(model, facts["base"], path)
-    _check_head(model, tensors["head"], path)
+    if not folder:
+        _check_base(model, facts["base"], path)
+    if not folder or tensors["head"]:
+        _check_head(model, tensors["head"], path)
     if name in adapters_by_name(model):
         _check_same(model, name, method, facts["layers"])
     else:
-        leaves = {p: x for x, p in graph.leaf_layers(model).items()}
-        layers = [leaves[path] for path in facts["layers"]]
-        add_adapters(model, method, layers, name)
+        place_adapters(model, method, facts["layers"], name)
     _assign(_weights_of(model, name), tensors["adapter"])
-    _assign(_head_of(model), tensors["head"])
+    if tensors["head"]:
+        _assign(_head_of(model), tensors["head"])
     return model
+
+
+def _write_peft(safetensors, model, path, name, format):
+    if format != "peft":
+        raise ValueError(
+            '`format` must be `None` for our own file, or "peft". '
+            f"Received: format={format!r}"
+        )
+    ((_, adapter), *_) = adapters_by_name(model)[name].values()
+    config, tensors = to_peft(
+        model,
+        adapter.method,
+        {k: _array(v) for k, v in _weights_of(model, name).items()},
+        {k: _array(v) for k, v in _head_of(model).items()},
+    )
+    folder = pathlib.Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2))
+    safetensors.save_file(
+        tensors, str(folder / WEIGHTS), metadata={"format": "pt"}
+    )
+
+
+def _read_peft(model, path):
+    from_file = _safetensors(reader=True)
+    config = json.loads((pathlib.Path(path) / CONFIG).read_text())
+    with from_file(str(pathlib.Path(path) / WEIGHTS), framework="numpy") as f:
+        tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
+    method, weights, head = from_peft(model, str(path), config, tensors)
+    layers = dict.fromkeys(key.split("/adapter/")[0] for key in weights)
+    facts = {
+        "name": "default",
+        "method": keras.saving.serialize_keras_object(method),
+        "layers": list(layers),
+    }
+    return facts, {"adapter": weights, "head": head}
 
 
 def _weights_of(model, name):

@@ -1,14 +1,11 @@
-"""What an adapter is: a small layer inside the layer that it changes.
+"""What an adapter is: a small layer inside the layer that it changes."""
 
-This is the one place of the room that touches private attributes of Keras.
-"""
-
-import contextlib
-import functools
 import weakref
 
 import keras
 from keras import ops
+
+from finetune_keras.models import graph
 
 
 class AdapterLayer(keras.layers.Layer):
@@ -62,6 +59,8 @@ class AdapterLayer(keras.layers.Layer):
 
     # Whether `change` has the switch in it, where that is cheaper.
     switches_itself = False
+    # In an attention layer: how many vectors stand in front of the tokens.
+    prompt_length = 0
 
     def __init__(self, base, method, name):
         super().__init__(name=name, dtype=_float_policy(base.dtype_policy))
@@ -116,6 +115,18 @@ class AdapterLayer(keras.layers.Layer):
         """
         return None
 
+    def change_sequence(self, outputs, mask):
+        """Makes the outputs of the base longer or shorter.
+
+        Args:
+            outputs: Tensor of shape `(batch, length, features)`.
+            mask: Boolean tensor of shape `(batch, length)`, or `None`.
+
+        Returns:
+            `(outputs, mask)`.
+        """
+        return outputs, mask
+
     def weight_changes(self):
         """What to add to the weights of the base to do without the adapter.
 
@@ -137,142 +148,20 @@ class Factor(keras.layers.Layer):
         self.kernel = self.add_weight(shape, initializer, name="kernel")
 
 
-def attach(layer, adapter, path):
-    """Puts an adapter in its base, where it takes effect at once.
-
-    Args:
-        layer: The base, a `keras.layers.Layer`.
-        adapter: An `AdapterLayer` made for it.
-        path: String, path of the layer in its model, for the weights' paths.
-    """
-    with contextlib.ExitStack() as scopes:
-        for part in path.split("/"):
-            scopes.enter_context(keras.name_scope(part))
-        adapter.build(None)
-    if not is_adapted(layer):
-        layer.__class__ = _adapted_class(type(layer))
-    layer._tracker.unlock()
-    setattr(layer, adapter.name, adapter)
-    layer._tracker.lock()
-
-
-def detach(layer, adapter):
-    """Takes an adapter out of its base."""
-    layer._tracker.unlock()
-    layer._tracker.untrack(adapter)
-    layer._tracker.lock()
-    delattr(layer, adapter.name)
-    if not adapters_in(layer):
-        layer.__class__ = layer.base_class
-
-
-def is_adapted(layer):
-    """Tells whether a layer holds adapters."""
-    return isinstance(layer, Adapted)
-
-
 def adapters_in(layer):
     """Lists the adapters that a layer holds itself."""
     return [x for x in layer._layers if isinstance(x, AdapterLayer)]
 
 
-@contextlib.contextmanager
-def base_classes(layers):
-    """Gives adapted layers their own classes back, for writing configs."""
-    adapted = [(layer, type(layer)) for layer in layers if is_adapted(layer)]
-    for layer, kind in adapted:
-        layer.__class__ = kind.base_class
-    try:
-        yield
-    finally:
-        for layer, kind in adapted:
-            layer.__class__ = kind
-
-
-class Adapted:
-    """What the class of a layer gets on top when the layer holds adapters."""
-
-
-@functools.cache
-def _adapted_class(kind):
-    """Makes the class of a layer of this kind that holds adapters."""
-
-    @functools.wraps(kind.call)
-    def call(self, inputs, *args, **kwargs):
-        return _call(self, kind.call, inputs, args, kwargs)
-
-    @functools.wraps(kind.quantized_call)
-    def quantized_call(self, inputs, *args, **kwargs):
-        return _call(self, kind.quantized_call, inputs, args, kwargs)
-
-    members = {
-        "call": call,
-        "quantized_call": quantized_call,
-        "base_class": kind,
-        # Keras names a class in a file by these; it must find the base's.
-        "__module__": kind.__module__,
-        "__qualname__": kind.__qualname__,
-    }
-    return type(kind.__name__, (Adapted, kind), members)
-
-
-def _call(layer, call, inputs, args, kwargs):
-    adapters = adapters_in(layer)
-    read = inputs
-    for adapter in adapters:
-        if type(adapter).change_inputs is not AdapterLayer.change_inputs:
-            read = _add(read, adapter(inputs))
-    with _without_activation(layer) as activation:
-        outputs = call(layer, read, *args, **kwargs)
-    mask = getattr(outputs, "_keras_mask", None)
-    for own in ("training", "mask"):
-        kwargs.pop(own, None)
-    changed = outputs
-    for adapter in adapters:
-        changed = _add(changed, adapter(inputs, outputs, *args, **kwargs))
-    if activation is not None:
-        changed = activation(changed)
-    if mask is not None:
-        changed._keras_mask = mask
-    return changed
-
-
-def _add(tensor, change):
-    if change is None:
-        return tensor
-    return tensor + ops.cast(change, tensor.dtype)
-
-
-@contextlib.contextmanager
-def _without_activation(layer):
-    """Lets a layer give what stands before its activation."""
-    activation = getattr(layer, "activation", None)
-    if activation in (None, keras.activations.linear):
-        yield None
-        return
-    # Past Keras's tracking, which would take this for a new part.
-    members = vars(layer)
-    own = "activation" in members
-    members["activation"] = None
-    try:
-        yield activation
-    finally:
-        if own:
-            members["activation"] = activation
-        else:
-            del members["activation"]
-
-
-def forget_traces(model):
-    """Lets a model trace its steps anew at their next use."""
-    for name in ("train_function", "test_function", "predict_function"):
-        function = getattr(model, name, None)
-        # `jax.jit` would know the step again, and use the trace of before.
-        for cell in getattr(function, "__closure__", None) or ():
-            if hasattr(cell.cell_contents, "clear_cache"):
-                cell.cell_contents.clear_cache()
-        if function is not None:
-            setattr(model, name, None)
+def bases(layer, path=""):
+    """Dict from all layers at any depth, but those of adapters, to paths."""
+    found = {}
+    for child in graph.inner_layers(layer):
+        if not isinstance(child, AdapterLayer):
+            where = f"{path}/{child.name}".lstrip("/")
+            for one, place in {child: where, **bases(child, where)}.items():
+                found.setdefault(one, place)
+    return found
 
 
 def _float_policy(policy):

@@ -8,6 +8,9 @@ class Method:
     `default_layers`, `layer_for`, and `get_config` where it has arguments.
     """
 
+    # Whether it goes into `MultiHeadAttention` as a whole, not into leaves.
+    goes_into_attention = False
+
     def supports(self, layer):
         """Tells whether a layer can have this adapter.
 
@@ -18,6 +21,17 @@ class Method:
             Boolean.
         """
         raise NotImplementedError
+
+    def find_layers(self, model):
+        """Finds the only layers of a model that it can go into.
+
+        Args:
+            model: A `keras.Model`, built.
+
+        Returns:
+            Dict from layers to paths, or `None` where the user may choose.
+        """
+        return None
 
     def default_layers(self, leaves):
         """Picks the layers that get the adapter where none are named.
@@ -42,6 +56,10 @@ class Method:
             An `AdapterLayer`.
         """
         raise NotImplementedError
+
+    def layers_for(self, layers, name):
+        """Makes the adapters of several layers, in their order."""
+        return [self.layer_for(layer, name) for layer in layers]
 
     def get_config(self):
         return {}

@@ -4,12 +4,10 @@ import warnings
 
 import keras
 
-from finetune_keras.adapters.layer import (
-    adapters_in,
-    attach,
-    base_classes,
-)
+from finetune_keras.adapters.adapted import attach, base_classes
+from finetune_keras.adapters.layer import adapters_in, bases
 from finetune_keras.models import graph
+from finetune_keras.models.text_model import TextModel
 from finetune_keras.models.trainable_set import FineTuneModel, paths_now
 
 
@@ -22,7 +20,7 @@ class _KeepsAdapters:
     def get_config(self):
         leaves = graph.leaf_layers(self)
         frozen = [path for x, path in leaves.items() if not x.trainable]
-        with base_classes(leaves):
+        with base_classes(bases(self)):
             config = super().get_config()
         return {
             **config,
@@ -43,7 +41,7 @@ class _KeepsAdapters:
                 facts["method"], custom_objects=custom_objects
             )
             paths = paths_now(saved, model)
-            layers = [paths.get(path, path) for path in facts["layers"]]
+            layers = [_path_now(path, paths) for path in facts["layers"]]
             attach_adapters(model, method, layers, name)
         paths = paths_now(saved, model)
         frozen = {paths.get(path, path) for path in frozen}
@@ -79,6 +77,31 @@ class AdapterModel(_KeepsAdapters, FineTuneModel):
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
+class AdapterTextModel(_KeepsAdapters, TextModel):
+    """A `TextModel` whose `.keras` file keeps its adapters.
+
+    `add_adapters` turns a `TextModel` into this class, and `merge_adapters`
+    and `remove_adapters` turn it back.
+
+    Example:
+
+    ```python
+    import keras_hub, finetune_keras as ft
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad"]
+    bert = keras_hub.models.BertBackbone(
+        vocabulary_size=7, num_layers=1, num_heads=2, hidden_dim=8,
+        intermediate_dim=16, max_sequence_length=16,
+    )
+    tokenizer = keras_hub.tokenizers.BertTokenizer(words)
+    model = ft.text_classifier(bert, ["neg", "pos"], tokenizer=tokenizer)
+    ft.add_adapters(model, ft.LoRA(rank=2))
+    print(model.predict(["good"], verbose=0).shape)  # (1, 2)
+    ```
+    """
+
+
+@keras.saving.register_keras_serializable(package="finetune_keras")
 class AdapterSequential(_KeepsAdapters, keras.Sequential):
     """A sequential model whose `.keras` file keeps its adapters.
 
@@ -108,7 +131,7 @@ def adapters_by_name(model):
         that holds it to `(layer, adapter)`.
     """
     found = {}
-    for layer, path in graph.leaf_layers(model).items():
+    for layer, path in bases(model).items():
         for adapter in adapters_in(layer):
             name = adapter.name.removeprefix("adapter_")
             found.setdefault(name, {})[path] = (layer, adapter)
@@ -129,14 +152,24 @@ def describe_adapters(model):
 
 def attach_adapters(model, method, paths, name):
     """Puts adapters into the layers at these paths; returns the adapters."""
-    layers = {path: layer for layer, path in graph.leaf_layers(model).items()}
-    made = [
-        (layers[path], method.layer_for(layers[path], f"adapter_{name}"), path)
-        for path in paths
-    ]
-    for layer, adapter, path in made:
+    paths = list(paths)
+    layers = {path: layer for layer, path in bases(model).items()}
+    layers = [layers[path] for path in paths]
+    adapters = method.layers_for(layers, f"adapter_{name}")
+    for layer, adapter, path in zip(layers, adapters, paths, strict=True):
         attach(layer, adapter, path)
-    return [adapter for _, adapter, _ in made]
+        # Who makes another model of these layers may ask for it.
+        adapter.keep_in = keep_adapters
+    return adapters
+
+
+def _path_now(path, paths):
+    """The path of a layer now, by those of the leaves, see `paths_now`."""
+    depth = path.count("/") + 1
+    for old, new in paths.items():
+        if old == path or old.startswith(path + "/"):
+            return "/".join(new.split("/")[:depth])
+    return path
 
 
 def keep_adapters(model):
@@ -145,6 +178,8 @@ def keep_adapters(model):
         return
     if type(model) is keras.Sequential:
         model.__class__ = AdapterSequential
+    elif isinstance(model, TextModel):
+        graph.change_class(model, AdapterTextModel)
     elif graph.is_plain_functional(model) or isinstance(model, FineTuneModel):
         graph.change_class(model, AdapterModel)
     else:
@@ -152,7 +187,7 @@ def keep_adapters(model):
             f"{type(model).__name__} does not write adapters into its `.keras` "
             "file: keep them with `save_adapters`, or add them to a functional "
             "model, such as `ft.replace_head` or `ft.flatten` makes.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -160,5 +195,7 @@ def drop_class(model):
     """Gives a model without adapters its ordinary class back."""
     if isinstance(model, AdapterSequential):
         model.__class__ = keras.Sequential
+    elif isinstance(model, AdapterTextModel):
+        model.__class__ = TextModel
     elif isinstance(model, AdapterModel):
         model.__class__ = FineTuneModel

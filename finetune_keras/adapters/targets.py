@@ -5,7 +5,7 @@ import warnings
 
 import keras
 
-from finetune_keras.adapters.layer import AdapterLayer
+from finetune_keras.adapters.layer import AdapterLayer, bases
 from finetune_keras.models import graph
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.selection import select_layers
@@ -36,7 +36,13 @@ def find_targets(model, method, target_layers=None):
         ValueError: If the selection matches nothing, or no layer that the
             method supports.
     """
+    found = method.find_layers(model)
+    if found is not None:
+        _check_no_choice(method, target_layers)
+        return found
     leaves = base_leaves(model)
+    if method.goes_into_attention:
+        leaves = attention_layers(model)
     supported = {
         layer: path
         for layer, path in leaves.items()
@@ -50,7 +56,10 @@ def find_targets(model, method, target_layers=None):
     else:
         chosen = select_layers(model, target_layers)
         received = f"target_layers={target_layers!r}"
-    targets = {x: path for x, path in supported.items() if x in set(chosen)}
+    among = set(chosen)
+    if method.goes_into_attention:
+        among |= {x for x in supported if _holds_any(x, among)}
+    targets = {x: path for x, path in supported.items() if x in among}
     if not targets:
         raise ValueError(
             _no_target(method, leaves, supported, chosen, received)
@@ -63,6 +72,25 @@ def _is_plain(layer):
     quantized = layer.dtype_policy.quantization_mode
     own_lora = getattr(layer, "lora_enabled", False)
     return quantized in (None, "int8") and not own_lora
+
+
+def _holds_any(layer, chosen):
+    return not chosen.isdisjoint(graph.leaf_layers(layer))
+
+
+def _check_no_choice(method, target_layers):
+    if target_layers is not None:
+        raise ValueError(
+            f"{type(method).__name__} has one place, in front of the tokens: "
+            "leave `target_layers` out. "
+            f"Received: target_layers={target_layers!r}"
+        )
+
+
+def attention_layers(model):
+    """Dict from the `MultiHeadAttention`s of a model to their paths."""
+    kind = keras.layers.MultiHeadAttention
+    return {x: p for x, p in bases(model).items() if isinstance(x, kind)}
 
 
 def base_leaves(model):

@@ -262,6 +262,25 @@ def test_a_fresh_process_loads_lora_and_goes_on_learning(tmp_path):
     assert np.abs(after - out["before"]).max() > 1e-2
 
 
+def test_a_new_head_hands_the_adapters_on(tmp_path):
+    model = cnn()
+    x, _ = data_of(model)
+    add_adapters(model, LoRA(rank=2), "pointwise")
+    for variable in model.trainable_variables:
+        variable.assign(variable + 0.1)
+    other = ft.replace_head(model, 3)
+    assert isinstance(other, AdapterModel)
+    y = predict(other, x / 255)
+    with disable_adapters(other):
+        assert np.abs(predict(other, x / 255) - y).max() > 1e-4
+    other.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(predict(loaded, x / 255), y, atol=1e-5)
+    assert list(adapters_by_name(loaded)) == ["default"]
+    remove_adapters(model)
+    assert type(ft.replace_head(model, 3)) is not AdapterModel
+
+
 def test_blocks_without_names_are_found_again(tmp_path):
     transformer()
     model = transformer()

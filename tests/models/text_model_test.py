@@ -6,7 +6,6 @@ import finetune_keras as ft
 from finetune_keras.models.buckets import Buckets
 from finetune_keras.testing import fresh_process, randomize, weights_snapshot
 
-pytestmark = pytest.mark.backends
 TEXTS = ["good film", "bad", "a very good film was not bad . ", ""] * 6
 LONG = [text + " film" * (i % 20) for i, text in enumerate(TEXTS)]
 LABELS = np.arange(24) % 2
@@ -28,6 +27,7 @@ def values(model):
     return [keras.ops.convert_to_numpy(v) for v in model.weights]
 
 
+@pytest.mark.backends
 def test_buckets_change_no_prediction(model):
     x = model.arrays(LONG)
     assert x["token_ids"].shape == (24, 28)
@@ -39,6 +39,7 @@ def test_buckets_change_no_prediction(model):
     assert np.ptp(whole[:, 0]) > 1e-3
 
 
+@pytest.mark.backends
 def test_fit_evaluate_predict_take_texts(model):
     model.compile(
         "adam", "sparse_categorical_crossentropy", metrics=["accuracy"]
@@ -76,6 +77,7 @@ def test_sample_weights_reach_the_loss(model):
     )
 
 
+@pytest.mark.backends
 def test_fine_tune_freezes_bit_equal_and_caches(model):
     before = weights_snapshot(model)
     plan = ft.Plan(
@@ -139,6 +141,7 @@ def test_saved_and_loaded_in_a_fresh_process(model):
     assert names == {"transformer_layer_2", "head_predictions"}
 
 
+@pytest.mark.backends
 def test_vocabulary_is_in_the_file(model, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -150,6 +153,7 @@ def test_vocabulary_is_in_the_file(model, tmp_path):
     )
 
 
+@pytest.mark.backends
 def test_saving_works_after_a_cached_phase(model, tmp_path):
     # The mask passes by the cut, and Keras moves its place in the history.
     plan = ft.Plan([ft.Phase(2, 1, learning_rate=1e-3)])

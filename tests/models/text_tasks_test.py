@@ -6,7 +6,6 @@ import finetune_keras as ft
 from finetune_keras.testing import randomize, weights_snapshot
 
 hub = pytest.importorskip("keras_hub", reason="needs finetune_keras[text]")
-pytestmark = pytest.mark.backends
 SENTENCES = [["ann", "ran"], ["paris", "was", "badly", "good"], ["bob"]] * 8
 TAGS = [["B-p", "O"], ["B-l", "O", "O", "O"], ["B-p"]] * 8
 CONTEXT = "a good film was bad . ann ran . " * 3
@@ -81,6 +80,7 @@ def test_tags_are_learnt_saved_and_scored(backbone, tmp_path):
     assert bundle.predict(SENTENCES[:3]) == found[:3]
 
 
+@pytest.mark.backends
 def test_padding_weighs_nothing(backbone):
     model = ft.token_classifier(backbone, ["O", "B-p", "B-l"], dropout=0.0)
     randomize(model)
@@ -97,6 +97,7 @@ def test_padding_weighs_nothing(backbone):
     assert loss == pytest.approx(np.concatenate(losses).mean(), abs=1e-4)
 
 
+@pytest.mark.backends
 def test_answers_are_learnt_saved_and_scored(backbone, tmp_path):
     model = ft.question_answerer(backbone, sequence_length=20)
     x = ["who ran ?"] * 8, [CONTEXT] * 8
@@ -150,6 +151,7 @@ def test_masked_words_in_other_families(small_bert, family):
     assert np.isfinite(history.epochs[0]["loss"])
 
 
+@pytest.mark.backends
 def test_faults_are_met_at_the_door(backbone, small_bert):
     with pytest.raises(ValueError, match="needs its tokeniser"):
         ft.text_backbone(small_bert[0])
