@@ -1,5 +1,7 @@
 """Composable building blocks for fine-tuning pretrained Keras models."""
 
+import importlib
+
 from finetune_keras.adapters.adapter import (
     add_adapters,
     disable_adapters,
@@ -81,6 +83,9 @@ from finetune_keras.training.optimizers import layerwise_optimizer
 from finetune_keras.training.phase import Phase
 from finetune_keras.training.plan import Plan
 from finetune_keras.training.schedules import OneCycle, SlantedTriangular
+from finetune_keras.tuning.parts import model_options
+from finetune_keras.tuning.result import Search
+from finetune_keras.tuning.space import SearchSpace, search_space
 
 __version__ = "0.1.0"
 
@@ -98,6 +103,7 @@ __all__ = [
     "CrossValidation",
     "DataSplits",
     "FineTuneHistory",
+    "FineTuneHyperModel",
     "FineTuneModel",
     "GradualUnfreeze",
     "HubLayer",
@@ -113,6 +119,8 @@ __all__ = [
     "PrefixTuning",
     "PromptTuning",
     "Report",
+    "Search",
+    "SearchSpace",
     "SlantedTriangular",
     "TextModel",
     "TrainableSummary",
@@ -148,6 +156,7 @@ __all__ = [
     "masked_language_model",
     "merge_adapters",
     "mix",
+    "model_options",
     "plans",
     "question_answerer",
     "read_conll",
@@ -158,6 +167,7 @@ __all__ = [
     "save_adapters",
     "save_bundle",
     "save_record",
+    "search_space",
     "select_layers",
     "sequence_augmentation",
     "set_adapter",
@@ -170,5 +180,18 @@ __all__ = [
     "text_regressor",
     "token_classifier",
     "trainable_summary",
+    "tune",
     "unfreeze",
 ]
+
+# These import keras_tuner, and with it TensorFlow's whole trail.
+_LAZY = {
+    "FineTuneHyperModel": "finetune_keras.tuning.hypermodel",
+    "tune": "finetune_keras.tuning.search",
+}
+
+
+def __getattr__(name):
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -83,3 +83,21 @@ def test_question_answering(preset, tmp_path):
     output = on_texts("question_answering.py", tmp_path, preset)
     assert "exact match " in output
     assert (tmp_path / "reader.keras").exists()
+
+
+def test_compare_adapters(preset, tmp_path):
+    lines = ["label\tsentence"]
+    lines += [f"{i % 2}\t{('bad', 'good')[i % 2]} film {i}" for i in range(24)]
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.tsv").write_text("\n".join(lines))
+    output = run(
+        "compare_adapters.py",
+        *("--data", tmp_path, "--backbone", preset, "--sequence-length", 32),
+        *("--epochs", 1, "--ways", "LoRA", "prompt", "full"),
+        folder=tmp_path,
+    )
+    rows = [line.split() for line in output.splitlines()]
+    (lora,) = [row for row in rows if row[:1] == ["LoRA"] and len(row) == 8]
+    (full,) = [row for row in rows if row[:1] == ["full"] and len(row) == 8]
+    assert float(lora[3].rstrip("%")) < 50 < float(full[3].rstrip("%"))
+    assert (tmp_path / "compare_adapters.png").exists()

@@ -8,6 +8,8 @@ from finetune_keras.models import graph
 from finetune_keras.models.head_finder import collapses, find_head
 from finetune_keras.models.layer_groups import weighted_atoms
 from finetune_keras.models.pixel_guard import PixelModel
+from finetune_keras.models.text_encoder import TextEncoder
+from finetune_keras.models.text_model import TextModel
 from finetune_keras.models.trainable_set import keep_trainable_set
 
 _TASKS = {
@@ -114,8 +116,14 @@ def remove_head(model):
 def rebuild(model, outputs):
     """Makes a model with new outputs on the inputs of another, of its kind."""
     inputs = graph.graph_of(model).input
-    kind = PixelModel if isinstance(model, PixelModel) else keras.Model
-    new = kind(inputs, outputs, name=model.name)
+    kinds = [k for k in (PixelModel, TextModel) if isinstance(model, k)]
+    new = (*kinds, keras.Model)[0](inputs, outputs, name=model.name)
+    if isinstance(new, TextModel):
+        same = new.outputs[0].shape == model.outputs[0].shape
+        old = model.encoder
+        new.encoder = (
+            old if same else TextEncoder(old.tokenizer, old.sequence_length)
+        )
     keep_trainable_set(new)
     for layer in graph.all_layers(new):
         if hasattr(layer, "keep_in"):

@@ -1,5 +1,7 @@
 """Whole models for texts: classes, values, tags, answers, masked words."""
 
+import numbers
+
 import keras
 
 from finetune_keras.models import graph
@@ -14,7 +16,7 @@ from finetune_keras.models.text_model import TextModel
 
 def text_classifier(
     backbone,
-    num_classes,
+    classes,
     sequence_length=None,
     tokenizer=None,
     task="classification",
@@ -25,8 +27,8 @@ def text_classifier(
 
     Args:
         backbone: What `text_backbone` returns or takes.
-        num_classes: Integer, number of classes or labels; or the list of
-            their names, which may then stand in the data as labels too.
+        classes: List of the names of the classes or labels, which may then
+            stand in the data too; or an integer, how many there are.
         sequence_length: Integer, the most tokens of one input. Defaults to
             `None`, that of the backbone.
         tokenizer: See `text_backbone`. Defaults to `None`.
@@ -68,9 +70,8 @@ def text_classifier(
     ```
     """
     base, options = _base(backbone, sequence_length, tokenizer)
-    names = None if isinstance(num_classes, int) else list(num_classes)
-    if names is not None:
-        num_classes = len(names)
+    names = None if isinstance(classes, numbers.Integral) else list(classes)
+    num_classes = classes if names is None else len(names)
     features = base.output
     pooled = isinstance(features, dict) and "pooled_output" in features
     head = {"pooling": "token", **head}

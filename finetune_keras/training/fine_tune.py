@@ -1,6 +1,7 @@
 """Runs a plan: freeze, cache, fit, audit, phase after phase."""
 
 from finetune_keras.training.compiled import ensure_compiled
+from finetune_keras.training.fit_state import strategy_scope
 from finetune_keras.training.inputs import labels_rank
 from finetune_keras.training.prefix_cache import cache_options
 from finetune_keras.training.run import Run
@@ -80,7 +81,9 @@ def fine_tune(
     """
     plan.check(model)
     options = cache_options(cache)
-    ensure_compiled(model, plan, labels_rank(train))
-    run = Run(model, plan, train, validation, options, fit)
-    with run.in_folder(checkpoint_dir):
-        return run.run()
+    # What is made on the way, an optimizer or a suffix, belongs to it too.
+    with strategy_scope(model):
+        ensure_compiled(model, plan, labels_rank(train))
+        run = Run(model, plan, train, validation, options, fit)
+        with run.in_folder(checkpoint_dir):
+            return run.run()

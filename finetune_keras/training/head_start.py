@@ -114,8 +114,10 @@ def start_head(model, head, batches, method):
     features = keras.Model(model.input, _input_of(model, head))
     x, y = [], []
     for batch in batches:
-        x.append(_rows(features.predict_on_batch(batch[0])))
         y.append(np.asarray(batch[1]))
+        # Of several replicas each predicts the batch, one after the other.
+        found = features.predict_on_batch(batch[0])[: len(y[-1])]
+        x.append(_rows(found))
     x, y = np.concatenate(x), np.concatenate(y)
     y = y.argmax(axis=1) if y.ndim > 1 and y.shape[1] > 1 else y.reshape(-1)
     missing = set(range(head.units)) - set(np.unique(y).tolist())

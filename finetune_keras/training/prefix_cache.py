@@ -14,6 +14,7 @@ from finetune_keras.training.shared_activations import (
     describe_prefix,
     example_digests,
 )
+from finetune_keras.training.workers import workers_of
 
 _OPTIONS = {
     "storage": "auto",
@@ -89,6 +90,8 @@ class PrefixCache:
     def __init__(self, model, options, folder=None):
         if options["storage"] == "off":
             raise CacheRefused("it is switched off")
+        if keras.backend.backend() == "jax" and workers_of(model):
+            raise CacheRefused("JAX does not predict in several processes")
         self.options = options
         self.folder = folder
         self.flat = _flat(model)

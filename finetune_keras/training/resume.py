@@ -57,9 +57,7 @@ class Checkpoint:
         path = os.path.join(self.folder, _STATE)
         if not os.path.exists(path):
             return None
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        facts = json.loads(arrays.pop("facts").tobytes().decode())
+        facts, arrays = decode(path)
         different = [k for k in self.run if facts["run"].get(k) != self.run[k]]
         if different:
             raise ValueError(
@@ -72,16 +70,28 @@ class Checkpoint:
 
     def save(self, facts, arrays):
         """Replaces the state, or leaves the old one whole."""
-        facts = json.dumps({**facts, "run": self.run}).encode()
-        packed = {"facts": np.frombuffer(facts, "uint8"), **arrays}
-        buffer = io.BytesIO()
-        np.savez(buffer, **packed)
+        data = encode({**facts, "run": self.run}, arrays)
         path = os.path.join(self.folder, _STATE)
         with open(path + ".new", "wb") as file:
-            file.write(buffer.getbuffer())
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(path + ".new", path)
+
+
+def encode(facts, arrays):
+    """Turns plain data and arrays into bytes, without pickle."""
+    packed = {"facts": np.frombuffer(json.dumps(facts).encode(), "uint8")}
+    buffer = io.BytesIO()
+    np.savez(buffer, **packed, **arrays)
+    return buffer.getbuffer()
+
+
+def decode(file):
+    """Returns the `(facts, arrays)` that `encode` was given, from a file."""
+    with np.load(file, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    return json.loads(arrays.pop("facts").tobytes().decode()), arrays
 
 
 def describe_model(model):

@@ -27,6 +27,7 @@ from finetune_keras.training.prefix_cache import (
 )
 from finetune_keras.training.progress import Progress
 from finetune_keras.training.retrace import retrace
+from finetune_keras.training.workers import agree_on, open_checkpoint
 
 
 class Run(keras.callbacks.Callback):
@@ -342,13 +343,13 @@ class Run(keras.callbacks.Callback):
         if folder is None:
             yield
             return
-        self.seed = random.randrange(2**20, 2**31)
+        self.seed = agree_on(self.full, random.randrange(2**20, 2**31))
         facts = {
             "plan": self.plan.to_dict(),
             "model": resume.describe_model(self.full),
             "data": resume.describe_data(self.train),
         }
-        self.checkpoint = resume.Checkpoint(folder, facts)
+        self.checkpoint = open_checkpoint(self.full, folder, facts)
         try:
             yield
         finally:

@@ -1,3 +1,5 @@
+import random
+
 import keras
 import numpy as np
 import pytest
@@ -175,6 +177,16 @@ def test_tasks_on_one_backbone_share_its_weights(backbone):
     assert inner < {id(v) for v in b.weights}
 
 
+def test_a_new_head_and_calibration_leave_a_text_model(model):
+    calibrated = ft.calibrate(model, (LONG, LABELS))
+    assert isinstance(calibrated, ft.TextModel)
+    assert calibrated.encoder.classes == ["neg", "pos"]
+    assert calibrated.predict(LONG, verbose=0).shape == (24, 2)
+    three = ft.replace_head(model, 3, pooling="token")
+    assert isinstance(three, ft.TextModel) and three.encoder.classes is None
+    assert three.predict(LONG, verbose=0).shape == (24, 3)
+
+
 def test_arrays_of_token_ids_still_work(model):
     model.compile("sgd", "sparse_categorical_crossentropy")
     x = model.arrays(LONG)
@@ -213,3 +225,38 @@ def test_evaluation_and_bundle(model, tmp_path):
     assert answers.labels == names.tolist()
     np.testing.assert_allclose(answers.probabilities, found[:3], atol=1e-5)
     assert len(bundle.predict("good film").labels) == 1
+
+
+def test_a_run_that_stops_and_goes_on_ends_as_one_run(small_bert, tmp_path):
+    def run(folder, *stops):
+        for stop in stops:
+            keras.utils.set_random_seed(4)
+            copy = type(small_bert[0]).from_config(small_bert[0].get_config())
+            copy.set_weights(small_bert[0].get_weights())
+            model = ft.text_classifier(
+                copy, 2, tokenizer=small_bert[1], sequence_length=32
+            )
+            plan = ft.Plan(
+                [
+                    ft.Phase(2, 2, learning_rate=1e-2),
+                    ft.Phase("all", 2, learning_rate=1e-3),
+                ]
+            )
+            ft.fine_tune(
+                model,
+                plan,
+                (LONG, LABELS),
+                batch_size=4,
+                checkpoint_dir=tmp_path / folder,
+                stop_after=stop,
+                verbose=0,
+            )
+        return values(model)
+
+    def seeded(folder, *stops):
+        random.seed(9)
+        return run(folder, *stops)
+
+    whole = seeded("whole", 4)
+    for a, b in zip(seeded("parts", 1, 3, 4), whole, strict=True):
+        np.testing.assert_array_equal(a, b)
