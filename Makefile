@@ -18,7 +18,9 @@ quickstart: $(VENV)/.installed
 
 test: lint
 	KERAS_BACKEND=tensorflow $(PYTEST) --durations=10
-	KERAS_BACKEND=jax $(PYTEST) -m backends
+	# Tests compile much and compute little.
+	XLA_FLAGS=--xla_backend_optimization_level=0 \
+		KERAS_BACKEND=jax $(PYTEST) -m backends
 	KERAS_BACKEND=torch $(PYTEST) -m backends
 
 lint: $(VENV)/.installed-dev

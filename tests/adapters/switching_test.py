@@ -5,7 +5,6 @@ import pathlib
 
 import keras
 import numpy as np
-import pytest
 
 from finetune_keras import testing
 from finetune_keras.adapters.adapter import (
@@ -54,7 +53,6 @@ def resident():
     return int(file.read_text().split()[1]) * 4096 if file.exists() else 0
 
 
-@pytest.mark.backends
 def test_a_thousand_switches_cost_no_trace_and_no_memory():
     model = served()
     x = rng.standard_normal((4, 6)).astype("float32")
