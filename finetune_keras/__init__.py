@@ -83,6 +83,7 @@ from finetune_keras.training.optimizers import layerwise_optimizer
 from finetune_keras.training.phase import Phase
 from finetune_keras.training.plan import Plan
 from finetune_keras.training.schedules import OneCycle, SlantedTriangular
+from finetune_keras.tuning.distribution import strategy
 from finetune_keras.tuning.parts import model_options
 from finetune_keras.tuning.result import Search
 from finetune_keras.tuning.space import SearchSpace, search_space
@@ -172,6 +173,7 @@ __all__ = [
     "sequence_augmentation",
     "set_adapter",
     "show_augmentation",
+    "strategy",
     "table_augmentation",
     "text_augmentation",
     "text_backbone",

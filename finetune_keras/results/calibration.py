@@ -5,6 +5,7 @@ import numpy as np
 
 from finetune_keras.models import graph
 from finetune_keras.models.heads import rebuild
+from finetune_keras.results.collect import without_copies
 from finetune_keras.results.decisions import (
     abstention_threshold,
     conformal_threshold,
@@ -248,7 +249,10 @@ def _predictions(model, data):
     """Predicts and keeps the labels, in one pass."""
     if isinstance(data, (tuple, list)):
         return model.predict(data[0], verbose=0), np.asarray(data[1])
-    parts = [(model.predict_on_batch(x), np.asarray(y)) for x, y, *_ in data]
+    parts = [
+        (without_copies(model.predict_on_batch(x), x), np.asarray(y))
+        for x, y, *_ in data
+    ]
     if not parts:
         raise ValueError(
             f"`validation` holds no example. Received: validation={data!r}"

@@ -35,6 +35,7 @@ def collect(model, data, settings):
         _check_batch(y)
         outputs = model.predict_on_batch(_for_backend(x))
         arrays = keras.tree.map_structure(_to_numpy, x)
+        outputs = without_copies(outputs, arrays)
         if reading is None:
             reading = _read_first(model, y, outputs, settings)
         part = _read(reading, arrays, (y, outputs, weight), settings)
@@ -51,6 +52,15 @@ def collect(model, data, settings):
             f"Received: data={type(data).__name__}"
         )
     return _join(parts), worst.sorted()
+
+
+def without_copies(outputs, x):
+    """Keeps one prediction of each example.
+
+    Of several replicas each predicts the whole batch, one after the other.
+    """
+    count = len(keras.tree.flatten(x)[0])
+    return keras.tree.map_structure(lambda array: array[:count], outputs)
 
 
 def open_data(data, batch_size):

@@ -65,10 +65,18 @@ def renew_functions(model):
         if keras.backend.backend() == "jax":
             _clear_trace(getattr(model, name))
         setattr(model, name, None)
-    model.make_train_function(force=True)  # a running `fit` needs it at once
+    # A running `fit` needs it at once; before one, on JAX, it would fix where
+    # state is kept that is not there yet.
+    if keras.distribution.distribution() is None or _is_built(model):
+        model.make_train_function(force=True)
     # Keras warns when the flags are no longer those that it compiled.
     flags = {layer: layer.trainable for layer in model._flatten_layers()}
     model._compiled_trainable_state.update(flags)
+
+
+def _is_built(model):
+    parts = (model.optimizer, model._compile_loss, model._compile_metrics)
+    return all(part is None or part.built for part in parts)
 
 
 def _clear_trace(function):

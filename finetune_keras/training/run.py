@@ -205,7 +205,11 @@ class Run(keras.callbacks.Callback):
         if self.full.optimizer.built:
             # Or `fit` would draw a batch to build it, and so another order
             # than the whole model, which is built by now.
-            view = [_first(part) for part in _batch(self.views[0])]
+            view = _batch(self.views[0])
+            # The devices of a distribution share a batch evenly.
+            shared = keras.distribution.distribution() is not None
+            count = self.train.batch_size if shared else 1
+            view = [_first(part, count) for part in view]
             cut.suffix.test_on_batch(*view)
         self.target = cut.suffix
 
@@ -383,5 +387,5 @@ def _batch(view):
     return next(iter(view)) if isinstance(view, Buckets) else view
 
 
-def _first(part):
-    return keras.tree.map_structure(lambda array: array[:1], part)
+def _first(part, count):
+    return keras.tree.map_structure(lambda array: array[:count], part)
