@@ -258,5 +258,5 @@ def test_a_run_that_stops_and_goes_on_ends_as_one_run(small_bert, tmp_path):
         return run(folder, *stops)
 
     whole = seeded("whole", 4)
-    for a, b in zip(seeded("parts", 1, 3, 4), whole, strict=True):
+    for a, b in zip(seeded("parts", 3, 4), whole, strict=True):
         np.testing.assert_array_equal(a, b)
