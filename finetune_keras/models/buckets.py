@@ -99,10 +99,6 @@ class Buckets:
         for part, rows in self._batches(None):
             yield _take(self.parts[part], rows)
 
-    def map(self, function):
-        """Makes buckets of `function(part)` for each part."""
-        return Buckets([*map(function, self.parts)], self.batch_size)
-
     def dataset(self, shuffle=False):
         """Makes a `tf.data.Dataset` of the batches that never ends.
 

@@ -121,11 +121,19 @@ class TextEncoder:
     def token_ids(self, texts):
         """Tokenises texts; a list of lists of integers."""
         texts = check_texts(texts)
-        ids = []
-        for start in range(0, len(texts), _CHUNK):
-            found = self.tokenizer(texts[start : start + _CHUNK])
-            ids += found.to_list() if hasattr(found, "to_list") else found
-        return [list(map(int, row)) for row in ids]
+        if len(texts) > MANY and keras.backend.backend() == "tensorflow":
+            return self._in_parallel(texts)
+        found = self.tokenizer(texts) if texts else []
+        found = found.to_list() if hasattr(found, "to_list") else found
+        return [list(map(int, row)) for row in found]
+
+    def _in_parallel(self, texts):
+        """Tokenises on all cores; below a few thousand it is not worth it."""
+        import tensorflow as tf
+
+        batches = tf.data.Dataset.from_tensor_slices(texts).batch(512)
+        found = batches.map(self.tokenizer, tf.data.AUTOTUNE)
+        return [row for batch in found for row in batch.to_list()]
 
     def ids_of_words(self, words):
         """Dict from each word to its token ids, at least one."""
@@ -184,9 +192,6 @@ class TextEncoder:
         """Dict of what `model.compile` takes, `None` to tell by the output."""
         return None
 
-    def __call__(self, x):
-        return self.encode(x)
-
     def get_config(self):
         return {
             "tokenizer": keras.saving.serialize_keras_object(self.tokenizer),
@@ -204,7 +209,7 @@ class TextEncoder:
         return cls(**config)
 
 
-_CHUNK = 4096
+MANY = 4096
 
 
 def check_texts(texts):
@@ -227,8 +232,9 @@ def check_texts(texts):
 def as_text(text):
     """A string, where it can be told; anything else as it is."""
     if isinstance(text, bytes):
-        return text.decode("utf-8", "replace")
-    return str(text) if isinstance(text, str) else text
+        text = text.decode("utf-8", "replace")
+    # Tokenisers differ in what they make of it.
+    return text.replace("\0", " ") if isinstance(text, str) else text
 
 
 def is_raw(x):

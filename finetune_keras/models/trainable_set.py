@@ -39,11 +39,28 @@ class FineTuneModel(keras.Model):
         weights = graph.weights_by_path(self)
         fixed = [p for p, v in weights.items() if graph.is_fixed(self, v)]
         return {
-            **super().get_config(),
+            **self._built_by_call(super().get_config()),
             "frozen_layers": frozen,
             "frozen_variables": fixed,
             "leaf_layers": list(leaves.values()),
         }
+
+    def _built_by_call(self, config):
+        """Has layers without a `build` built by their call, when loaded.
+
+        Keras would mark them as built, and the layers inside have no weights
+        (the relative embedding of KerasHub's DeBERTa is one).
+        """
+        late = {
+            layer.name
+            for layer in self.layers
+            if type(layer).build is keras.layers.Layer.build
+            and graph.inner_layers(layer)
+        }
+        for saved in config.get("layers", ()):
+            if saved["name"] in late:
+                saved.pop("build_config", None)
+        return config
 
     @classmethod
     def from_config(cls, config, custom_objects=None):

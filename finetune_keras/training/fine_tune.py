@@ -1,9 +1,9 @@
 """Runs a plan: freeze, cache, fit, audit, phase after phase."""
 
+from finetune_keras.training.activation_store import cache_options
 from finetune_keras.training.compiled import ensure_compiled
 from finetune_keras.training.fit_state import strategy_scope
 from finetune_keras.training.inputs import labels_rank
-from finetune_keras.training.prefix_cache import cache_options
 from finetune_keras.training.run import Run
 
 

@@ -1,8 +1,5 @@
 """The frozen prefix of a model, computed once instead of every epoch."""
 
-import os
-import tempfile
-
 import keras
 import numpy as np
 
@@ -10,63 +7,21 @@ from finetune_keras.models import graph
 from finetune_keras.models.buckets import Buckets
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.tf_data import is_augmented, is_shuffled
+from finetune_keras.training.activation_store import (
+    CacheRefused,
+    make_room,
+    place_for,
+)
 from finetune_keras.training.shared_activations import (
     describe_prefix,
     example_digests,
 )
 from finetune_keras.training.workers import workers_of
 
-_OPTIONS = {
-    "storage": "auto",
-    "dtype": "float32",
-    "views": 1,
-    "budget": None,
-    "shared": None,
-}
 _AUGMENTED = (
     "the dataset gives other examples at each pass; store several with "
     'cache={"views": k}'
 )
-_STORAGES = ("auto", "memory", "disk", "off")
-
-
-class CacheRefused(Exception):
-    """Why a prefix is not cached; the run goes on without."""
-
-
-def cache_options(cache):
-    """Completes and checks the argument `cache` of `fine_tune`.
-
-    Args:
-        cache: `"auto"`, `"memory"`, `"disk"`, `"off"`, or a dict with any of
-            `storage` (one of these), `dtype` (`"float32"` or `"bfloat16"`),
-            `views` (integer, augmented passes to store) and `budget`
-            (integer, bytes) and `shared` (a `SharedActivations`).
-
-    Returns:
-        Dict with all five.
-
-    Raises:
-        ValueError: If an option is unknown or out of range.
-    """
-    given = cache if isinstance(cache, dict) else {"storage": cache}
-    options = {**_OPTIONS, **given}
-    views, budget = options["views"], options["budget"]
-    if (
-        set(options) != set(_OPTIONS)
-        or options["storage"] not in _STORAGES
-        or options["dtype"] not in ("float32", "bfloat16")
-        or not (isinstance(views, int) and views >= 1)
-        or not (budget is None or budget > 0)
-    ):
-        raise ValueError(
-            f"`cache` must be one of {list(_STORAGES)}, or a dict with "
-            '"storage" (one of these), "dtype" ("float32" or "bfloat16"), '
-            '"views" (a positive integer), "budget" (bytes) and "shared" '
-            "(a `SharedActivations`). "
-            f"Received: cache={cache!r}"
-        )
-    return options
 
 
 class PrefixCache:
@@ -199,7 +154,7 @@ class PrefixCache:
 
     def _store_arrays(self, inputs):
         x, *labels = inputs.data
-        (store,) = self._allocate([_extent(x)], inputs.name)
+        (store,) = self._allocate([(_size(x), None)], inputs.name)
         self._fill(store, x, max(inputs.batch_size, 64))
         return _unpack(store), *labels
 
@@ -207,7 +162,10 @@ class PrefixCache:
         if inputs.data.renew:
             raise CacheRefused(_AUGMENTED)
         parts = inputs.data.parts
-        stores = self._allocate([_extent(x) for x, *_ in parts], inputs.name)
+        extents = [
+            (_size(x), keras.tree.flatten(x)[0].shape[1]) for x, *_ in parts
+        ]
+        stores = self._allocate(extents, inputs.name)
         for store, (x, *_) in zip(stores, parts, strict=True):
             self._fill(store, x, max(inputs.batch_size, 64))
         stored = [
@@ -217,8 +175,7 @@ class PrefixCache:
         return Buckets(stored, inputs.batch_size)
 
     def _fill(self, store, x, batch):
-        size, _ = _extent(x)
-        for start in range(0, size, batch):
+        for start in range(0, _size(x), batch):
             part = keras.tree.map_structure(
                 lambda a, start=start: a[start : start + batch], x
             )
@@ -229,8 +186,8 @@ class PrefixCache:
         labels, seen, start, store = [], set(), 0, None
         for x, *rest in inputs.data:
             if store is None:
-                batch = len(keras.tree.flatten(x)[0])
-                extent = count * batch, _extent(x)[1]
+                batch = _size(x)
+                extent = count * batch, None
                 (store,) = self._allocate([extent], inputs.name)
             start += self._run(x, store, start, batch)
             labels.append([np.asarray(part) for part in rest])
@@ -249,7 +206,7 @@ class PrefixCache:
 
     def _run(self, x, store, start, batch):
         """Computes one batch, filled up so that one trace serves all."""
-        count = len(keras.tree.flatten(x)[0])
+        count = _size(x)
 
         def compute(x):
             if count < batch:
@@ -261,6 +218,8 @@ class PrefixCache:
         else:
             outputs = compute(x)
         for array, output in zip(store, outputs, strict=True):
+            if array.shape[1:] != output.shape[1:]:
+                raise CacheRefused("activations are shorter than the inputs")
             array[start : start + count] = output
         return count
 
@@ -272,14 +231,17 @@ class PrefixCache:
         return [keras.ops.convert_to_numpy(output) for output in outputs]
 
     def _allocate(self, extents, name):
-        """Makes room for parts of so many examples, of such a length."""
+        """Makes room for parts of so many examples, of such a length each.
+
+        The length is that of sequences without a fixed one, or `None`.
+        """
         parts = [self._room(*extent) for extent in extents]
         bytes_ = self.views * sum(
             int(np.prod(shape)) * np.dtype(dtype).itemsize
             for part in parts
             for shape, dtype in part
         )
-        where = self._where(bytes_)
+        where = place_for(bytes_, self.options, self.folder)
         if name == "train":
             views = f", {self.views} views" if self.views > 1 else ""
             layer = self.below[-1].name
@@ -290,19 +252,21 @@ class PrefixCache:
             )
             if any(map(graph.is_random, self.below)) and self.views == 1:
                 self.report += ", dropout left out below"
-        make = np.empty if where == "memory" else self._on_disk
-        return [[make(*pair) for pair in part] for part in parts]
+        return [
+            [make_room(where, self.folder, *pair) for pair in part]
+            for part in parts
+        ]
 
     def _room(self, size, length):
         """Lists shape and dtype of what is stored of so many examples."""
         pairs = []
         for tensor in self.prefix.outputs:
-            # Sequences have no fixed length, but all of one part have one.
-            along = tensor.shape[1] or length if len(tensor.shape) > 1 else None
-            shape = (size, *(along,), *tensor.shape[2:])[: len(tensor.shape)]
+            shape = [size, *tensor.shape[1:]]
+            if len(shape) > 1 and shape[1] is None:
+                shape[1] = length
             if None in shape:
                 raise CacheRefused("activations have no fixed shape")
-            pairs.append((shape, self._dtype(tensor)))
+            pairs.append((tuple(shape), self._dtype(tensor)))
         return pairs
 
     def _dtype(self, tensor):
@@ -313,25 +277,6 @@ class PrefixCache:
                 return ml_dtypes.bfloat16
             return "float32"
         return tensor.dtype
-
-    def _where(self, bytes_):
-        storage, budget = self.options["storage"], self.options["budget"]
-        folder = self.folder or tempfile.gettempdir()
-        memory = budget or _free_memory() // 3
-        if storage in ("auto", "memory") and bytes_ <= memory:
-            return "memory"
-        stat = os.statvfs(folder)
-        disk = budget or stat.f_bavail * stat.f_frsize // 2
-        if storage in ("auto", "disk") and bytes_ <= disk:
-            return "disk"
-        raise CacheRefused(
-            f"activations of {bytes_ / 2**20:.0f} MiB are over the budget"
-        )
-
-    def _on_disk(self, shape, dtype):
-        # Unlinked at once: the file goes when the run ends, however it ends.
-        with tempfile.NamedTemporaryFile(dir=self.folder) as file:
-            return np.memmap(file, dtype, "w+", shape=shape)
 
 
 def _flat(model):
@@ -356,10 +301,8 @@ def _count_batches(dataset):
     return count if count >= 0 else sum(1 for _ in dataset)
 
 
-def _extent(x):
-    """How many examples there are, and how long they are."""
-    shape = keras.tree.flatten(x)[0].shape
-    return shape[0], shape[1] if len(shape) > 1 else None
+def _size(x):
+    return len(keras.tree.flatten(x)[0])
 
 
 def _extend(array, batch):
@@ -369,8 +312,3 @@ def _extend(array, batch):
 
 def _unpack(store):
     return store[0] if len(store) == 1 else store
-
-
-def _free_memory():
-    pages = os.sysconf("SC_AVPHYS_PAGES")
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -13,6 +13,7 @@ from finetune_keras.models.buckets import Buckets
 from finetune_keras.models.freezing import freeze, unfreeze
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.training import resume
+from finetune_keras.training.activation_store import CacheRefused
 from finetune_keras.training.audit import Audit
 from finetune_keras.training.best import Best, check_monitor
 from finetune_keras.training.compiled import check_schedule, is_layerwise
@@ -21,10 +22,7 @@ from finetune_keras.training.fit_state import compile_arguments, sync_state
 from finetune_keras.training.head_start import HeadStart
 from finetune_keras.training.history import FineTuneHistory
 from finetune_keras.training.inputs import Inputs, evaluation_arguments
-from finetune_keras.training.prefix_cache import (
-    CacheRefused,
-    PrefixCache,
-)
+from finetune_keras.training.prefix_cache import PrefixCache
 from finetune_keras.training.progress import Progress
 from finetune_keras.training.retrace import retrace
 from finetune_keras.training.workers import agree_on, open_checkpoint

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from finetune_keras.models import text_encoder
 from finetune_keras.models.answer_encoder import AnswerEncoder
 from finetune_keras.models.mask_encoder import MaskEncoder
 from finetune_keras.models.tag_encoder import TagEncoder
@@ -95,6 +96,22 @@ def test_sentence_piece_families(kind, tmp_path):
     tokenizer = getattr(hub.tokenizers, f"{kind}Tokenizer")(model.getvalue())
     kind = getattr(hub.models, f"{kind}TextClassifierPreprocessor")
     check_against_hub(tokenizer, kind, ["a good film", "bad"], 16)
+
+
+def test_many_texts_are_tokenised_in_parallel_to_the_same_ids(
+    bert, roberta, monkeypatch
+):
+    odd = ["a\tgood\r\nfilm\0bad", "🙂‮ مرحبا 好", "Café", "", "x" * 300]
+    many = [*TEXTS, *odd, *(f"bad {i} films!" for i in range(1500))]
+    # A real byte-pair vocabulary has all bytes; this one has three letters.
+    few = ["a b ab", "", "ba", "b a"] * 200
+    for tokenizer, texts in ((bert, many), (roberta, few)):
+        encoder = TextEncoder(tokenizer, 16)
+        expected = encoder.token_ids(texts)
+        with monkeypatch.context() as patch:
+            patch.setattr(text_encoder, "MANY", 10)
+            assert encoder.token_ids(texts) == expected
+        assert any(expected)
 
 
 def test_bad_texts_are_named(bert):

@@ -44,8 +44,7 @@ def test_pairs_and_regression(backbone):
     assert found[0, 0] > 0.3 > -0.3 > found[1, 0]
 
 
-def test_families_without_a_pooler_get_one(small_bert):
-    tokenizer = small_bert[1]
+def family(name, tokenizer):
     config = {
         "vocabulary_size": tokenizer.vocabulary_size(),
         "num_layers": 2,
@@ -54,14 +53,35 @@ def test_families_without_a_pooler_get_one(small_bert):
         "intermediate_dim": 16,
         "max_sequence_length": 32,
     }
-    distil = hub.models.DistilBertBackbone(**config)
+    if name == "Albert":
+        config["embedding_dim"] = 4
+    return getattr(hub.models, f"{name}Backbone")(**config)
+
+
+@pytest.mark.parametrize(
+    "name, pooler",
+    [
+        ("Albert", "pooled_dense"),
+        ("DebertaV3", "head_dense_1"),
+        ("DistilBert", "head_dense_1"),
+        ("Roberta", "head_dense_1"),
+    ],
+)
+def test_other_families_by_the_same_code(small_bert, name, pooler, tmp_path):
+    tokenizer = small_bert[1]
     model = ft.text_classifier(
-        distil, 2, tokenizer=tokenizer, sequence_length=32
+        family(name, tokenizer), 2, tokenizer=tokenizer, sequence_length=32
     )
-    names = [x.name for x in ft.layer_groups(model)[-1].layers]
-    assert names == ["head_dense_1", "head_predictions"]
-    assert model.predict(["good film"], verbose=0).shape == (1, 2)
-    assert {t.name for t in model.inputs} == {"token_ids", "padding_mask"}
+    assert pooler in [layer.name for layer in model.layers]
+    before = weights_snapshot(model)
+    texts = ["good film", "bad " * 20] * 4, [1, 0] * 4
+    plan = ft.Plan([ft.Phase("head", 1, 1e-2), ft.Phase("all", 1, 1e-2)])
+    ft.fine_tune(model, plan, texts, batch_size=4, verbose=0)
+    after = weights_snapshot(model)
+    assert all((before[p] != after[p]).any() for p in before if "head" in p)
+    found = model.predict(texts[0], verbose=0)
+    again = reload(model, tmp_path).predict(texts[0], verbose=0)
+    np.testing.assert_allclose(again, found, atol=1e-5)
 
 
 def test_tags_are_learnt_saved_and_scored(backbone, tmp_path):
@@ -130,21 +150,10 @@ def test_masked_words_are_learnt_and_leave_the_backbone_adapted(backbone):
     assert sum(moved) > 40
 
 
-@pytest.mark.parametrize("family", ["Roberta", "DistilBert", "Albert"])
-def test_masked_words_in_other_families(small_bert, family):
+@pytest.mark.parametrize("name", ["Roberta", "DistilBert", "Albert"])
+def test_masked_words_in_other_families(small_bert, name):
     tokenizer = small_bert[1]
-    config = {
-        "vocabulary_size": tokenizer.vocabulary_size(),
-        "num_layers": 1,
-        "num_heads": 2,
-        "hidden_dim": 8,
-        "intermediate_dim": 16,
-        "max_sequence_length": 32,
-    }
-    if family == "Albert":
-        config["embedding_dim"] = 4
-    backbone = getattr(hub.models, f"{family}Backbone")(**config)
-    model = ft.masked_language_model(backbone, 32, tokenizer)
+    model = ft.masked_language_model(family(name, tokenizer), 32, tokenizer)
     history = ft.fine_tune(
         model, ft.plans.full(epochs=1), (["good film bad"] * 8,), verbose=0
     )

@@ -3,12 +3,12 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
-from finetune_keras.training.inputs import Inputs
-from finetune_keras.training.prefix_cache import (
+from finetune_keras.training.activation_store import (
     CacheRefused,
-    PrefixCache,
     cache_options,
 )
+from finetune_keras.training.inputs import Inputs
+from finetune_keras.training.prefix_cache import PrefixCache
 
 layers = keras.layers
 
@@ -158,3 +158,31 @@ def test_disk_and_bfloat16(tmp_path):
 def test_bad_options(bad):
     with pytest.raises(ValueError, match="cache"):
         cache_options(bad)
+
+
+@pytest.mark.parametrize("as_dataset", [False, True])
+def test_sequences_without_a_fixed_length_are_not_cached(as_dataset):
+    """A convolution shortens them, and batches may differ in length."""
+    inputs = keras.Input((None, 3))
+    x = layers.Conv1D(4, 3, strides=2, name="block1_conv")(inputs)
+    x = layers.Conv1D(4, 3, padding="same", name="block2_conv")(x)
+    model = ft.replace_head(keras.Model(inputs, x), 2)
+    rng = np.random.default_rng(0)
+    batches = [
+        (rng.normal(size=(4, length, 3)).astype("float32"), np.arange(4) % 2)
+        for length in (9, 15)
+    ]
+    data = batches[0]
+    if as_dataset:
+        import tensorflow as tf
+
+        spec = (
+            tf.TensorSpec((None, None, 3), "float32"),
+            tf.TensorSpec((None,), "int64"),
+        )
+        data = tf.data.Dataset.from_generator(
+            lambda: iter(batches), output_signature=spec
+        )
+    plan = ft.Plan([ft.Phase(1, 1, learning_rate=1e-3)])
+    history = ft.fine_tune(model, plan, data, verbose=0)
+    assert "no fixed shape" in history.phases[0]["cache"]
