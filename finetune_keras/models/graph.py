@@ -222,7 +222,9 @@ def change_class(model, kind):
     if type(model) not in kind.__mro__:
         # Building one makes Keras mix its functional class into the new one.
         kind(model.inputs, model.outputs)
+    guards_pixels = getattr(model, "guards_pixels", False)
     model.__class__ = kind
+    model.guards_pixels = guards_pixels
 
 
 def optimized_ids(optimizer):

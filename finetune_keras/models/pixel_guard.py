@@ -52,61 +52,16 @@ def _are_scaled(low, high):
     return high <= 1.5 or (low < 0 and (high <= 20 or low < -50))
 
 
-class PixelModel(keras.Model):
-    """A functional model that warns when its pixels look scaled already.
+class LooksAtPixels:
+    """What `PixelModel` does; other models may take its guard over.
 
-    Models of this library take raw pixels, 0 to 255, and scale them inside.
-    Whoever scales them too gets a model that learns badly and says nothing,
-    so `fit`, `evaluate`, `predict`, their batch versions and a plain call look
-    at the first pixels that they see (at most 32 images) and warn, once for
-    each model. Symbolic tensors, generators and integer images pass unseen.
-
-    The guard lives in memory only: the model is saved as the plain functional
-    model that it is, and so loads where this library is not installed.
-
-    Args:
-        inputs: A `keras.Input` of images, or a structure of inputs of which
-            the first is the images.
-        outputs: `KerasTensor`, or a structure of them.
-        name: String, name of the model. Defaults to `None`.
-        **kwargs: `trainable`, as for `keras.Model`.
-
-    Example:
-
-    ```python
-    import warnings
-    import keras
-    import numpy as np
-    from finetune_keras.models.pixel_guard import PixelModel
-
-    inputs = keras.Input((8, 8, 3))
-    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    model = PixelModel(inputs, keras.layers.Dense(2)(x))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model.predict(np.random.uniform(size=(4, 8, 8, 3)), verbose=0)
-    print(caught[0].message)  # Pixels look scaled already ...
-    ```
+    A model that `freeze` or `add_adapters` gives another class keeps its guard
+    by `guards_pixels`.
     """
 
+    guards_pixels = False
     _pixels_warned = False
     _pixels_seen = False
-
-    def __init__(self, inputs, outputs, name=None, **kwargs):
-        super().__init__(inputs, outputs, name=name, **kwargs)
-        # Keras writes module and name of a model's class into the file, and
-        # looks them up at loading. Under those of its own functional model
-        # the file needs nothing but Keras; `Functional` became our base in
-        # the line above.
-        functional = PixelModel.__base__
-        PixelModel.__name__ = functional.__name__
-        PixelModel.__module__ = functional.__module__
-
-    def __reduce__(self):
-        # Pickle checks that the class is what its name leads to.
-        load, arguments = super().__reduce__()
-        return getattr(keras.Model, load.__name__), arguments
 
     @functools.wraps(keras.Model.fit)
     def fit(self, x=None, *args, **kwargs):
@@ -142,7 +97,7 @@ class PixelModel(keras.Model):
 
     def _look_at(self, x):
         """Looks at data of any kind; returns what to use in its place."""
-        if self._pixels_warned:
+        if self._pixels_warned or not self.guards_pixels:
             return x
         if hasattr(x, "element_spec") and hasattr(x, "enumerate"):
             return self._look_at_dataset(x)
@@ -154,7 +109,8 @@ class PixelModel(keras.Model):
         return x
 
     def _look_once(self, x):
-        if not (self._pixels_seen or self._pixels_warned):
+        done = self._pixels_seen or self._pixels_warned
+        if self.guards_pixels and not done:
             self._look(self._images(x))
 
     def _look(self, images):
@@ -211,6 +167,62 @@ class PixelModel(keras.Model):
             return batch
 
         return dataset.enumerate().map(pass_by)
+
+
+class PixelModel(LooksAtPixels, keras.Model):
+    """A functional model that warns when its pixels look scaled already.
+
+    Models of this library take raw pixels, 0 to 255, and scale them inside.
+    Whoever scales them too gets a model that learns badly and says nothing,
+    so `fit`, `evaluate`, `predict`, their batch versions and a plain call look
+    at the first pixels that they see (at most 32 images) and warn, once for
+    each model. Symbolic tensors, generators and integer images pass unseen.
+
+    The guard lives in memory only: the model is saved as the plain functional
+    model that it is, and so loads where this library is not installed.
+
+    Args:
+        inputs: A `keras.Input` of images, or a structure of inputs of which
+            the first is the images.
+        outputs: `KerasTensor`, or a structure of them.
+        name: String, name of the model. Defaults to `None`.
+        **kwargs: `trainable`, as for `keras.Model`.
+
+    Example:
+
+    ```python
+    import warnings
+    import keras
+    import numpy as np
+    from finetune_keras.models.pixel_guard import PixelModel
+
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = PixelModel(inputs, keras.layers.Dense(2)(x))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.predict(np.random.uniform(size=(4, 8, 8, 3)), verbose=0)
+    print(caught[0].message)  # Pixels look scaled already ...
+    ```
+    """
+
+    guards_pixels = True
+
+    def __init__(self, inputs, outputs, name=None, **kwargs):
+        super().__init__(inputs, outputs, name=name, **kwargs)
+        # Keras writes module and name of a model's class into the file, and
+        # looks them up at loading. Under those of its own functional model
+        # the file needs nothing but Keras; `Functional` became our base in
+        # the line above.
+        functional = PixelModel.__bases__[-1]
+        PixelModel.__name__ = functional.__name__
+        PixelModel.__module__ = functional.__module__
+
+    def __reduce__(self):
+        # Pickle checks that the class is what its name leads to.
+        load, arguments = super().__reduce__()
+        return getattr(keras.Model, load.__name__), arguments
 
 
 def _first(batch):

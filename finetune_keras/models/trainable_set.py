@@ -6,10 +6,11 @@ import warnings
 import keras
 
 from finetune_keras.models import graph
+from finetune_keras.models.pixel_guard import LooksAtPixels
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
-class FineTuneModel(keras.Model):
+class FineTuneModel(LooksAtPixels, keras.Model):
     """A functional model whose `.keras` file keeps what is frozen, by path.
 
     Keras saves the flag of a layer, but not those of the layers inside a

