@@ -7,6 +7,8 @@ from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.selection import select_layers
 from finetune_keras.models.trainable_set import keep_trainable_set
 
+BATCH_NORM = ("frozen", "train", "synchronized")
+
 
 def freeze(model, layers="all"):
     """Freezes layers: no training step moves their weights.
@@ -50,11 +52,14 @@ def unfreeze(model, layers="all", batch_norm="frozen"):
             `"frozen"` keeps those of the backbone in inference mode, on
             pretrained statistics, which small batches would spoil; those of
             the head are new and train. `"train"` lets all of them train.
-            Defaults to `"frozen"`.
+            `"synchronized"` does too, and from then on they take their
+            statistics from the batches of all replicas of a `tf.distribute`
+            strategy together. Defaults to `"frozen"`.
 
     Raises:
         ValueError: If `layers` matches nothing, or nothing but BatchNorm that
-            stays frozen.
+            stays frozen, or if `"synchronized"` is asked for on a backend
+            other than TensorFlow.
 
     Example:
 
@@ -67,11 +72,7 @@ def unfreeze(model, layers="all", batch_norm="frozen"):
     print(ft.trainable_summary(model))
     ```
     """
-    if batch_norm not in ("frozen", "train"):
-        raise ValueError(
-            '`batch_norm` must be "frozen" or "train". '
-            f"Received: batch_norm={batch_norm!r}"
-        )
+    _check_batch_norm(batch_norm)
     selected = select_layers(model, layers)
     kept = _pretrained_norms(model, selected) if batch_norm == "frozen" else []
     chosen = [layer for layer in selected if layer not in kept]
@@ -83,6 +84,24 @@ def unfreeze(model, layers="all", batch_norm="frozen"):
         )
     _set_flags(model, kept, False)
     _set_flags(model, chosen, True)
+    if batch_norm == "synchronized":
+        for layer in filter(is_batch_norm, chosen):
+            layer.synchronized = True
+
+
+def _check_batch_norm(batch_norm):
+    if batch_norm not in BATCH_NORM:
+        raise ValueError(
+            f"`batch_norm` must be one of {list(BATCH_NORM)}. "
+            f"Received: batch_norm={batch_norm!r}"
+        )
+    backend = keras.backend.backend()
+    if batch_norm == "synchronized" and backend != "tensorflow":
+        raise ValueError(
+            "Only the TensorFlow backend synchronises the statistics of "
+            'BatchNormalization. Pass `batch_norm="train"`. '
+            f"Received: batch_norm={batch_norm!r}, backend={backend!r}"
+        )
 
 
 def is_recompile_due(model):

@@ -17,8 +17,8 @@ class UnfreezeCallback(keras.callbacks.Callback):
     start with a fresh bias correction, step count and schedule go on.
 
     Args:
-        batch_norm: `"frozen"` or `"train"`, see `unfreeze`. Defaults to
-            `"frozen"`.
+        batch_norm: `"frozen"`, `"train"` or `"synchronized"`, see `unfreeze`.
+            Defaults to `"frozen"`.
         verbose: 0 or 1; whether a change is printed. Defaults to `0`.
 
     Example:

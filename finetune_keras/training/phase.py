@@ -5,7 +5,7 @@ import math
 import numbers
 
 from finetune_keras.models import graph
-from finetune_keras.models.freezing import is_batch_norm
+from finetune_keras.models.freezing import BATCH_NORM, is_batch_norm
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.selection import select_layers
 
@@ -121,7 +121,7 @@ class Phase:
             for layer in select_layers(model, layers)
             if graph.own_variables(layer)
             and (
-                self.batch_norm == "train"
+                self.batch_norm != "frozen"
                 or not is_batch_norm(layer)
                 or layer in head
             )
@@ -318,7 +318,7 @@ CHECKS = {
     "schedule": _choice,
 }
 _CHOICES = {
-    "batch_norm": ["frozen", "train"],
+    "batch_norm": list(BATCH_NORM),
     "schedule": list(_SCHEDULES),
     "head_start": [None, "auto", "ridge", "lda"],
 }

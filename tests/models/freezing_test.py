@@ -70,6 +70,23 @@ def test_batch_norm_trains_on_request():
         ft.unfreeze(model, batch_norm="thaw")
 
 
+def test_batch_norm_is_synchronized_on_request(tmp_path):
+    model = net_with_norms()
+    if keras.backend.backend() != "tensorflow":
+        with pytest.raises(ValueError, match="Only the TensorFlow backend"):
+            ft.unfreeze(model, batch_norm="synchronized")
+        return
+    ft.freeze(model)
+    ft.unfreeze(model, "norm_b", batch_norm="synchronized")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.get_layer("norm_b").synchronized
+    assert not loaded.get_layer("norm_a").synchronized
+    moved = fit_once(loaded)
+    assert of(loaded, "norm_b") <= moved
+    assert not of(loaded, "norm_a") & moved
+
+
 def test_unfreezing_only_batch_norm_asks_for_the_policy():
     model = net_with_norms()
     ft.freeze(model)

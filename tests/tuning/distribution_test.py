@@ -116,6 +116,18 @@ def test_two_replicas_equal_one_device(one_device):
     _assert_equal(*one_device["accuracies"])
 
 
+@tensorflow_only
+def test_synchronized_norms_see_the_whole_batch(one_device):
+    apart = {
+        policy: np.abs(
+            one_device[f"mirrored norms {policy}"] - one_device["norms"]
+        ).max()
+        for policy in ("train", "synchronized")
+    }
+    assert apart["train"] > 1e-2
+    assert apart["synchronized"] < 1e-3
+
+
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory):
     """Results of two workers that went on after one had been killed."""
@@ -300,7 +312,27 @@ def _single(folder, index):
             model = _model()
         results[f"mirrored {name}"] = _run(model, **options)
     results["accuracies"] = _accuracies(model)
+    results["norms"] = _train_norm("train")
+    for policy in ("train", "synchronized"):
+        with mirrored:
+            results[f"mirrored norms {policy}"] = _train_norm(policy)
     return results
+
+
+def _train_norm(policy):
+    """Trains a model with BatchNorm; returns its weights."""
+    import finetune_keras as ft
+
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(5, name="low")(inputs)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization(name="norm")(x))
+    outputs = keras.layers.Dense(3, "softmax", name="head")(x)
+    model = keras.Model(inputs, outputs)
+    phase = ft.Phase("all", 2, learning_rate=1e-2, batch_norm=policy)
+    data = _data()
+    ft.fine_tune(model, ft.Plan([phase]), *data, batch_size=8, verbose=0)
+    return _flat(model.get_weights())
 
 
 def _accuracies(model):
