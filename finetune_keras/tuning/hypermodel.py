@@ -3,6 +3,7 @@
 import keras
 import keras_tuner
 
+from finetune_keras.adapters.adapter import remove_adapters
 from finetune_keras.training.fine_tune import fine_tune
 from finetune_keras.training.inputs import labels_rank
 from finetune_keras.tuning.parts import compile_for, make_plan, put_adapters
@@ -72,6 +73,7 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
         self.space = space
         self.objective = objective
         self.model = None
+        self.is_adapted = False
         self.history = None
 
     # === To override ===
@@ -168,9 +170,20 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
                 "`build` must return a `keras.Model`. "
                 f"Received: {model!r} of type {type(model).__name__}"
             )
-        put_adapters(model, self.space.values(hp))
+        self.release()
+        self.is_adapted = put_adapters(model, self.space.values(hp))
         self.model = model
         return self.plan(hp)
+
+    def release(self):
+        """Lets the model of a trial go, without the adapters put into it.
+
+        Its layers may be those of the next trial's, if `build` puts heads on
+        one backbone.
+        """
+        if self.is_adapted:
+            remove_adapters(self.model, "default")
+        self.model, self.is_adapted = None, False
 
     def fit(self, hp, model, train, validation=None, **fit):
         """Runs a trial for a tuner of KerasTuner's own.

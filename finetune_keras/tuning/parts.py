@@ -133,10 +133,10 @@ def largest_epochs(space):
 
 
 def put_adapters(model, values):
-    """Adds the adapters of a trial, if it has any."""
+    """Adds the adapters of a trial, if it has any; returns whether it has."""
     kind, rank = values.get("adapter", "none"), values.get("rank", 8)
     if kind == "none":
-        return
+        return False
     methods = {
         "lora": lambda: LoRA(rank=rank),
         "bottleneck": lambda: Bottleneck(units=rank),
@@ -149,6 +149,8 @@ def put_adapters(model, values):
             f"`build`. Received: adapter={kind!r}"
         )
     add_adapters(model, methods[kind]())
+    return True
+
 
 
 def compile_for(model, plan, labels_rank, weight_decay):

@@ -116,7 +116,8 @@ class Trials:
             traceback.clear_frames(error.__traceback__)
             return {"status": "failed", "reason": reason, "traceback": text}
         finally:
-            self.model = self.hypermodel.model = None
+            self.model = None
+            self.hypermodel.release()
         scores = [run["score"] for run in runs]
         return {
             "status": "completed",
@@ -143,7 +144,8 @@ class Trials:
         return (score, folder) in ranked(here, rising)[: self.keep]
 
     def _execute(self, hp, number, folder, past):
-        self.model = self.hypermodel.model = None
+        self.model = None
+        self.hypermodel.release()
         # Names of layers are counted from the same start in each trial. What
         # is left of the one before is collected here too.
         keras.backend.clear_session()

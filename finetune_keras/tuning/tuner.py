@@ -161,7 +161,7 @@ class _Explorer(keras_tuner.HyperModel):
             hypermodel.options(hp)
         finally:
             del hp.get
-            hypermodel.model = None
+            hypermodel.release()
         return model
 
     def warn_of_unread(self, space):

@@ -304,6 +304,24 @@ def test_a_shared_backbone_does_not_leak(tmp_path):
     assert not np.array_equal(before[0], backbone.get_weights()[0])
 
 
+@pytest.mark.backends
+def test_adapters_in_a_shared_backbone_do_not_clash(tmp_path):
+    backbone = make_backbone()
+    space = SMALL.change(
+        groups=1, batch_size=16, adapter=["none", "lora", "ia3"], rank=[2]
+    )
+
+    def shared(hp):
+        make_backbone()  # draws as many random numbers
+        return without_tracing(ft.replace_head(backbone, 2))
+
+    one = run(tmp_path / "a", eager, space, "grid", max_trials=9)
+    two = run(tmp_path / "b", shared, space, "grid", max_trials=9)
+    assert {row["status"] for row in one.trials} == {"completed"}
+    assert results(one) == results(two)
+    assert len(backbone.weights) == 2
+
+
 def counting(monkeypatch):
     made = []
 
