@@ -36,10 +36,10 @@ from finetune_keras.data.text_files import read_conll, read_squad
 from finetune_keras.data.tfds import from_tfds
 from finetune_keras.models.backbones import backbone
 from finetune_keras.models.freezing import freeze, unfreeze
-from finetune_keras.models.graph import flatten
 from finetune_keras.models.heads import remove_head, replace_head
 from finetune_keras.models.hub import HubLayer
 from finetune_keras.models.layer_groups import LayerGroup, layer_groups
+from finetune_keras.models.replay import flatten
 from finetune_keras.models.selection import select_layers
 from finetune_keras.models.summary import TrainableSummary, trainable_summary
 from finetune_keras.models.tasks import image_classifier

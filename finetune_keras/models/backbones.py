@@ -6,7 +6,7 @@ import numbers
 import keras
 
 from finetune_keras.models.channels import with_channels
-from finetune_keras.models.graph import flatten, graph_of, replay
+from finetune_keras.models.graph import graph_of
 from finetune_keras.models.preprocessing import (
     MODES,
     PixelModel,
@@ -21,6 +21,7 @@ from finetune_keras.models.pretrained import (
     check_weights,
     load_weights,
 )
+from finetune_keras.models.replay import flatten, replay
 
 
 def backbone(model, input_shape=None, weights="imagenet", **kwargs):

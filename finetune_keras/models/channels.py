@@ -3,13 +3,14 @@
 import keras
 import numpy as np
 
-from finetune_keras.models.graph import replay, walk
+from finetune_keras.models.graph import walk
 from finetune_keras.models.preprocessing import (
     channel_axis,
     fit_channels,
     has_kernel,
     shape_axis,
 )
+from finetune_keras.models.replay import replay
 
 
 def with_channels(model, shape):

@@ -8,6 +8,7 @@ from finetune_keras.models import graph
 from finetune_keras.models.head_finder import collapses, find_head
 from finetune_keras.models.layer_groups import weighted_atoms
 from finetune_keras.models.pixel_guard import PixelModel
+from finetune_keras.models.replay import flatten
 from finetune_keras.models.text_encoder import TextEncoder
 from finetune_keras.models.text_model import TextModel
 from finetune_keras.models.trainable_set import keep_trainable_set
@@ -141,14 +142,14 @@ def split_head(model):
         `KerasTensor` below the head; its output where there is no head.
     """
     if graph.graph_of(model) is None:
-        graph.flatten(model)
+        flatten(model)
     steps, _, outputs = graph.walk(model)
     if len(outputs) > 1:
-        return graph.flatten(model), _backbone_features(model)
+        return flatten(model), _backbone_features(model)
     cuts = graph.cut_points(steps, outputs, masks=True)
     atoms = weighted_atoms(steps)
     head = find_head(steps, cuts, outputs, atoms)
-    flat = graph.flatten(model)
+    flat = flatten(model)
     if not head:
         return flat, graph.graph_of(flat).outputs[0]
     position = _end_of_backbone(steps, cuts, atoms, head)

@@ -2,10 +2,10 @@
 
 import keras
 
-from finetune_keras.models import graph
 from finetune_keras.models.backbones import backbone as make_backbone
 from finetune_keras.models.heads import replace_head
 from finetune_keras.models.pixel_guard import PixelModel
+from finetune_keras.models.replay import replay
 
 
 def image_classifier(backbone, num_classes, augmentation=None, **head):
@@ -63,6 +63,6 @@ def _augmented(model, augmentation):
         augmentation = image_augmentation(augmentation)
     first = model.inputs[0]
     inputs = keras.Input(first.shape[1:], dtype=first.dtype, name=first.name)
-    _, outputs = graph.replay(model, augmentation(inputs))
+    _, outputs = replay(model, augmentation(inputs))
     kind = PixelModel if isinstance(model, PixelModel) else keras.Model
     return kind(inputs, outputs, name=model.name)

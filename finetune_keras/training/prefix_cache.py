@@ -6,6 +6,7 @@ import numpy as np
 from finetune_keras.models import graph
 from finetune_keras.models.buckets import Buckets
 from finetune_keras.models.layer_groups import layer_groups
+from finetune_keras.models.replay import flatten, tail
 from finetune_keras.models.tf_data import is_augmented, is_shuffled
 from finetune_keras.training.activation_store import (
     CacheRefused,
@@ -94,7 +95,7 @@ class PrefixCache:
         ]
         stored = [cuts[-1], *passing]
         self.prefix = keras.Model(self.flat.input, stored)
-        self.suffix = graph.tail(stored, self.flat.output)
+        self.suffix = tail(stored, self.flat.output)
 
     def _check_below(self, trained):
         for operation in self.below:
@@ -282,7 +283,7 @@ class PrefixCache:
 def _flat(model):
     if graph.graph_of(model) is None:
         raise CacheRefused("a subclassed model has no graph to cut")
-    flat = graph.graph_of(graph.flatten(model))
+    flat = graph.graph_of(flatten(model))
     return keras.Model(flat.input, flat.output)
 
 

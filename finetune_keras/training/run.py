@@ -8,10 +8,10 @@ import time
 import keras
 import numpy as np
 
-from finetune_keras.models import graph
 from finetune_keras.models.buckets import Buckets
 from finetune_keras.models.freezing import freeze, unfreeze
 from finetune_keras.models.layer_groups import layer_groups
+from finetune_keras.models.replay import flatten
 from finetune_keras.training import resume
 from finetune_keras.training.activation_store import CacheRefused
 from finetune_keras.training.audit import Audit
@@ -167,7 +167,7 @@ class Run(keras.callbacks.Callback):
 
     def _first_pass(self):
         if self.views is None:
-            return graph.flatten(self.full), self.train.batches()
+            return flatten(self.full), self.train.batches()
         view = self.views[0]
         return self.target, view if isinstance(view, Buckets) else [view]
 

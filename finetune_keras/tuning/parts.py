@@ -11,7 +11,8 @@ from finetune_keras.training.compiled import ensure_compiled
 from finetune_keras.training.fit_state import compile_arguments
 from finetune_keras.training.phase import Phase
 from finetune_keras.training.plan import Plan
-from finetune_keras.tuning.space import FIT_PARTS, PLAN_PARTS, SearchSpace
+from finetune_keras.tuning.space import SearchSpace
+from finetune_keras.tuning.space_parts import FIT_PARTS, PLAN_PARTS
 
 _AS_TRIED_FIRST = SearchSpace({**PLAN_PARTS, **FIT_PARTS})
 

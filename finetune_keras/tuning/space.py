@@ -4,7 +4,16 @@ import contextlib
 
 from finetune_keras.models.table import format_table
 from finetune_keras.training.phase import nearest
-from finetune_keras.training.plan import Plan
+from finetune_keras.tuning.space_parts import (
+    CONDITIONS,
+    FIT_PARTS,
+    PLAN_PARTS,
+    check_whole_plans,
+    conditional,
+    named_plans,
+    position,
+    standard,
+)
 from finetune_keras.tuning.space_values import (
     checked,
     declare,
@@ -14,36 +23,7 @@ from finetune_keras.tuning.space_values import (
     shown,
 )
 
-# The first of a list is the default, and so is the middle of a range.
-PLAN_PARTS = {
-    "groups": [2, 0, 1, 4],
-    "phases": [2, 1, 3],
-    "boundary": (0.2, 0.6),
-    "order": ["unfreeze", "chain"],
-    "learning_rate": (1e-4, 1e-2, "log"),
-    "backbone_factor": (0.01, 0.3, "log"),
-    "decay": [1.0, 0.8, 0.6],
-    "epochs": [10, 5, 20],
-}
-FIT_PARTS = {"batch_size": [32, 16, 64]}
-ON_REQUEST = {
-    "backbone": None,
-    "augmentation": ["none", "light", "medium", "strong"],
-    "pooling": ["avg", "max"],
-    "hidden_units": [0, 64, 256],
-    "dropout": (0.0, 0.5),
-    "l1": [0.0, 1e-5, 1e-4],
-    "l2": [0.0, 1e-5, 1e-4, 1e-3],
-    "weight_decay": [0.0, 1e-4, 1e-2],
-    "adapter": ["none", "lora", "bottleneck", "ia3", "bitfit"],
-    "rank": [8, 4, 16],
-    "schedule": ["constant", "cosine", "one_cycle"],
-    "plan": None,
-}
-# The library itself does what these say; all else is for `build` to read.
-APPLIED = ("adapter", "rank", "plan", *PLAN_PARTS, *FIT_PARTS)
-APPLIED += ("schedule", "weight_decay")
-_ORDER = ["backbone", *APPLIED, *ON_REQUEST]
+_COLUMNS = ["part", "values", "first", "where"]
 
 
 class SearchSpace:
@@ -71,7 +51,7 @@ class SearchSpace:
     """
 
     def __init__(self, parts, when=None, plans=None):
-        names = sorted(parts, key=_position)
+        names = sorted(parts, key=position)
         self.parts = {name: checked(name, parts[name]) for name in names}
         self.plans = dict(plans or {})
         self.own_when = dict(when or {})
@@ -92,9 +72,9 @@ class SearchSpace:
         """
         kept, when, plans = dict(self.parts), dict(self.own_when), self.plans
         if parts.get("plan") not in (None, False):
-            plans = _plans(parts["plan"])
+            plans = named_plans(parts["plan"])
             parts = {**parts, "plan": list(plans)}
-            _check_whole_plans(parts)
+            check_whole_plans(parts)
             kept = {k: v for k, v in kept.items() if k not in PLAN_PARTS}
         for name, values in parts.items():
             when.pop(name, None)
@@ -102,8 +82,8 @@ class SearchSpace:
                 kept.pop(name, None)
                 continue
             if isinstance(values, dict):
-                values, when[name] = _conditional(name, values)
-            kept[name] = _standard(name) if values is True else values
+                values, when[name] = conditional(name, values)
+            kept[name] = standard(name) if values is True else values
         return SearchSpace(kept, when, plans)
 
     def without(self, *names):
@@ -224,7 +204,7 @@ class SearchSpace:
     def _known_conditions(self):
         """What depends on what, of the parts that have a meaning here."""
         found = {}
-        for name, (parent, test) in _CONDITIONS.items():
+        for name, (parent, test) in CONDITIONS.items():
             if name not in self.parts or parent not in self.parts:
                 continue
             choices = listed(self.parts[parent])
@@ -291,18 +271,6 @@ class SearchSpace:
             parent, wanted = self.when[name]
             condition = f"{parent} is {joined(wanted)}"
         return name, shown(values), joined([default(values)]), condition
-
-
-_COLUMNS = ["part", "values", "first", "where"]
-_CONDITIONS = {
-    "rank": ("adapter", lambda value: value in ("lora", "bottleneck")),
-    "groups": ("adapter", lambda value: value == "none"),
-    "phases": ("groups", lambda value: value > 0),
-    "boundary": ("phases", lambda value: value > 1),
-    "order": ("phases", lambda value: value > 2),
-    "backbone_factor": ("groups", lambda value: value > 0),
-    "decay": ("groups", lambda value: value > 0),
-}
 
 
 def search_space(**parts):
@@ -382,58 +350,3 @@ def search_space(**parts):
     if parts.get("plan") not in (None, False):
         return SearchSpace(FIT_PARTS).change(**parts)
     return SearchSpace({**PLAN_PARTS, **FIT_PARTS}).change(**parts)
-
-
-def _position(name):
-    return _ORDER.index(name) if name in _ORDER else len(_ORDER)
-
-
-def _standard(name):
-    known = {**PLAN_PARTS, **FIT_PARTS, **ON_REQUEST}
-    if known.get(name) is None:
-        raise ValueError(
-            "`True` stands for the usual values of a part, and this one has "
-            f"none: give it a list.{nearest(name, known)} "
-            f"Received: {name}=True"
-        )
-    return known[name]
-
-
-def _plans(plans):
-    if (
-        isinstance(plans, dict)
-        and plans
-        and all(isinstance(plan, Plan) for plan in plans.values())
-    ):
-        return {str(name): plan for name, plan in plans.items()}
-    raise ValueError(
-        "`plan` must be a dict from a name to a `Plan`, such as "
-        '{"probe": ft.plans.linear_probe(), "all": ft.plans.full()}. '
-        f"Received: plan={plans!r}"
-    )
-
-
-def _check_whole_plans(parts):
-    extra = [n for n in (*PLAN_PARTS, "schedule") if parts.get(n)]
-    if extra:
-        raise ValueError(
-            "`plan` gives whole plans, which have epochs, rates and groups of "
-            f"their own. Leave {extra} out, or `plan`. "
-            f"Received: plan={parts['plan']!r}"
-        )
-
-
-def _conditional(name, part):
-    when = part.get("when")
-    if set(part) != {"values", "when"} or not (
-        isinstance(when, dict) and len(when) == 1
-    ):
-        raise ValueError(
-            'A part that depends on another is a dict with "values" and with '
-            '"when", such as {"values": [4, 8], "when": {"adapter": ["lora"]}}'
-            f", one other part. Received: {name}={part!r}"
-        )
-    ((parent, wanted),) = when.items()
-    if not isinstance(wanted, (list, tuple)):
-        wanted = [wanted]
-    return part["values"], (parent, list(wanted))

@@ -11,7 +11,7 @@ import keras_tuner
 from finetune_keras.training.callbacks import is_rising
 from finetune_keras.tuning.oracles import write_json
 from finetune_keras.tuning.remote import PatientStub, SearchOver
-from finetune_keras.tuning.space import APPLIED
+from finetune_keras.tuning.space_parts import APPLIED
 from finetune_keras.tuning.trials import drop_models, ranked_trials
 
 OVER = "over.json"

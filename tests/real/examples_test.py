@@ -75,3 +75,19 @@ def test_vgg16_top_layers(shared_data, tmp_path):
     assert accuracy(output) >= 0.3
     assert re.search(r"block4 .* 0 .*\n *block5 .*7,079,424", output)
     assert (tmp_path / "vgg16.keras").exists()
+
+
+def test_tune(shared_data, tmp_path):
+    options = [
+        *("--data", shared_data / "hymenoptera-160", "--image-size", 96),
+        *("--weights", shared_data / WEIGHTS),
+        *("--algorithm", "random", "--trials", 3, "--epochs", 2),
+    ]
+    output = run("tune.py", *options, folder=tmp_path)
+    score = r"Validation accuracy: ([\d.]+), again: ([\d.]+)"
+    won, again = re.search(score, output).groups()
+    assert won == again
+    # In a fresh process, which exits with an error if it is another score.
+    output = run("tune.py", *options, "--reload", folder=tmp_path)
+    assert re.search(score, output).groups() == (won, won)
+    assert accuracy(output) >= 0.6

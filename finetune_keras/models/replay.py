@@ -1,0 +1,110 @@
+"""New models of the graph of an old one: opened, replayed, or cut."""
+
+import keras
+
+from finetune_keras.models.graph import graph_of, walk
+
+
+def flatten(model):
+    """Opens the inner models of a model, with shared layers and weights.
+
+    Args:
+        model: A `keras.Model` that has a graph.
+
+    Returns:
+        A `keras.Model` with the same inputs, outputs and layers, in which no
+        layer is a model. `model` itself if there is nothing to open.
+
+    Raises:
+        ValueError: If `model` has no graph.
+
+    Example:
+
+    ```python
+    import keras, finetune_keras as ft
+
+    base = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    inputs = keras.Input((4,))
+    nested = keras.Model(inputs, keras.layers.Dense(2)(base(inputs)))
+    print([layer.name for layer in ft.flatten(nested).layers])
+    ```
+    """
+    if graph_of(model) is None:
+        raise ValueError(
+            "Only a functional or sequential model that has been built has a "
+            "graph. Give the model an `Input`, or call it on data once. "
+            f"Received: model={model!r} of type {type(model).__name__}"
+        )
+    if not any(graph_of(layer) for layer in model.layers):
+        return model
+    _make_names_unique(model)
+    inputs, outputs = replay(model)
+    return keras.Model(inputs, outputs, name=model.name)
+
+
+def replay(model, inputs=None, call=None):
+    """Runs a model's graph again on symbolic tensors, inner models opened.
+
+    Args:
+        model: A `keras.Model` that has a graph.
+        inputs: List of `KerasTensor`s, or `None` for new ones like the old.
+        call: Function `(operation, *args, **kwargs)` that makes each step.
+            Defaults to calling the operation.
+
+    Returns:
+        `(inputs, outputs)` in the structure of the model.
+    """
+    graph = graph_of(model)
+    call = call or (lambda operation, *args, **kw: operation(*args, **kw))
+
+    def step(operation, *args, **kwargs):
+        inner = graph_of(operation)
+        if inner is None:
+            return call(operation, *args, **kwargs)
+        # Inner models are entered without `training`: Keras passes it down.
+        return inner._run_through_graph(args[0], call_fn=step)
+
+    if inputs is None:
+        inputs = [_input_like(tensor) for tensor in graph.inputs]
+        inputs = keras.tree.pack_sequence_as(graph._inputs_struct, inputs)
+    return inputs, graph._run_through_graph(inputs, call_fn=step)
+
+
+def _input_like(tensor):
+    return keras.Input(
+        batch_shape=tensor.shape,
+        dtype=tensor.dtype,
+        sparse=tensor.sparse,
+        name=tensor.name,
+    )
+
+
+def _make_names_unique(model):
+    """Renames inner layers whose name would stand twice in a flat graph."""
+    paths = {}
+    for step in walk(model)[0]:
+        paths.setdefault(step.operation, step.path)
+    names = [layer.name for layer in paths]
+    for layer, path in paths.items():
+        if names.count(layer.name) > 1 and "/" in path:
+            layer.name = path.replace("/", "_")
+
+
+def tail(tensors, outputs):
+    """Makes a model from tensors inside a graph, inputs among them, onwards.
+
+    Where an input of the graph stands among inner tensors, Keras gives it a
+    new place in its history, and the whole model could not be saved any more.
+
+    Args:
+        tensors: List of `KerasTensor`s.
+        outputs: `KerasTensor`, or a structure of them.
+
+    Returns:
+        A `keras.Model`.
+    """
+    histories = [tensor._keras_history for tensor in tensors]
+    model = keras.Model(tensors, outputs)
+    for tensor, history in zip(tensors, histories, strict=True):
+        tensor._keras_history = history
+    return model
