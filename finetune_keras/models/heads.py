@@ -36,7 +36,9 @@ def replace_head(model, num_classes, **head):
         num_classes: Integer, number of classes, labels or regressed values.
         **head: Options of the new head:
             - `pooling`: `"avg"`, `"max"`, `"flatten"`, or `"token"`, the
-              pooled token of a transformer. Defaults to `"avg"`.
+              pooled token of a transformer. An input `padding_mask` keeps
+              the padding of a text out of the former two. Defaults to
+              `"avg"`.
             - `hidden_units`: Tuple of integers, widths of hidden dense
               layers. Defaults to `()`.
             - `activation`: Name or callable, of the hidden layers. He
@@ -78,7 +80,8 @@ def replace_head(model, num_classes, **head):
             https://proceedings.mlr.press/v9/glorot10a.html)
     """
     flat, features = split_head(model)
-    outputs = build_head(features, num_classes, **head)
+    mask = padding_mask(flat)
+    outputs = build_head(features, num_classes, mask, **head)
     return rebuild(flat, outputs)
 
 
@@ -195,9 +198,18 @@ def _backbone_features(model):
     )
 
 
+def padding_mask(model):
+    """Finds the input that tells the tokens of a text from its padding."""
+    for tensor in graph.graph_of(model).inputs:
+        if tensor.name == "padding_mask" and len(tensor.shape) == 2:
+            return tensor
+    return None
+
+
 def build_head(
     features,
     num_classes,
+    mask=None,
     pooling="avg",
     hidden_units=(),
     activation="relu",
@@ -208,7 +220,7 @@ def build_head(
 ):
     """Adds a head to symbolic features; see `replace_head` for the options."""
     _check_head(num_classes, pooling, hidden_units, dropout, task)
-    x = _pool(features, pooling)
+    x = _pool(features, pooling, mask)
     for i, units in enumerate(hidden_units, start=1):
         x = _drop(x, dropout, f"head_dropout_{i}")
         x = _hidden(x, units, activation, batch_norm, kernel_regularizer, i)
@@ -244,7 +256,7 @@ def _hidden(x, units, activation, batch_norm, regularizer, number):
     return keras.layers.Activation(function, name=f"head_act_{number}")(x)
 
 
-def _pool(features, pooling):
+def _pool(features, pooling, mask):
     if isinstance(features, dict):
         if pooling == "token" and "pooled_output" in features:
             return features["pooled_output"]
@@ -258,7 +270,14 @@ def _pool(features, pooling):
         return _first_token(features)
     word = {"avg": "Average", "max": "Max"}[pooling]
     layer = getattr(keras.layers, f"Global{word}Pooling{rank - 2}D")
-    return layer(name="head_pooling")(features)
+    layer = layer(name="head_pooling")
+    if mask is None or rank != 3:
+        return layer(features)
+    if pooling == "avg":
+        return layer(features, mask=mask)
+    # Keras's layer has no mask; this is low enough in half precision, too.
+    real = keras.ops.cast(mask[:, :, None], "bool")
+    return layer(keras.ops.where(real, features, -3e4))
 
 
 def _flatten(features):

@@ -6,7 +6,7 @@ import keras
 
 from finetune_keras.models import graph
 from finetune_keras.models.answer_encoder import AnswerEncoder
-from finetune_keras.models.heads import build_head
+from finetune_keras.models.heads import build_head, padding_mask
 from finetune_keras.models.mask_encoder import MaskEncoder
 from finetune_keras.models.tag_encoder import TagEncoder
 from finetune_keras.models.text_backbones import text_backbone
@@ -79,7 +79,12 @@ def text_classifier(
         width = _sequence(base).shape[-1]
         head = {"hidden_units": (width,), "activation": "tanh", **head}
     outputs = build_head(
-        features, num_classes, task=task, dropout=dropout, **head
+        features,
+        num_classes,
+        padding_mask(base),
+        task=task,
+        dropout=dropout,
+        **head,
     )
     encoder = TextEncoder(**options, classes=names)
     return _model(base, base.input, outputs, encoder)

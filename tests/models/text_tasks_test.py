@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.models import graph
 from finetune_keras.testing import randomize, weights_snapshot
 
 hub = pytest.importorskip("keras_hub", reason="needs finetune_keras[text]")
@@ -82,6 +83,34 @@ def test_other_families_by_the_same_code(small_bert, name, pooler, tmp_path):
     found = model.predict(texts[0], verbose=0)
     again = reload(model, tmp_path).predict(texts[0], verbose=0)
     np.testing.assert_allclose(again, found, atol=1e-5)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+def test_padding_is_not_pooled(backbone, pooling, tmp_path):
+    model = ft.text_classifier(backbone, 2, pooling=pooling)
+    texts = ["good film", "bad bad film good bad"]
+    alone = [model.predict([text], verbose=0)[0] for text in texts]
+    together = model.predict(texts, verbose=0)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    again = reload(model, tmp_path).predict(texts, verbose=0)
+    np.testing.assert_allclose(again, together, atol=1e-5)
+
+    other = ft.replace_head(model, 3, pooling=pooling)
+    assert other.layers[-1].output.shape == (None, 3)
+    assert len(other.layers) == len(model.layers) - 1  # the dropout
+    found = {}
+    for cache in ("off", "memory"):
+        model = ft.text_classifier(backbone, 2, pooling=pooling, dropout=0.0)
+        for layer in graph.all_layers(model):
+            if isinstance(layer, keras.layers.Dropout):
+                layer.rate = 0.0
+        model.layers[-1].kernel.assign(0.1 * np.arange(16).reshape(8, 2))
+        plan = ft.plans.linear_probe(epochs=2, learning_rate=1e-2)
+        ft.fine_tune(model, plan, (texts, [1, 0]), cache=cache, verbose=0)
+        found[cache] = model.predict(texts, verbose=0)
+    np.testing.assert_allclose(found["off"], found["memory"], atol=1e-4)
+    assert np.abs(found["off"] - together).max() > 1e-4
 
 
 def test_tags_are_learnt_saved_and_scored(backbone, tmp_path):
