@@ -6,13 +6,18 @@ attributes of Keras.
 
 import contextlib
 import functools
+import threading
 
 import keras
 from keras import ops
 from keras.src.backend import get_keras_mask, set_keras_mask
+from keras.src.saving import object_registration
 
 from finetune_keras.adapters.attention import attend
 from finetune_keras.adapters.layer import AdapterLayer, adapters_in
+
+# One thread at a time takes the activation of a layer away.
+_ACTIVATION = threading.RLock()
 
 
 def attach(layer, adapter, path):
@@ -36,6 +41,8 @@ def attach(layer, adapter, path):
 
 def detach(layer, adapter):
     """Takes an adapter out of its base."""
+    # Other models that share the layer may hold a trace with it.
+    adapter.switch.assign(0.0)
     layer._tracker.unlock()
     layer._tracker.untrack(adapter)
     layer._tracker.lock()
@@ -77,7 +84,11 @@ def _adapted_class(kind):
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
     }
-    return type(kind.__name__, (Adapted, kind), members)
+    adapted = type(kind.__name__, (Adapted, kind), members)
+    names = object_registration.GLOBAL_CUSTOM_NAMES
+    if kind in names:
+        names[adapted] = names[kind]
+    return adapted
 
 
 def _adapted_calls(kind):
@@ -146,21 +157,22 @@ def _add(tensor, change):
 @contextlib.contextmanager
 def _without_activation(layer):
     """Lets a layer give what stands before its activation."""
-    activation = getattr(layer, "activation", None)
-    if activation in (None, keras.activations.linear):
-        yield None
-        return
-    # Past Keras's tracking, which would take this for a new part.
-    members = vars(layer)
-    own = "activation" in members
-    members["activation"] = None
-    try:
-        yield activation
-    finally:
-        if own:
-            members["activation"] = activation
-        else:
-            del members["activation"]
+    with _ACTIVATION if layer is not None else contextlib.nullcontext():
+        activation = getattr(layer, "activation", None)
+        if activation in (None, keras.activations.linear):
+            yield None
+            return
+        # Past Keras's tracking, which would take this for a new part.
+        members = vars(layer)
+        own = "activation" in members
+        members["activation"] = None
+        try:
+            yield activation
+        finally:
+            if own:
+                members["activation"] = activation
+            else:
+                del members["activation"]
 
 
 def forget_traces(model):

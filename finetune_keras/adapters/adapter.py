@@ -1,6 +1,8 @@
 """Add, switch, merge and remove adapters, of any method."""
 
 import contextlib
+import math
+import numbers
 import re
 import warnings
 
@@ -11,13 +13,18 @@ from finetune_keras.adapters.adapted import (
     forget_traces,
     is_adapted,
 )
+from finetune_keras.adapters.method import Method
 from finetune_keras.adapters.saved_model import (
     adapters_by_name,
     attach_adapters,
     drop_class,
     keep_adapters,
 )
-from finetune_keras.adapters.targets import find_targets, head_layers
+from finetune_keras.adapters.targets import (
+    base_leaves,
+    find_targets,
+    head_layers,
+)
 from finetune_keras.models.freezing import freeze, unfreeze
 from finetune_keras.models.trainable_set import keep_trainable_set
 
@@ -27,7 +34,8 @@ def add_adapters(model, method, target_layers=None, name="default"):
 
     The model is changed in place: its layers stay the same objects with the
     same weights, and those chosen get a small trained layer inside, named
-    `adapter_` and `name`. Other models that share these layers get it too. A
+    `adapter_` and `name`. Other models that share these layers get it too,
+    once they are compiled again if they have been used. A
     functional or sequential model becomes an `AdapterModel` or
     `AdapterSequential`, which behaves the same and keeps the adapters in its
     `.keras` file; other models warn that their file will not.
@@ -41,8 +49,9 @@ def add_adapters(model, method, target_layers=None, name="default"):
         method: What to put in, such as `LoRA(rank=8)`.
         target_layers: Which layers, as in `select_layers`: names, regular
             expressions on the path, classes, a callable, or a list. Of these,
-            the ones that the method supports. Defaults to `None`, the choice
-            of the method.
+            the ones that the method supports; of the head, which trains in
+            full otherwise, only what is named itself, or all that is left.
+            Defaults to `None`, the choice of the method.
         name: String of letters, digits and `_`. Defaults to `"default"`.
 
     Returns:
@@ -64,6 +73,11 @@ def add_adapters(model, method, target_layers=None, name="default"):
     print(len(mobilenet.trainable_variables))
     ```
     """
+    if not isinstance(method, Method):
+        raise TypeError(
+            "`method` must be an object such as `ft.LoRA(rank=8)`. "
+            f"Received: method={method!r}"
+        )
     targets = find_targets(model, method, target_layers)
     return place_adapters(model, method, targets.values(), name)
 
@@ -71,12 +85,32 @@ def add_adapters(model, method, target_layers=None, name="default"):
 def place_adapters(model, method, paths, name):
     """Does what `add_adapters` does, in the layers at these paths."""
     _check_name(model, name)
-    adapters = attach_adapters(model, method, paths, name)
+    with _scope_of(model):
+        attach_adapters(model, method, paths, name)
     keep_adapters(model)
-    _train_only(model, adapters)
-    set_adapter(model, name)
+    train_adapter(model, name)
     forget_traces(model)
     return model
+
+
+def _scope_of(model):
+    """The scope of the strategy of `tf.distribute` that a model is under."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+def train_adapter(model, name):
+    """Switches to an adapter, and lets it and the head train, nothing else."""
+    places = adapters_by_name(model)[name].values()
+    # What stands in the head beside its own layers is an earlier adapter.
+    own = base_leaves(model)
+    head = [x for x in head_layers(model) if x in own and not is_adapted(x)]
+    with warnings.catch_warnings():
+        # `keep_adapters` has told already what a file cannot keep.
+        warnings.simplefilter("ignore")
+        freeze(model)
+        unfreeze(model, [*(adapter for _, adapter in places), *head])
+    set_adapter(model, name)
 
 
 def set_adapter(model, name):
@@ -92,7 +126,8 @@ def set_adapter(model, name):
             All others are switched off.
 
     Raises:
-        ValueError: If the model has no adapter of this name.
+        ValueError: If the model has no adapter of this name, or a weight is no
+            finite number.
 
     Example:
 
@@ -112,7 +147,8 @@ def set_adapter(model, name):
     ```
     """
     found = _adapters_of(model)
-    weights = name if isinstance(name, dict) else {name: 1.0}
+    weights = name if isinstance(name, dict) else {str(name): 1.0}
+    _check_weights(name, weights)
     for one in weights:
         _require(found, one)
     for one, places in found.items():
@@ -154,7 +190,7 @@ def disable_adapters(model):
         for places in _adapters_of(model).values()
         for _, adapter in places.values()
     ]
-    before = [float(ops.convert_to_numpy(switch)) for switch in switches]
+    before = [float(ops.convert_to_numpy(x.value)) for x in switches]
     try:
         for switch in switches:
             switch.assign(0.0)
@@ -170,7 +206,9 @@ def merge_adapters(model):
     The outputs stay what they are, up to rounding, at the cost of the model
     without adapters. Adapters that are switched off are lost; weighted ones
     are merged with their weight. The layers stay frozen: `unfreeze` them to
-    go on in full. Compile the model again before training or saving it.
+    go on in full. Compile the model again before training or saving it. A
+    layer that reads the weights of another one, as tied embeddings do, reads
+    the merged ones from then on.
 
     Args:
         model: A `keras.Model` with adapters.
@@ -204,7 +242,7 @@ def merge_adapters(model):
                 _, before = total.get(id(variable), (variable, 0.0))
                 total[id(variable)] = (variable, before + change)
     for variable, change in total.values():
-        variable.assign(ops.cast(variable, "float32") + change)
+        variable.assign(ops.cast(variable, _exact(variable)) + change)
     return remove_adapters(model)
 
 
@@ -287,16 +325,27 @@ def _require(found, name):
         )
 
 
-def _train_only(model, adapters):
-    head = [x for x in head_layers(model) if not is_adapted(x)]
-    with warnings.catch_warnings():
-        # `keep_adapters` has told already what a file cannot keep.
-        warnings.simplefilter("ignore")
-        freeze(model)
-        unfreeze(model, [*adapters, *head])
+def _check_weights(name, weights):
+    for value in weights.values():
+        if not (isinstance(value, numbers.Real) and math.isfinite(value)):
+            raise ValueError(
+                "The weights of adapters must be finite numbers. "
+                f"Received: name={name!r}"
+            )
+    if not weights or not all(isinstance(one, str) for one in weights):
+        raise ValueError(
+            "`name` must be the name of an adapter, or a dict from names to "
+            f"weights. Received: name={name!r}"
+        )
+
+
+def _exact(variable):
+    return "float64" if variable.dtype == "float64" else "float32"
 
 
 def _changes_of(layer, adapter, path, name):
+    if float(ops.convert_to_numpy(adapter.switch.value)) == 0:
+        return []
     changes = adapter.weight_changes()
     if changes is None or layer.dtype_policy.quantization_mode is not None:
         why = (
@@ -309,5 +358,7 @@ def _changes_of(layer, adapter, path, name):
             f"{why}. Keep the adapters, or take them out with "
             "`remove_adapters`. Nothing has changed."
         )
-    switch = ops.cast(adapter.switch, "float32")
-    return [(v, switch * ops.cast(change, "float32")) for v, change in changes]
+    return [
+        (v, ops.cast(adapter.switch, _exact(v)) * ops.cast(change, _exact(v)))
+        for v, change in changes
+    ]

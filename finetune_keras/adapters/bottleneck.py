@@ -83,7 +83,9 @@ class Bottleneck(Method):
     def supports(self, layer):
         if isinstance(layer, keras.layers.Conv2D):
             return layer.data_format == "channels_last"
-        return isinstance(layer, (keras.layers.Dense, keras.layers.EinsumDense))
+        if isinstance(layer, keras.layers.EinsumDense):
+            return _width(layer) is not None
+        return isinstance(layer, keras.layers.Dense)
 
     def default_layers(self, leaves):
         places = [FEEDFORWARD_OUTPUT]
@@ -104,10 +106,19 @@ class Bottleneck(Method):
         }
 
 
+def _width(layer):
+    """How many features the outputs of a layer have, `None` if it is open."""
+    if not isinstance(layer, keras.layers.EinsumDense):
+        return layer.kernel.shape[-1]
+    _, kernel, written = re.split(",|->", layer.equation.replace(" ", ""))
+    sizes = dict(zip(kernel, layer.kernel.shape, strict=True))
+    return sizes.get(written[-1])
+
+
 class _BottleneckLayer(AdapterLayer):
     def __init__(self, base, method, name):
         super().__init__(base, method, name)
-        features = base.kernel.shape[-1]
+        features = _width(base)
         # The widths of the paper's initialisation; zero makes the identity.
         small = keras.initializers.TruncatedNormal(stddev=1e-2)
         self.features = features

@@ -7,7 +7,7 @@ import pathlib
 import keras
 import numpy as np
 
-from finetune_keras.adapters.adapter import place_adapters
+from finetune_keras.adapters.adapter import place_adapters, train_adapter
 from finetune_keras.adapters.peft_files import (
     CONFIG,
     WEIGHTS,
@@ -18,9 +18,15 @@ from finetune_keras.adapters.peft_files import (
 from finetune_keras.adapters.saved_model import (
     adapters_by_name,
     describe_adapters,
+    path_now,
 )
-from finetune_keras.adapters.targets import base_leaves, head_layers
+from finetune_keras.adapters.targets import (
+    base_leaves,
+    check_places,
+    head_layers,
+)
 from finetune_keras.models import graph
+from finetune_keras.models.trainable_set import paths_now
 
 _FORMAT = "finetune_keras.adapters.1"
 
@@ -74,7 +80,12 @@ def save_adapters(model, path, name=None, format=None):
     described = describe_adapters(model)[name]
     tensors = {f"adapter:{k}": v for k, v in _weights_of(model, name).items()}
     tensors |= {f"head:{k}": v for k, v in _head_of(model).items()}
-    facts = {"name": name, **described, "base": _fingerprints(model)}
+    facts = {
+        "name": name,
+        **described,
+        "base": _fingerprints(model),
+        "leaf_layers": list(base_leaves(model).values()),
+    }
     safetensors.save_file(
         {key: _array(variable) for key, variable in tensors.items()},
         str(path),
@@ -88,7 +99,7 @@ def load_adapters(model, path, name=None):
     The model must have the base that the adapter was trained on, with a head
     of the same shape. The adapter is added as by `add_adapters`, which
     freezes all else but the head; one of this name and method that is there
-    already is overwritten.
+    already is overwritten, switched on and trained.
 
     A folder of Hugging Face's PEFT with a LoRA for BERT, RoBERTa or
     DistilBERT can be read into KerasHub's. It does not tell its base, so that
@@ -131,6 +142,8 @@ def load_adapters(model, path, name=None):
     """
     folder = is_peft_folder(path)
     facts, tensors = _read_peft(model, path) if folder else _read(path)
+    if "leaf_layers" in facts:
+        facts, tensors = _renamed(model, facts, tensors)
     name = facts["name"] if name is None else name
     method = keras.saving.deserialize_keras_object(facts["method"])
     if not folder:
@@ -139,7 +152,9 @@ def load_adapters(model, path, name=None):
         _check_head(model, tensors["head"], path)
     if name in adapters_by_name(model):
         _check_same(model, name, method, facts["layers"])
+        train_adapter(model, name)
     else:
+        check_places(model, method, facts["layers"])
         place_adapters(model, method, facts["layers"], name)
     _assign(_weights_of(model, name), tensors["adapter"])
     if tensors["head"]:
@@ -181,6 +196,30 @@ def _read_peft(model, path):
         "layers": list(layers),
     }
     return facts, {"adapter": weights, "head": head}
+
+
+def _renamed(model, facts, tensors):
+    """Gives what a file holds the paths of the model.
+
+    Keras numbers layers without a name of their own, anew in each process.
+    """
+    paths = paths_now(facts["leaf_layers"], base_leaves(model).values())
+
+    def of_weight(key):
+        path, _, name = key.rpartition("/")
+        return f"{paths.get(path, path)}/{name}"
+
+    def of_adapter(key):
+        path = next(p for p in old if key.startswith(f"{p}/adapter/"))
+        return path_now(path, paths) + key[len(path) :]
+
+    old = facts["layers"]
+    base = {of_weight(key): v for key, v in facts["base"].items()}
+    head = {of_weight(key): v for key, v in tensors["head"].items()}
+    adapter = {of_adapter(key): v for key, v in tensors["adapter"].items()}
+    layers = [path_now(path, paths) for path in old]
+    facts = {**facts, "base": base, "layers": layers}
+    return facts, {"adapter": adapter, "head": head}
 
 
 def _weights_of(model, name):
@@ -302,6 +341,12 @@ def _assign(variables, arrays):
 
 def _read(path):
     from_file = _safetensors(reader=True)
+    if pathlib.Path(path).is_dir():
+        raise ValueError(
+            f"The folder is none of PEFT: it has no {CONFIG!r}. Pass that "
+            "folder, or a file of `save_adapters`. "
+            f"Received: path={str(path)!r}"
+        )
     with from_file(str(path), framework="numpy") as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != _FORMAT:

@@ -4,6 +4,7 @@ import weakref
 
 import keras
 from keras import ops
+from keras.src.backend import AutocastScope
 
 from finetune_keras.models import graph
 
@@ -135,6 +136,11 @@ class AdapterLayer(keras.layers.Layer):
             where the method cannot be merged.
         """
         return None
+
+
+def full_precision():
+    """A scope in which weights are read as they are, not in half precision."""
+    return AutocastScope(None)
 
 
 class Factor(keras.layers.Layer):

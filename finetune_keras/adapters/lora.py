@@ -1,6 +1,7 @@
 """LoRA: a low-rank change beside each frozen kernel."""
 
 import math
+import numbers
 
 import keras
 
@@ -70,12 +71,13 @@ class LoRA(Method):
     """
 
     def __init__(self, rank=8, alpha=16, dropout=0.0, variant="lora"):
-        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        whole = isinstance(rank, numbers.Integral)
+        if not whole or isinstance(rank, bool) or rank < 1:
             raise ValueError(
                 "`rank` must be an integer of at least 1. "
                 f"Received: rank={rank!r}"
             )
-        if not 0 < alpha < math.inf:
+        if not isinstance(alpha, numbers.Real) or not 0 < alpha < math.inf:
             raise ValueError(
                 f"`alpha` must be a positive number. Received: alpha={alpha!r}"
             )
@@ -89,7 +91,7 @@ class LoRA(Method):
                 f"`variant` must be one of {list(_VARIANTS)}. "
                 f"Received: variant={variant!r}"
             )
-        self.rank = rank
+        self.rank = int(rank)
         self.alpha = alpha
         self.dropout = dropout
         self.variant = variant

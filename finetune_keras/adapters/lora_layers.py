@@ -7,7 +7,11 @@ import string
 import keras
 from keras import ops
 
-from finetune_keras.adapters.layer import AdapterLayer, Factor
+from finetune_keras.adapters.layer import (
+    AdapterLayer,
+    Factor,
+    full_precision,
+)
 
 
 class LoRALayer(AdapterLayer):
@@ -55,7 +59,10 @@ class LoRALayer(AdapterLayer):
         if self.method.dropout:
             inputs = self.lora_dropout(inputs)
         if self.method.variant == "dora":
-            return self.linear(inputs, self.switched(self.kernel_change()))
+            with full_precision():
+                # Rounding would be all that is left of two near kernels.
+                change = self.switched(self.kernel_change())
+            return self.linear(inputs, ops.cast(change, self.compute_dtype))
         a, b = self.lora_a.kernel, self.lora_b.kernel
         a = ops.convert_to_tensor(a)
         a = ops.where(self.switch == 0, ops.zeros_like(a), a)
@@ -237,6 +244,11 @@ class EmbeddingLoRA(LoRALayer):
     A has a row for each token and starts at zero, B starts random: as in the
     code of the paper's authors. There is no dropout of tokens.
     """
+
+    def __init__(self, base, method, name):
+        super().__init__(base, method, name)
+        # Half precision has not the numbers of all tokens.
+        self.autocast = False
 
     def kernel_of_base(self):
         return self._base().embeddings

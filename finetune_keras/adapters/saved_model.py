@@ -8,7 +8,11 @@ from finetune_keras.adapters.adapted import attach, base_classes
 from finetune_keras.adapters.layer import adapters_in, bases
 from finetune_keras.models import graph
 from finetune_keras.models.text_model import TextModel
-from finetune_keras.models.trainable_set import FineTuneModel, paths_now
+from finetune_keras.models.trainable_set import (
+    FineTuneModel,
+    paths_now,
+    set_flags,
+)
 
 
 class _KeepsAdapters:
@@ -20,12 +24,15 @@ class _KeepsAdapters:
     def get_config(self):
         leaves = graph.leaf_layers(self)
         frozen = [path for x, path in leaves.items() if not x.trainable]
+        weights = graph.weights_by_path(self)
+        fixed = [p for p, v in weights.items() if graph.is_fixed(self, v)]
         with base_classes(bases(self)):
-            config = super().get_config()
+            config = _without_inner_adapters(super().get_config())
         return {
             **config,
             "adapters": describe_adapters(self),
             "frozen_layers": frozen,
+            "frozen_variables": fixed,
             "leaf_layers": list(leaves.values()),
         }
 
@@ -34,21 +41,29 @@ class _KeepsAdapters:
         config = dict(config)
         adapters = config.pop("adapters", {})
         frozen = config.pop("frozen_layers", ())
+        fixed = config.pop("frozen_variables", ())
         saved = config.pop("leaf_layers", ())
         model = super().from_config(config, custom_objects=custom_objects)
         for name, facts in adapters.items():
             method = keras.saving.deserialize_keras_object(
                 facts["method"], custom_objects=custom_objects
             )
-            paths = paths_now(saved, model)
-            layers = [_path_now(path, paths) for path in facts["layers"]]
+            paths = paths_now(saved, graph.leaf_layers(model).values())
+            layers = [path_now(path, paths) for path in facts["layers"]]
             attach_adapters(model, method, layers, name)
-        paths = paths_now(saved, model)
-        frozen = {paths.get(path, path) for path in frozen}
-        for layer, path in graph.leaf_layers(model).items():
-            if path in frozen:
-                graph.set_own_flag(layer, False)
+        set_flags(model, saved, frozen, fixed)
         return model
+
+
+def _without_inner_adapters(config):
+    """Leaves the adapters of inner models to the outer one, which has all."""
+    for layer in config.get("layers", ()):
+        inner = layer.get("config")
+        if isinstance(inner, dict) and "layers" in inner:
+            if "adapters" in inner:
+                inner["adapters"] = {}
+            _without_inner_adapters(inner)
+    return config
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
@@ -135,7 +150,12 @@ def adapters_by_name(model):
         for adapter in adapters_in(layer):
             name = adapter.name.removeprefix("adapter_")
             found.setdefault(name, {})[path] = (layer, adapter)
-    return found
+    return dict(sorted(found.items(), key=lambda item: _number(item[1])))
+
+
+def _number(places):
+    """When an adapter was added: the order of optimizers and of files."""
+    return max(adapter.number for _, adapter in places.values())
 
 
 def describe_adapters(model):
@@ -153,17 +173,34 @@ def describe_adapters(model):
 def attach_adapters(model, method, paths, name):
     """Puts adapters into the layers at these paths; returns the adapters."""
     paths = list(paths)
-    layers = {path: layer for layer, path in bases(model).items()}
-    layers = [layers[path] for path in paths]
+    layers = _layers_at(model, paths)
+    numbers = map(_number, adapters_by_name(model).values())
+    number = 1 + max(numbers, default=0)
     adapters = method.layers_for(layers, f"adapter_{name}")
     for layer, adapter, path in zip(layers, adapters, paths, strict=True):
+        adapter.number = number
         attach(layer, adapter, path)
         # Who makes another model of these layers may ask for it.
         adapter.keep_in = keep_adapters
     return adapters
 
 
-def _path_now(path, paths):
+def _layers_at(model, paths):
+    """The layers at these paths, of which each must be the only one."""
+    found = {}
+    for layer, path in bases(model).items():
+        found.setdefault(path, []).append(layer)
+    for path in paths:
+        if len(found.get(path, ())) != 1:
+            raise ValueError(
+                f"{len(found.get(path, ()))} layers of the model have the path "
+                f"{path!r}, and adapters are kept by path. Give each layer a "
+                f"name of its own. Received: model={model.name!r}"
+            )
+    return [found[path][0] for path in paths]
+
+
+def path_now(path, paths):
     """The path of a layer now, by those of the leaves, see `paths_now`."""
     depth = path.count("/") + 1
     for old, new in paths.items():
@@ -181,6 +218,7 @@ def keep_adapters(model):
     elif isinstance(model, TextModel):
         graph.change_class(model, AdapterTextModel)
     elif graph.is_plain_functional(model) or isinstance(model, FineTuneModel):
+        model.class_without_adapters = type(model)
         graph.change_class(model, AdapterModel)
     else:
         warnings.warn(
@@ -198,4 +236,6 @@ def drop_class(model):
     elif isinstance(model, AdapterTextModel):
         model.__class__ = TextModel
     elif isinstance(model, AdapterModel):
-        model.__class__ = FineTuneModel
+        kind = vars(model).get("class_without_adapters")
+        # A loaded model does not know what it was before.
+        model.__class__ = kind or type(keras.Model(model.inputs, model.outputs))

@@ -48,7 +48,9 @@ class IA3(Method):
     def supports(self, layer):
         if isinstance(layer, keras.layers.Conv2D):
             return layer.groups == 1
-        return isinstance(layer, (keras.layers.Dense, keras.layers.EinsumDense))
+        if isinstance(layer, keras.layers.EinsumDense):
+            return _is_in_order(layer, name_matches(layer, _KEY_OR_VALUE))
+        return isinstance(layer, keras.layers.Dense)
 
     def default_layers(self, leaves):
         keys = [x for x in leaves if name_matches(x, _KEY_OR_VALUE)]
@@ -113,25 +115,35 @@ def _features(layer, of_outputs):
         first = getattr(layer, "data_format", None) == "channels_first"
         behind = layer.rank if first else 0
         return (shape[axis],), (axis,), (shape[axis],) + (1,) * behind
-    read, kernel, written = re.split(",|->", layer.equation.replace(" ", ""))
-    here, there = (written, read) if of_outputs else (read, written)
-    labels = [x for x in kernel if x in here and x not in there]
+    labels, kernel, here = _labels(layer, of_outputs)
     sizes = dict(zip(kernel, shape, strict=True))
     here = here.replace(".", "")
-    # A factor is laid out in the order of the tensor's dimensions.
-    labels = sorted(labels, key=kernel.index)
     at = tuple(sizes[x] if x in labels else 1 for x in here)
     axes = tuple(kernel.index(x) for x in labels)
     return tuple(sizes[x] for x in labels), axes, at
+
+
+def _labels(layer, of_outputs):
+    """Features of an `EinsumDense`: their labels, its kernel's, a tensor's."""
+    read, kernel, written = re.split(",|->", layer.equation.replace(" ", ""))
+    here, there = (written, read) if of_outputs else (read, written)
+    return [x for x in kernel if x in here and x not in there], kernel, here
+
+
+def _is_in_order(layer, of_outputs):
+    """Tells whether features lie alike in the tensor and in the kernel."""
+    labels, _, here = _labels(layer, of_outputs)
+    order = [x for x in here if x in labels]
+    return order == labels and here.find("...") in (-1, 0)
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
 class BitFit(Method):
     """BitFit, for `add_adapters`: only the biases train.
 
-    A learnt shift stands beside each bias, those of normalisation among them;
-    it starts at zero. So it can be switched, kept in a file and merged like
-    any adapter.
+    A learnt shift stands beside the bias of each dense and convolutional layer,
+    `LayerNormalization` and `BatchNormalization`; it starts at zero. So it can
+    be switched, kept in a file and merged like any adapter.
 
     Example:
 
@@ -156,7 +168,14 @@ class BitFit(Method):
             keras.layers.EinsumDense,
             keras.layers.Conv1D,
             keras.layers.Conv2D,
+            keras.layers.Conv3D,
+            keras.layers.Conv1DTranspose,
+            keras.layers.Conv2DTranspose,
+            keras.layers.Conv3DTranspose,
+            keras.layers.DepthwiseConv1D,
             keras.layers.DepthwiseConv2D,
+            keras.layers.SeparableConv1D,
+            keras.layers.SeparableConv2D,
         )
         return isinstance(layer, kinds) and layer.bias is not None
 

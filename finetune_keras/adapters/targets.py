@@ -60,11 +60,57 @@ def find_targets(model, method, target_layers=None):
     if method.goes_into_attention:
         among |= {x for x in supported if _holds_any(x, among)}
     targets = {x: path for x, path in supported.items() if x in among}
+    # The head trains in full, and no pattern is meant to hold it back.
+    head = head_layers(model)
+    meant = {
+        layer: path
+        for layer, path in targets.items()
+        if layer not in head or _is_named(layer, path, target_layers)
+    }
+    targets = meant or targets
     if not targets:
         raise ValueError(
             _no_target(method, leaves, supported, chosen, received)
         )
     return targets
+
+
+def _is_named(layer, path, selection):
+    """Tells whether a selection names just this layer."""
+    parts = selection if isinstance(selection, (list, tuple)) else [selection]
+    return any(
+        part is layer or (isinstance(part, str) and part in (layer.name, path))
+        for part in parts
+    )
+
+
+def check_places(model, method, paths):
+    """Raises where layers that a file names cannot have the method here.
+
+    Args:
+        model: A `keras.Model`, built.
+        method: A `Method`.
+        paths: List of the paths of layers.
+
+    Raises:
+        ValueError: If there is no such layer, or it cannot have the method.
+    """
+    layers = {path: layer for layer, path in bases(model).items()}
+    free = method.find_layers(model) is None
+    for path in paths:
+        layer = layers.get(path)
+        fits = layer is not None and (_is_plain(layer) or not free)
+        if not fits or (free and not method.supports(layer)):
+            what = "is not there"
+            if layer is not None:
+                what = f"is a {type(layer).__name__} that cannot have it"
+                mode = layer.dtype_policy.quantization_mode
+                what += f", quantised to {mode}" if mode else ""
+            raise ValueError(
+                f"{method!r} of the file goes into the layer {path!r}, which "
+                f"{what}. Load it into the model that it was trained on. "
+                f"Received: model={model.name!r}"
+            )
 
 
 def _is_plain(layer):

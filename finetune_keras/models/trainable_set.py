@@ -70,30 +70,41 @@ class FineTuneModel(LooksAtPixels, keras.Model):
         fixed = config.pop("frozen_variables", ())
         saved = config.pop("leaf_layers", ())
         model = super().from_config(config, custom_objects=custom_objects)
-        paths = paths_now(saved, model)
-        frozen = {paths.get(path, path) for path in frozen}
-        pairs = [path.rsplit("/", 1) for path in fixed]
-        fixed = {f"{paths.get(path, path)}/{name}" for path, name in pairs}
-        for layer, path in graph.leaf_layers(model).items():
-            if path in frozen:
-                graph.set_own_flag(layer, False)
-        for path, variable in graph.weights_by_path(model).items():
-            if path in fixed:
-                variable.trainable = False
+        set_flags(model, saved, frozen, fixed)
         return model
 
 
-def paths_now(saved, model):
+def set_flags(model, saved, frozen, fixed):
+    """Freezes what a file says: leaf layers, and single variables.
+
+    Args:
+        model: The `keras.Model` made of the file.
+        saved: List of the paths of all leaf layers in the file.
+        frozen: List of those that were frozen.
+        fixed: List of the paths of variables.
+    """
+    paths = paths_now(saved, graph.leaf_layers(model).values())
+    frozen = {paths.get(path, path) for path in frozen}
+    pairs = [path.rsplit("/", 1) for path in fixed]
+    fixed = {f"{paths.get(path, path)}/{name}" for path, name in pairs}
+    for layer, path in graph.leaf_layers(model).items():
+        if path in frozen:
+            graph.set_own_flag(layer, False)
+    for path, variable in graph.weights_by_path(model).items():
+        if path in fixed:
+            variable.trainable = False
+
+
+def paths_now(saved, now):
     """Dict from the paths in a file to those of the model made of it.
 
     Layers inside a composite one that have no name of their own are counted
     anew by Keras in each process.
     """
     places = {}
-    now = graph.leaf_layers(model).values()
     for which, paths in enumerate((saved, now)):
         for path in paths:
-            stem = re.sub(r"_\d+(?=/|$)", "", path)
+            stem = "/".join(map(_without_number, path.split("/")))
             places.setdefault(stem, ([], []))[which].append(path)
     return {
         before: after
@@ -101,6 +112,12 @@ def paths_now(saved, model):
         if len(old) == len(new)
         for before, after in zip(old, new, strict=True)
     }
+
+
+def _without_number(name):
+    # The name of an adapter is the user's own, number and all.
+    own = name.startswith("adapter_")
+    return name if own else re.sub(r"_\d+$", "", name)
 
 
 def keep_trainable_set(model):

@@ -141,3 +141,50 @@ def test_without_safetensors_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ImportError, match=r"finetune_keras\[text\]"):
         save_adapters(model, tmp_path / "file")
+
+
+def unnamed(policy=None):
+    inputs = keras.Input((8,))
+    x = keras.layers.Dense(6, activation="relu", dtype=policy)(inputs)
+    x = keras.layers.Dense(6, activation="relu", dtype=policy)(x)
+    outputs = keras.layers.Dense(2, name="head")(x)
+    return testing.randomize(keras.Model(inputs, outputs))
+
+
+def test_layers_that_keras_numbers_are_found_again(tmp_path):
+    model, other = unnamed(), unnamed()
+    add_adapters(model, LoRA(rank=2))
+    for variable in model.trainable_variables:
+        variable.assign(variable + 0.3)
+    save_adapters(model, tmp_path / "file")
+    load_adapters(other, tmp_path / "file")
+    y = other.predict(x[:, 0], verbose=0)
+    np.testing.assert_allclose(y, model.predict(x[:, 0], verbose=0), atol=1e-5)
+
+
+def test_loading_over_an_adapter_that_is_off_switches_it_on(tmp_path):
+    model = adapted(name="law")
+    save_adapters(model, tmp_path / "file")
+    y = model.predict(x, verbose=0)
+    add_adapters(model, LoRA(rank=2), name="other")
+    load_adapters(model, tmp_path / "file")
+    np.testing.assert_allclose(model.predict(x, verbose=0), y, atol=1e-5)
+    trained = {v.path for v in model.trainable_variables if "adapter" in v.path}
+    assert trained and all("adapter_law" in path for path in trained)
+
+
+def test_what_cannot_stand_in_a_layer_is_refused_from_a_file_too(tmp_path):
+    model = unnamed()
+    add_adapters(model, LoRA(rank=2, variant="dora"))
+    save_adapters(model, tmp_path / "file")
+    other = unnamed()
+    base_weights = {v.path for v in other.weights}
+    other.layers[1].enable_lora(2)
+    with pytest.raises(ValueError, match="another base|cannot have it"):
+        load_adapters(other, tmp_path / "file")
+    assert base_weights <= {v.path for v in other.weights}
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="adapter_config.json"):
+        load_adapters(base(), tmp_path)

@@ -1,3 +1,4 @@
+import concurrent.futures
 import subprocess
 import sys
 import warnings
@@ -473,7 +474,7 @@ def test_a_subclassed_model_gets_adapters_and_a_warning():
 
 def test_functional_models_do_not_warn():
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         model = add_adapters(cnn(), LoRA(rank=2))
         add_adapters(sequential(), LoRA(rank=2))
         merge_adapters(model)
@@ -493,3 +494,66 @@ def test_errors_tell_what_to_do():
         set_adapter(model, "law")
     with pytest.raises(ValueError, match="no adapter 'law'"):
         remove_adapters(model, "law")
+
+
+def test_the_head_trains_in_full_whatever_the_pattern():
+    model = sequential()
+    head = [v.path for v in model.get_layer("head").weights]
+    add_adapters(model, LoRA(rank=2), ".*", name="one")
+    add_adapters(model, LoRA(rank=2), "body", name="two")
+    trained = [v.path for v in model.trainable_variables]
+    assert [path for path in trained if "adapter_" not in path] == head
+    assert all("adapter_two" in p for p in trained if p not in head)
+    # Alone, the head gets one all the same.
+    other = add_adapters(sequential(), LoRA(rank=2), "head")
+    assert list(adapters_by_name(other)["default"]) == ["head"]
+    add_adapters(other, LoRA(rank=2), "body", name="two")
+    assert not [v for v in other.trainable_variables if "default" in v.path]
+
+
+def test_merging_leaves_out_what_is_off_and_broken():
+    model = sequential()
+    x = data_of(model)[0]
+    add_adapters(model, LoRA(rank=2), "body", name="bad")
+    for variable in adapters_by_name(model)["bad"]["body"][1].weights[:2]:
+        variable.assign(variable * np.nan)
+    add_adapters(model, LoRA(rank=2), "body", name="good")
+    expected = predict(model, x)
+    merge_adapters(model)
+    np.testing.assert_allclose(predict(model, x), expected, atol=1e-6)
+    assert np.isfinite(expected).all()
+
+
+def test_threads_do_not_take_each_others_activation():
+    inputs = keras.Input((16,))
+    x = keras.layers.Dense(16, activation="relu", name="body")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
+    testing.randomize(model)
+    add_adapters(model, LoRA(rank=2), "body")
+    body = model.get_layer("body")
+    x = np.random.default_rng(0).normal(size=(8, 16)).astype("float32")
+
+    def least(_):
+        return [array(body(x)).min() for _ in range(40)]
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = np.concatenate(list(pool.map(least, range(4))))
+    assert (found >= 0).all()
+
+
+def test_wrong_arguments_are_met_at_the_door():
+    model = sequential()
+    for method in (LoRA, "lora"):
+        with pytest.raises(TypeError, match="an object such as"):
+            add_adapters(model, method)
+    add_adapters(model, LoRA(rank=2), "body", name="a")
+    add_adapters(model, LoRA(rank=2), "body", name="b")
+    wrong = ({"a": 0.5, "b": "x"}, {"a": np.nan}, {}, {1: 0.5})
+    for weights in wrong:
+        with pytest.raises(ValueError, match="Received: name="):
+            set_adapter(model, weights)
+    with pytest.raises(ValueError, match="no adapter"):
+        set_adapter(model, ["a", "b"])
+    places = adapters_by_name(model)
+    switches = [array(places[n]["body"][1].switch) for n in ("a", "b")]
+    assert switches == [0.0, 1.0]

@@ -324,3 +324,46 @@ def test_lora_trains_in_int8_attention():
     model.compile("adam", "mse")
     model.fit(x, normal(4, 2), verbose=0)
     np.testing.assert_array_equal(array(attention._query_dense.kernel), kernel)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_reads_the_rows_of_tokens_given_as_floats(policy):
+    inputs = keras.Input((3,))
+    layer = keras.layers.Embedding(5000, 4, dtype=policy, name="tokens")
+    x = keras.layers.Flatten()(layer(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
+    add_adapters(model, LoRA(rank=2), "tokens")
+    adapter = adapters_by_name(model)["default"]["tokens"][1]
+    adapter.lora_a.kernel.assign(normal(5000, 2))
+    # 2049 and 4099 are no numbers of half precision.
+    ids = np.array([[2049, 4097, 4099]])
+    found = keras.ops.convert_to_numpy(layer(ids.astype("float32")))
+    expected = keras.ops.convert_to_numpy(layer(ids))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_dora_starts_as_identity_in_half_precision(policy):
+    layer = keras.layers.Dense(4, dtype=policy, name="body")
+    inputs = keras.Input((16,))
+    x = keras.layers.Dense(2, name="head")(layer(inputs))
+    model = testing.randomize(keras.Model(inputs, x))
+    x = normal(3, 16)
+    before = keras.ops.convert_to_numpy(keras.ops.cast(layer(x), "float32"))
+    add_adapters(model, LoRA(rank=2, variant="dora"), "body")
+    after = keras.ops.convert_to_numpy(keras.ops.cast(layer(x), "float32"))
+    np.testing.assert_array_equal(after, before)
+
+
+def test_float64_merges_without_loss():
+    inputs = keras.Input((4,), dtype="float64")
+    layer = keras.layers.Dense(4, dtype="float64", name="body")
+    x = keras.layers.Dense(2, name="head", dtype="float64")(layer(inputs))
+    model = testing.randomize(keras.Model(inputs, x))
+    kernel = rng.standard_normal((4, 4))
+    layer.kernel.assign(kernel)
+    add_adapters(model, LoRA(rank=2), "body")
+    merge_adapters(model)
+    merged = keras.ops.convert_to_numpy(layer.kernel)
+    if merged.dtype == "float64":  # JAX has none by default
+        np.testing.assert_array_equal(merged, kernel)

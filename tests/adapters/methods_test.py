@@ -198,3 +198,50 @@ def test_wrong_bottlenecks_are_named(wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(ValueError, match=f"{name}={value!r}"):
         Bottleneck(**wrong)
+
+
+@pytest.mark.parametrize(
+    "equation, shape, methods",
+    [
+        ("abc,cde->abed", (None, 3, 5), []),
+        ("ab...,bc->ac...", (3, None), []),
+        ("abc,dc->abd", (None, 6), [IA3(), Bottleneck(units=3)]),
+        ("...x,xy->...y", 6, [IA3(), Bottleneck(units=3)]),
+    ],
+)
+def test_unusual_projections_are_right_or_refused(equation, shape, methods):
+    inputs = keras.Input((5, 4), batch_size=8)
+    layer = keras.layers.EinsumDense(equation, shape, name="value")
+    x = keras.layers.Dense(2, name="head")(layer(inputs))
+    model = testing.randomize(keras.Model(inputs, x))
+    x = inputs_of(model)
+    for method in (IA3(), Bottleneck(units=3)):
+        if method not in methods:
+            if method == IA3():
+                with pytest.raises(ValueError, match="No layer that IA3"):
+                    add_adapters(model, method, "value")
+            continue
+        add_adapters(model, method, "value")
+        fill(model)
+        adapted = predict(model, x)
+        if method == IA3():
+            merge_adapters(model)
+            np.testing.assert_allclose(predict(model, x), adapted, atol=1e-4)
+
+
+def test_bitfit_goes_into_every_convolution_with_a_bias():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2DTranspose(4, 3, name="up")(inputs)
+    x = keras.layers.SeparableConv2D(4, 3, name="separable")(x)
+    x = keras.layers.DepthwiseConv2D(3, use_bias=False, name="bare")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
+    testing.randomize(model)
+    add_adapters(model, BitFit())
+    places = adapters_by_name(model)["default"]
+    assert list(places) == ["up", "separable"]
+    x = inputs_of(model)
+    fill(model)
+    adapted = predict(model, x)
+    merge_adapters(model)
+    np.testing.assert_allclose(predict(model, x), adapted, atol=1e-4)

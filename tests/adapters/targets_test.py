@@ -107,7 +107,8 @@ def test_a_model_without_targets():
 def test_dora_leaves_embeddings_out():
     inputs = keras.Input((3,), dtype="int32")
     x = keras.layers.Embedding(5, 4, name="table")(inputs)
-    model = keras.Model(inputs, keras.layers.Dense(4, name="body")(x))
+    x = keras.layers.Dense(4, name="body")(x)
+    model = keras.Model(inputs, keras.layers.Dense(4, name="head")(x))
     assert paths(model, "all") == ["table", "body"]
     assert paths(model, "all", variant="dora") == ["body"]
     with pytest.raises(ValueError, match="LoRA can go into.*'body'"):
