@@ -19,6 +19,7 @@ class Step:
         outputs: List of keys of the tensors that it makes.
         tensors: List of `KerasTensor`s, one for each of `outputs`.
         input_shapes: List of shapes of the tensors that it reads.
+        arguments: List of all that it is called with, tensors or not.
     """
 
     def __init__(self, node, path, inputs, outputs):
@@ -28,6 +29,8 @@ class Step:
         self.outputs = outputs
         self.tensors = node.outputs
         self.input_shapes = [t.shape for t in node.input_tensors]
+        called = node.arguments
+        self.arguments = keras.tree.flatten((called.args, called.kwargs))
 
     def __repr__(self):
         return f"<Step {self.path}>"

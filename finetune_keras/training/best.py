@@ -1,5 +1,7 @@
 """The best weights over all phases."""
 
+import math
+
 import keras
 import numpy as np
 
@@ -50,7 +52,8 @@ class Best:
     def offer(self, epoch, value, history):
         """Keeps the weights if the value is the best so far."""
         best = history.best_value
-        if best is not None and not self.is_better(value, best):
+        worse = best is not None and not self.is_better(value, best)
+        if worse and not math.isnan(best):
             return
         history.best_value, history.best_epoch = value, epoch
         self.keep()

@@ -216,7 +216,13 @@ def _check_positive(name, value):
         )
 
 
+_RISING = ("acc", "auc", "precision", "recall", "f1", "beta", "r2", "iou")
+_RISING += ("io_u", "dice", "kappa", "correlation", "similarity", "true_")
+_RISING += ("sensitivity", "specificity")
+
+
 def is_rising(monitor):
     """Tells whether a metric is to rise, by its name."""
-    words = ("acc", "auc", "precision", "recall", "f1", "r2", "iou")
-    return any(word in (monitor or "") for word in words)
+    monitor = monitor or ""
+    falls = monitor.endswith("loss")
+    return not falls and any(word in monitor for word in _RISING)

@@ -243,6 +243,9 @@ class PrefixCache:
             for shape, dtype in part
         )
         where = place_for(bytes_, self.options, self.folder)
+        if where == "disk":
+            # What does not fit into memory is not remembered there either.
+            self.shared = None
         if name == "train":
             views = f", {self.views} views" if self.views > 1 else ""
             layer = self.below[-1].name

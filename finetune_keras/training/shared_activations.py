@@ -1,12 +1,17 @@
 """Activations of frozen prefixes that several runs share."""
 
 import hashlib
+import itertools
 import json
+import weakref
 
 import keras
 import numpy as np
 
 from finetune_keras.models import graph
+
+_FUNCTIONS = weakref.WeakKeyDictionary()
+_NUMBERS = itertools.count()
 
 
 class SharedActivations:
@@ -119,6 +124,24 @@ def _bytes(value):
     return repr(value.tolist()).encode() if value.dtype == "O" else bytes(value)
 
 
+def _constant(value):
+    """Text for what is no JSON; arrays and weights by their content."""
+    if isinstance(value, keras.KerasTensor):
+        return "tensor"
+    if isinstance(value, keras.Variable) or hasattr(value, "__array__"):
+        values = np.ascontiguousarray(keras.ops.convert_to_numpy(value))
+        content = hashlib.blake2b(values.tobytes(), digest_size=16).hexdigest()
+        return f"{values.dtype} {values.shape} {content}"
+    return repr(value)
+
+
+def _number_of(function):
+    """A number of its own for each function: nobody sees what it reads."""
+    if function not in _FUNCTIONS:
+        _FUNCTIONS[function] = next(_NUMBERS)
+    return _FUNCTIONS[function]
+
+
 def describe_prefix(prefix):
     """Returns a digest of the layers, their order and the weights.
 
@@ -135,7 +158,10 @@ def describe_prefix(prefix):
         config = dict(operation.get_config())
         config.pop("name", None)
         facts = [type(operation).__name__, config, step.inputs, step.outputs]
-        digest.update(json.dumps(facts, default=str).encode())
+        facts += [_constant(x) for x in step.arguments]
+        if isinstance(operation, keras.layers.Lambda):
+            facts.append(_number_of(operation.function))
+        digest.update(json.dumps(facts, default=_constant).encode())
     digest.update(json.dumps(outputs).encode())
     for variable in prefix.weights:
         values = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))

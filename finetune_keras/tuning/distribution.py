@@ -33,8 +33,8 @@ def strategy(kind="auto", devices=None, verbose=1):
         kind: `"auto"`, `"tpu"`, `"multi_worker"`, `"mirrored"` or
             `"one_device"`. Defaults to `"auto"`.
         devices: List of strings such as `["GPU:0", "GPU:1"]`, the devices of
-            `"mirrored"` or the one of `"one_device"`. Defaults to `None`, all
-            that there are.
+            `"mirrored"` or the one of `"one_device"`, each of them there.
+            Defaults to `None`, all that there are.
         verbose: Integer, 0 prints nothing. Defaults to `1`.
 
     Returns:
@@ -62,6 +62,8 @@ def strategy(kind="auto", devices=None, verbose=1):
       https://www.tensorflow.org/guide/distributed_training)
     """
     _check(kind)
+    if devices is not None:
+        _check_devices(kind, devices)
     pickers = {
         "tpu": _tpu,
         "multi_worker": _multi_worker,
@@ -147,6 +149,32 @@ def _check(kind):
         )
 
 
+def _check_devices(kind, devices):
+    import tensorflow as tf
+
+    if kind == "one_device" and len(devices) > 1:
+        raise ValueError(
+            'One device is asked for. Give one, or take kind="mirrored". '
+            f"Received: devices={devices!r}"
+        )
+    there = tf.config.list_logical_devices()
+    there = [device.name.removeprefix("/device:") for device in there]
+    listed = isinstance(devices, (list, tuple)) and len(devices) > 0
+    named = [str(name).lstrip("/").upper() for name in devices or ()]
+    named = [name.removeprefix("DEVICE:") for name in named]
+    if not listed or len({*named}) < len(named) or not {*named} <= {*there}:
+        raise ValueError(
+            "`devices` must be a list of different devices of this machine, "
+            f"which has {there}. Received: devices={devices!r}"
+        )
+    if len(_workers()) > 1:
+        raise ValueError(
+            "`TF_CONFIG` names several workers, each of which takes all of its "
+            "devices. Leave `devices` out, or unset `TF_CONFIG`. "
+            f"Received: devices={devices!r}"
+        )
+
+
 def _refuse_parameter_servers(received):
     raise ValueError(
         "`ParameterServerStrategy` is refused: Keras 3 does not support it in "
@@ -180,11 +208,6 @@ def _one_device(devices):
     import tensorflow as tf
 
     if devices:
-        if len(devices) > 1:
-            raise ValueError(
-                "One device is asked for. Give one, or take "
-                f'kind="mirrored". Received: devices={devices!r}'
-            )
         chosen = tf.distribute.OneDeviceStrategy(devices[0])
         reason = f"{devices[0]} is asked for"
         return Distribution(chosen, "one device", reason)
@@ -256,17 +279,24 @@ def _workers():
     text = os.environ.get("TF_CONFIG") or "{}"
     try:
         config = json.loads(text)
-        cluster = config.get("cluster", {})
-        task = config.get("task", {}).get("type")
-    except (ValueError, AttributeError) as error:
+        cluster, task = config.get("cluster", {}), config.get("task", {})
+        jobs = {kind: list(cluster[kind]) for kind in cluster}
+        kind, index = task.get("type"), task.get("index")
+        if any(isinstance(addresses, str) for addresses in cluster.values()):
+            raise TypeError("addresses stand in a list")
+    except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(
-            "The environment variable `TF_CONFIG` must be a JSON object. "
+            "The environment variable `TF_CONFIG` must be a JSON object like "
+            '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": '
+            '{"type": "worker", "index": 0}}. '
             f"Received: TF_CONFIG={text!r}"
         ) from error
-    if "ps" in cluster:
+    if "ps" in jobs:
         _refuse_parameter_servers(f"TF_CONFIG={text!r}")
-    workers = [*cluster.get("chief", []), *cluster.get("worker", [])]
-    if len(workers) > 1 and task not in ("chief", "worker"):
+    workers = [*jobs.get("chief", []), *jobs.get("worker", [])]
+    several = range(len(jobs.get(kind, ())))
+    known = kind in ("chief", "worker") and index in several
+    if len(workers) > 1 and not known:
         raise ValueError(
             "`TF_CONFIG` must say which worker this process is, by "
             '{"task": {"type": "worker", "index": 0}}. An evaluator has no '

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.training.callbacks import is_rising
 
 pytestmark = pytest.mark.backends
 layers = keras.layers
@@ -138,3 +139,22 @@ def test_bad_arguments():
         moved(ft.UnfreezeOnPlateau())
     with pytest.raises(RuntimeError, match="overridden"):
         moved(ft.UnfreezeCallback())
+
+
+@pytest.mark.parametrize(
+    "name, rises",
+    [
+        ("val_accuracy", True),
+        ("val_fbeta_score", True),
+        ("val_mean_io_u", True),
+        ("val_sensitivity_at_specificity", True),
+        ("val_cosine_similarity", True),
+        ("val_loss", False),
+        ("val_accept_loss", False),
+        ("val_recall_head_loss", False),
+        ("val_mean_absolute_error", False),
+        (None, False),
+    ],
+)
+def test_metrics_rise_or_fall_by_their_name(name, rises):
+    assert is_rising(name) is rises

@@ -1,8 +1,11 @@
+import types
+
 import keras
 import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.training.best import Best
 
 pytestmark = pytest.mark.backends
 layers = keras.layers
@@ -339,3 +342,10 @@ def test_history_draws_and_prints():
     assert len(figure.axes) == 2
     assert len(figure.axes[0].lines) == 2 + 3
     assert "Best: epoch" in str(history)
+
+
+def test_an_epoch_of_nan_does_not_hide_those_after_it():
+    best, history = Best("val_loss"), types.SimpleNamespace(best_value=None)
+    for epoch, value in enumerate((np.nan, 0.9, np.nan, 0.8, 0.85)):
+        best.offer(epoch, value, history)
+    assert history.best_epoch == 3 and history.best_value == 0.8

@@ -63,3 +63,40 @@ def test_examples_are_told_apart():
     assert len(set(digests)) == 3
     changed = example_digests([x, np.array(["a", "b", "d"], object)])
     assert changed[:2] == digests[:2] and changed[2] != digests[2]
+
+
+def arguments_of_calls(kind, value):
+    def scale(tensor):
+        return tensor * value
+
+    inputs = keras.Input((6,))
+    x = {
+        "product": lambda: inputs * value,
+        "array": lambda: inputs * np.full(6, value, "float32"),
+        "slice": lambda: inputs[:, int(value) : int(value) + 3],
+        "clip": lambda: keras.ops.clip(inputs, -value, value),
+        "lambda": lambda: keras.layers.Lambda(scale)(inputs),
+    }[kind]()
+    return keras.Model(inputs, keras.layers.Activation("tanh")(x))
+
+
+@pytest.mark.parametrize("kind", ["product", "array", "slice", "clip"])
+def test_what_a_layer_is_called_with_counts(kind):
+    one, same, other = (arguments_of_calls(kind, v) for v in (1.0, 1.0, 2.0))
+    assert describe_prefix(one) == describe_prefix(same)
+    assert describe_prefix(one) != describe_prefix(other)
+
+
+def test_functions_are_not_taken_for_one_another():
+    models = [arguments_of_calls("lambda", value) for value in (1.0, 2.0)]
+    assert len({describe_prefix(model) for model in models}) == 2
+    assert describe_prefix(models[0]) == describe_prefix(models[0])
+
+
+def test_what_is_kept_on_disk_is_not_kept_in_memory(tmp_path):
+    shared = SharedActivations()
+    history = tune(
+        ft.replace_head(backbone(), 2), data(), shared=shared, storage="disk"
+    )
+    assert "on disk" in history.phases[0]["cache"]
+    assert not shared.rows

@@ -55,6 +55,14 @@ def test_one_device_is_picked_where_there_is_nothing_else(capsys):
         (("multi_worker",), None, "named by the environment variable"),
         (("auto",), [1], "must be a JSON object"),
         (("auto",), {"cluster": {"worker": ["a:1", "b:1"]}}, "which worker"),
+        (("auto",), {"cluster": []}, "a JSON object like"),
+        (("auto",), {"cluster": {"worker": None}}, "a JSON object like"),
+        (("auto",), {"cluster": {"worker": "a:1"}}, "a JSON object like"),
+        (("auto", ["GPU:7", "GPU:8"]), None, "which has .'CPU:0'"),
+        (("auto", ["CPU:9"]), None, "of different devices"),
+        (("auto", ["CPU:0", "CPU:0"]), None, "of different devices"),
+        (("auto", "CPU:0"), None, "must be a list"),
+        (("auto", []), None, "must be a list"),
     ],
 )
 def test_refused(arguments, config, message, monkeypatch):
