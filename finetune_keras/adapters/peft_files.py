@@ -153,6 +153,8 @@ def _family(model):
     """Tells BERT, RoBERTa and DistilBERT of KerasHub by their embeddings."""
     names = {layer.name for layer in bases(model)}
     blocks = any("self_attention_layer" in x for x in _block_layers(model))
+    # ELECTRA has the layers of BERT, and other names on the other side.
+    blocks = blocks and "electra" not in model.name
     if blocks and "segment_embedding" in names:
         return "bert"
     if blocks and "token_and_position_embedding" in names:

@@ -125,6 +125,13 @@ def test_two_replicas_equal_one_device(one_device):
 
 
 @tensorflow_only
+def test_adapters_train_alike_on_two_replicas(one_device):
+    found = one_device["mirrored adapted"]
+    _assert_equal(found, one_device["adapted"])
+    assert len(found) > len(one_device["start"])
+
+
+@tensorflow_only
 def test_synchronized_norms_see_the_whole_batch(one_device):
     apart = {
         policy: np.abs(
@@ -320,11 +327,26 @@ def _single(folder, index):
             model = _model()
         results[f"mirrored {name}"] = _run(model, **options)
     results["accuracies"] = _accuracies(model)
+    results["adapted"] = _train_adapters(_model())
+    with mirrored:
+        model = _model()
+    results["mirrored adapted"] = _train_adapters(model)
     results["norms"] = _train_norm("train")
     for policy in ("train", "synchronized"):
         with mirrored:
             results[f"mirrored norms {policy}"] = _train_norm(policy)
     return results
+
+
+def _train_adapters(model):
+    """Trains LoRA, put in outside of any scope; returns its weights."""
+    import finetune_keras as ft
+
+    keras.utils.set_random_seed(6)
+    ft.add_adapters(model, ft.LoRA(rank=2))
+    plan = ft.plans.adapters(epochs=2, learning_rate=1e-2)
+    ft.fine_tune(model, plan, *_data(), batch_size=8, verbose=0)
+    return _flat(model.get_weights())
 
 
 def _train_norm(policy):
