@@ -1,13 +1,19 @@
 """Adapters in a file of their own: by layer path, with their head."""
 
-import hashlib
 import json
 import pathlib
 
 import keras
-import numpy as np
 
 from finetune_keras.adapters.adapter import place_adapters, train_adapter
+from finetune_keras.adapters.file_base import (
+    array_of,
+    check_base,
+    check_head,
+    fingerprints,
+    head_of,
+    renamed,
+)
 from finetune_keras.adapters.peft_files import (
     CONFIG,
     WEIGHTS,
@@ -18,15 +24,12 @@ from finetune_keras.adapters.peft_files import (
 from finetune_keras.adapters.saved_model import (
     adapters_by_name,
     describe_adapters,
-    path_now,
 )
 from finetune_keras.adapters.targets import (
     base_leaves,
     check_places,
-    head_layers,
 )
 from finetune_keras.models import graph
-from finetune_keras.models.trainable_set import paths_now
 
 _FORMAT = "finetune_keras.adapters.1"
 
@@ -61,7 +64,15 @@ def save_adapters(model, path, name=None, format=None):
 
     ```python
     import keras
-    from finetune_keras.adapters.adapter import add_adapters
+    from finetune_keras.adapters.file_base import (
+    array_of,
+    check_base,
+    check_head,
+    fingerprints,
+    head_of,
+    renamed,
+)
+from finetune_keras.adapters.adapter import add_adapters
     from finetune_keras.adapters.files import save_adapters
     from finetune_keras.adapters.lora import LoRA
 
@@ -79,15 +90,15 @@ def save_adapters(model, path, name=None, format=None):
         return
     described = describe_adapters(model)[name]
     tensors = {f"adapter:{k}": v for k, v in _weights_of(model, name).items()}
-    tensors |= {f"head:{k}": v for k, v in _head_of(model).items()}
+    tensors |= {f"head:{k}": v for k, v in head_of(model).items()}
     facts = {
         "name": name,
         **described,
-        "base": _fingerprints(model),
+        "base": fingerprints(model),
         "leaf_layers": list(base_leaves(model).values()),
     }
     safetensors.save_file(
-        {key: _array(variable) for key, variable in tensors.items()},
+        {key: array_of(variable) for key, variable in tensors.items()},
         str(path),
         metadata={"format": _FORMAT, "facts": json.dumps(facts)},
     )
@@ -125,7 +136,15 @@ def load_adapters(model, path, name=None):
 
     ```python
     import keras
-    from finetune_keras.adapters.adapter import add_adapters
+    from finetune_keras.adapters.file_base import (
+    array_of,
+    check_base,
+    check_head,
+    fingerprints,
+    head_of,
+    renamed,
+)
+from finetune_keras.adapters.adapter import add_adapters
     from finetune_keras.adapters.files import load_adapters, save_adapters
     from finetune_keras.adapters.lora import LoRA
 
@@ -143,13 +162,13 @@ def load_adapters(model, path, name=None):
     folder = is_peft_folder(path)
     facts, tensors = _read_peft(model, path) if folder else _read(path)
     if "leaf_layers" in facts:
-        facts, tensors = _renamed(model, facts, tensors)
+        facts, tensors = renamed(model, facts, tensors)
     name = facts["name"] if name is None else name
     method = keras.saving.deserialize_keras_object(facts["method"])
     if not folder:
-        _check_base(model, facts["base"], path)
+        check_base(model, facts["base"], path)
     if not folder or tensors["head"]:
-        _check_head(model, tensors["head"], path)
+        check_head(model, tensors["head"], path)
     if name in adapters_by_name(model):
         _check_same(model, name, method, facts["layers"])
         train_adapter(model, name)
@@ -158,7 +177,7 @@ def load_adapters(model, path, name=None):
         place_adapters(model, method, facts["layers"], name)
     _assign(_weights_of(model, name), tensors["adapter"])
     if tensors["head"]:
-        _assign(_head_of(model), tensors["head"])
+        _assign(head_of(model), tensors["head"])
     return model
 
 
@@ -172,8 +191,8 @@ def _write_peft(safetensors, model, path, name, format):
     config, tensors = to_peft(
         model,
         adapter.method,
-        {k: _array(v) for k, v in _weights_of(model, name).items()},
-        {k: _array(v) for k, v in _head_of(model).items()},
+        {k: array_of(v) for k, v in _weights_of(model, name).items()},
+        {k: array_of(v) for k, v in head_of(model).items()},
     )
     folder = pathlib.Path(path)
     folder.mkdir(parents=True, exist_ok=True)
@@ -198,30 +217,6 @@ def _read_peft(model, path):
     return facts, {"adapter": weights, "head": head}
 
 
-def _renamed(model, facts, tensors):
-    """Gives what a file holds the paths of the model.
-
-    Keras numbers layers without a name of their own, anew in each process.
-    """
-    paths = paths_now(facts["leaf_layers"], base_leaves(model).values())
-
-    def of_weight(key):
-        path, _, name = key.rpartition("/")
-        return f"{paths.get(path, path)}/{name}"
-
-    def of_adapter(key):
-        path = next(p for p in old if key.startswith(f"{p}/adapter/"))
-        return path_now(path, paths) + key[len(path) :]
-
-    old = facts["layers"]
-    base = {of_weight(key): v for key, v in facts["base"].items()}
-    head = {of_weight(key): v for key, v in tensors["head"].items()}
-    adapter = {of_adapter(key): v for key, v in tensors["adapter"].items()}
-    layers = [path_now(path, paths) for path in old]
-    facts = {**facts, "base": base, "layers": layers}
-    return facts, {"adapter": adapter, "head": head}
-
-
 def _weights_of(model, name):
     """Dict from path to weight of an adapter, but for its switch."""
     weights = {}
@@ -232,84 +227,6 @@ def _weights_of(model, name):
                     key = f"{path}/{inner}/{variable.name}"
                     weights[key] = variable
     return weights
-
-
-def _head_of(model):
-    head = head_layers(model)
-    return {
-        f"{path}/{variable.name}": variable
-        for layer, path in base_leaves(model).items()
-        if layer in head
-        for variable in graph.own_variables(layer)
-    }
-
-
-def _fingerprints(model):
-    """Dict from the path of each weight of the base to shape and digest."""
-    head = head_layers(model)
-    return {
-        f"{path}/{variable.name}": [list(variable.shape), _digest(variable)]
-        for layer, path in base_leaves(model).items()
-        if layer not in head
-        for variable in graph.own_variables(layer)
-    }
-
-
-def _digest(variable):
-    values = _array(variable)
-    return hashlib.blake2b(values.tobytes(), digest_size=8).hexdigest()
-
-
-def _array(variable):
-    values = np.array(keras.ops.convert_to_numpy(variable))
-    # NumPy has no bfloat16 of its own; in float32 it loses nothing.
-    if values.dtype.kind not in "fiub":
-        values = values.astype("float32")
-    return np.ascontiguousarray(values)
-
-
-def _check_base(model, expected, path):
-    found = _fingerprints(model)
-    missing = [key for key in expected if key not in found]
-    extra = [key for key in found if key not in expected]
-    both = [key for key in expected if key in found]
-    shapes = [key for key in both if expected[key][0] != found[key][0]]
-    values = [key for key in both if expected[key][1] != found[key][1]]
-    if missing or extra:
-        which = "has no" if missing else "has in addition"
-        one = (missing or extra)[0]
-        reason = f"the model {which} weight {one!r}"
-    elif shapes:
-        one = shapes[0]
-        reason = (
-            f"{one!r} has shape {tuple(found[one][0])}, and "
-            f"{tuple(expected[one][0])} in the file"
-        )
-    elif values:
-        reason = (
-            f"{len(values)} of {len(both)} weights have other values, the "
-            f"first is {values[0]!r}"
-        )
-    else:
-        return
-    raise ValueError(
-        f"The adapter was trained on another base: {reason}. Load it into the "
-        "model that it was trained on, with the same pretrained weights, not "
-        f"fine-tuned or merged since. Received: path={str(path)!r}, "
-        f"model={model.name!r}"
-    )
-
-
-def _check_head(model, tensors, path):
-    found = {key: tuple(v.shape) for key, v in _head_of(model).items()}
-    expected = {key: tuple(array.shape) for key, array in tensors.items()}
-    if found != expected:
-        raise ValueError(
-            "The model has another head than the file. Give it one with the "
-            "same layers and number of classes, for instance with "
-            f"`ft.replace_head`. The file has {expected}, the model {found}. "
-            f"Received: path={str(path)!r}"
-        )
 
 
 def _check_same(model, name, method, layers):
