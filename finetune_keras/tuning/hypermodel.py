@@ -5,9 +5,11 @@ import keras_tuner
 
 from finetune_keras.adapters.adapter import remove_adapters
 from finetune_keras.training.fine_tune import fine_tune
+from finetune_keras.training.fit_state import strategy_scope
 from finetune_keras.training.inputs import labels_rank
 from finetune_keras.tuning.parts import compile_for, make_plan, put_adapters
 from finetune_keras.tuning.space import SearchSpace, search_space
+from finetune_keras.tuning.space_parts import PLAN_PARTS
 
 
 class FineTuneHyperModel(keras_tuner.HyperModel):
@@ -75,6 +77,7 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
         self.model = None
         self.is_adapted = False
         self.history = None
+        self.applied = set()
 
     # === To override ===
 
@@ -103,7 +106,10 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
         Returns:
             A `Plan`; here that of the search space.
         """
-        return make_plan(self.space, self.space.values(hp), self.model)
+        values = self._values(hp)
+        whole = "plan" in values
+        self.applied |= {"plan"} if whole else {*PLAN_PARTS, "schedule"}
+        return make_plan(self.space, values, self.model)
 
     def data(self, hp, train, validation):
         """Makes the data of a trial.
@@ -128,7 +134,8 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
         Returns:
             Dict; here the `batch_size` of the search space, if it has one.
         """
-        values = self.space.values(hp)
+        self.applied.add("batch_size")
+        values = self._values(hp)
         return {k: values[k] for k in ("batch_size",) if k in values}
 
     # === One trial ===
@@ -150,11 +157,9 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
         Returns:
             `(plan, history)`. The model has the weights of its best epoch.
         """
-        values = self.space.values(hp)
         plan = self.prepare(hp, model)
         train, validation = self.data(hp, train, validation)
-        rank = labels_rank(train)
-        compile_for(model, plan, rank, values.get("weight_decay"))
+        self.compile(hp, model, plan, train)
         options = {**fit, **self.options(hp)}
         train, options = sized(train, options)
         history = fine_tune(
@@ -171,9 +176,22 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
                 f"Received: {model!r} of type {type(model).__name__}"
             )
         self.release()
-        self.is_adapted = put_adapters(model, self.space.values(hp))
+        if "adapter" in self.space:
+            self.applied |= {"adapter", "rank"}
+        self.is_adapted = put_adapters(model, self._values(hp))
         self.model = model
         return self.plan(hp)
+
+    def compile(self, hp, model, plan, train):
+        """Compiles a model that `build` has not."""
+        self.applied.add("weight_decay")
+        decay = self._values(hp).get("weight_decay")
+        with strategy_scope(model):
+            compile_for(model, plan, labels_rank(train), decay)
+
+    def _values(self, hp):
+        """Values of the space, which others do not pass on."""
+        return self.space.values(hp if isinstance(hp, dict) else hp.values)
 
     def release(self):
         """Lets the model of a trial go, without the adapters put into it.

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import pathlib
+import uuid
 
 import keras_tuner
 import numpy as np
@@ -21,7 +22,7 @@ ENDED = ("COMPLETED", "FAILED")
 def write_json(path, data):
     """Writes a file whole, or leaves the old one."""
     path = pathlib.Path(path)
-    part = path.with_name(f"{path.name}.{os.getpid()}.new")
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.new")
     with open(part, "w") as file:
         json.dump(data, file)
         file.flush()
@@ -124,6 +125,16 @@ class BayesianOracle(
 
 class GridOracle(Durable, oracles.GridSearchOracle):
     """Grid search."""
+
+    def populate_space(self, trial_id):
+        try:
+            return super().populate_space(trial_id)
+        except KeyError as error:
+            raise ValueError(
+                f"{error.args[0]!r} is declared in some trials and not in "
+                "others, which the grid cannot order. Declare it where it "
+                "counts under `with hp.conditional_scope(parent, values):`"
+            ) from error
 
     def reload(self):
         super().reload()

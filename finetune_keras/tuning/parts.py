@@ -153,11 +153,10 @@ def put_adapters(model, values):
     return True
 
 
-
 def compile_for(model, plan, labels_rank, weight_decay):
     """Compiles a model that is not, with the weight decay of a trial."""
     if getattr(model, "optimizer", None) is not None:
-        if weight_decay:
+        if weight_decay is not None:
             raise ValueError(
                 "The search space has a `weight_decay`, and `build` compiles "
                 "the model with an optimizer of its own. Leave the model "

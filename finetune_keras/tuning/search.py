@@ -1,28 +1,22 @@
 """`tune`: a search over plans and models, by KerasTuner's algorithms."""
 
 import contextlib
-import json
-import os
 import pathlib
-import shutil
-import warnings
 
 import keras_tuner
 
 from finetune_keras.training.callbacks import is_rising
-from finetune_keras.training.phase import nearest
 from finetune_keras.training.shared_activations import SharedActivations
+from finetune_keras.tuning.checks import check, settle_epochs
+from finetune_keras.tuning.explorer import Explorer
+from finetune_keras.tuning.folder import claim, empty, facts_of, in_use
 from finetune_keras.tuning.hypermodel import FineTuneHyperModel
-from finetune_keras.tuning.oracles import make_oracle, write_json
-from finetune_keras.tuning.parts import largest_epochs
+from finetune_keras.tuning.oracles import make_oracle
 from finetune_keras.tuning.result import Search
-from finetune_keras.tuning.shared_data import describe, in_memory
+from finetune_keras.tuning.shared_data import in_memory
 from finetune_keras.tuning.space import SearchSpace
 from finetune_keras.tuning.trials import Trials
-from finetune_keras.tuning.tuner import OVER, FineTuneTuner, is_chief
-
-ALGORITHMS = ("bayesian", "random", "grid", "hyperband")
-FACTS = "search.json"
+from finetune_keras.tuning.tuner import FineTuneTuner, is_chief
 
 
 def tune(
@@ -65,10 +59,11 @@ def tune(
             - `executions_per_trial`: Integer, how often to run each trial,
               from different seeds; the score is the mean. Defaults to `1`.
             - `objective`: String, a metric with `val_`. It is to rise if its
-              name says accuracy, AUC and the like. Defaults to `"val_loss"`.
+              name says accuracy, AUC and the like. A loss contains the
+              penalties `l1` and `l2`. Defaults to `"val_loss"`.
             - `seed`: Positive integer. Defaults to `1`.
-            - `max_epochs`: Integer, the epochs of Hyperband's longest trials.
-              Defaults to the most that the space has.
+            - `max_epochs`: Integer, the epochs of Hyperband's longest trials;
+              for it alone. Defaults to the most that the space has.
             - `keep`: Integer, how many of the best models stay on disk.
               Defaults to `5`.
             - `share`: Boolean, whether trials share activations. Defaults to
@@ -84,8 +79,9 @@ def tune(
         A `Search`.
 
     Raises:
-        ValueError: If an argument is out of range, or the folder holds another
-            search.
+        ValueError: If an argument is out of range or unknown, what a trial is
+            made of does not fit together, or the folder holds another search,
+            or is in use.
 
     Example:
 
@@ -116,19 +112,12 @@ def tune(
     """
     settings = {name: options.pop(name, v) for name, v in _OPTIONS.items()}
     settings.update(algorithm=algorithm, max_trials=max_trials)
+    folder = pathlib.Path(directory).absolute()
     with _hypermodel(build, space, settings["objective"]) as hypermodel:
-        _check(settings, options)
-        _settle_epochs(hypermodel, settings)
-        folder = pathlib.Path(directory).absolute()
-        if settings["overwrite"]:
-            _empty(folder)
-        _claim(folder, _facts(hypermodel, settings, train, validation))
-        data = (train, validation)
-        if not is_chief():
-            data = tuple(map(in_memory, data))
-        trials = _trials(hypermodel, data, settings, options)
-        oracle = _oracle(hypermodel, settings)
-        FineTuneTuner(oracle, trials, folder, settings["verbose"]).search()
+        check(hypermodel, settings, options, train, validation)
+        settle_epochs(hypermodel, settings)
+        with in_use(folder):
+            _search(hypermodel, (train, validation), folder, settings, options)
     return Search(folder)
 
 
@@ -142,6 +131,25 @@ _OPTIONS = {
     "overwrite": False,
     "verbose": 1,
 }
+
+
+def _search(hypermodel, data, folder, settings, options):
+    """Checks what is left, and only then writes to the folder."""
+    own_data = type(hypermodel).data is not FineTuneHyperModel.data
+    given = data
+    if own_data or not is_chief():
+        data = tuple(map(in_memory, data))
+    trials = _trials(hypermodel, data, settings, options)
+    oracle = _oracle(hypermodel, settings)
+    declared = Explorer(trials).explore(oracle)
+    facts = facts_of(hypermodel, settings, options, given, declared)
+    if settings["overwrite"]:
+        empty(folder)
+    claim(folder, facts)
+    try:
+        FineTuneTuner(oracle, trials, folder, settings["verbose"]).search()
+    finally:
+        trials.pristine.undo()
 
 
 @contextlib.contextmanager
@@ -163,94 +171,6 @@ def _hypermodel(build, space, objective):
         yield build
     finally:
         build.space, build.objective = given
-
-
-def _check(settings, options):
-    algorithm = settings["algorithm"]
-    if algorithm not in ALGORITHMS:
-        raise ValueError(
-            f"`algorithm` must be one of {list(ALGORITHMS)}."
-            f"{nearest(algorithm, ALGORITHMS)} Received: {algorithm!r}"
-        )
-    for name in ("max_trials", "executions_per_trial", "seed", "keep"):
-        value = settings[name]
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f"`{name}` must be a positive integer. "
-                f"Received: {name}={value!r}"
-            )
-    callbacks = options.get("callbacks")
-    if callbacks is not None and not callable(callbacks):
-        raise ValueError(
-            "`callbacks` must be a function that makes the list for one run: "
-            "callbacks remember what they have seen, and would take it from "
-            "one trial to the next. Received: "
-            f"callbacks={callbacks!r}"
-        )
-    if settings["overwrite"] and "KERASTUNER_ORACLE_IP" in os.environ:
-        raise ValueError(
-            "Chief and workers would delete each other's trials. Empty the "
-            "folder by hand before they start. Received: overwrite=True"
-        )
-
-
-def _settle_epochs(hypermodel, settings):
-    """Leaves the number of epochs to Hyperband; warns of a cut grid."""
-    space, most = hypermodel.space, settings["max_epochs"]
-    if settings["algorithm"] == "hyperband":
-        most = most or largest_epochs(space)
-        if most is None:
-            raise ValueError(
-                "Hyperband must know how long its longest trials are. Pass "
-                "`max_epochs`, the epochs of your plan. Received: "
-                "max_epochs=None"
-            )
-        if "epochs" in space:
-            hypermodel.space = space.change(epochs=most)
-        settings["max_epochs"] = most
-    grid, most = space.combinations(points=11), settings["max_trials"]
-    if settings["algorithm"] == "grid" and grid > most:
-        warnings.warn(
-            f"The grid has {grid:,} points, and `max_trials` is {most}: the "
-            "first parts of the space would hardly vary. Narrow it, or use "
-            'algorithm="random".',
-            stacklevel=3,
-        )
-
-
-def _facts(hypermodel, settings, train, validation):
-    names = ("algorithm", "seed", "executions_per_trial", "max_epochs")
-    facts = {name: settings[name] for name in names}
-    facts["objective"] = hypermodel.objective
-    facts["space"] = hypermodel.space.to_dict()
-    facts["train"], facts["validation"] = describe(train), describe(validation)
-    return json.loads(json.dumps(facts))
-
-
-def _claim(folder, facts):
-    """Makes the folder of a search, or goes on with the same one."""
-    path = folder / FACTS
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, facts)
-        return
-    old = json.loads(path.read_text())
-    different = [name for name in facts if old.get(name) != facts[name]]
-    if different:
-        raise ValueError(
-            "The folder holds another search: "
-            f"{' and '.join(different)} differ. Go on with the same, give "
-            "this one a folder of its own, or pass `overwrite=True`. "
-            f"Received: directory={str(folder)!r}"
-        )
-
-
-def _empty(folder):
-    """Deletes a search, and nothing else that may be in its folder."""
-    for path in folder.glob("trial_*"):
-        shutil.rmtree(path)
-    for name in (FACTS, OVER, "oracle.json", "tuner0.json"):
-        (folder / name).unlink(missing_ok=True)
 
 
 def _oracle(hypermodel, settings):

@@ -8,10 +8,11 @@ from finetune_keras.tuning.space_parts import (
     CONDITIONS,
     FIT_PARTS,
     PLAN_PARTS,
+    check_known,
     check_whole_plans,
     conditional,
+    in_order,
     named_plans,
-    position,
     standard,
 )
 from finetune_keras.tuning.space_values import (
@@ -22,8 +23,6 @@ from finetune_keras.tuning.space_values import (
     listed,
     shown,
 )
-
-_COLUMNS = ["part", "values", "first", "where"]
 
 
 class SearchSpace:
@@ -51,10 +50,10 @@ class SearchSpace:
     """
 
     def __init__(self, parts, when=None, plans=None):
-        names = sorted(parts, key=position)
-        self.parts = {name: checked(name, parts[name]) for name in names}
         self.plans = dict(plans or {})
         self.own_when = dict(when or {})
+        names = in_order(parts, self.own_when)
+        self.parts = {n: check_known(n, checked(n, parts[n])) for n in names}
         self.when = {**self._known_conditions(), **self.own_when}
         self._check_conditions()
 
@@ -140,11 +139,8 @@ class SearchSpace:
     def __eq__(self, other):
         if not isinstance(other, SearchSpace):
             return NotImplemented
-        return (self.parts, self.when, self.plans) == (
-            other.parts,
-            other.when,
-            other.plans,
-        )
+        names = ("parts", "when", "plans")
+        return all(getattr(self, n) == getattr(other, n) for n in names)
 
     def __str__(self):
         ranges = self._ranges()
@@ -161,7 +157,8 @@ class SearchSpace:
         if not alive:
             return title
         rows = [self._row(name) for name in alive]
-        return f"{title}\n{format_table(_COLUMNS, rows)}"
+        columns = ["part", "values", "first", "where"]
+        return f"{title}\n{format_table(columns, rows)}"
 
     __repr__ = __str__
 
@@ -189,7 +186,9 @@ class SearchSpace:
         Returns:
             Dict from name to value, of the parts that count.
         """
-        given, found = hp if isinstance(hp, dict) else hp.values, {}
+        given, found = hp, {}
+        if not isinstance(hp, dict):  # one by one: a search sees what is read
+            given = {name: hp[name] for name in self.parts if name in hp}
         for name in self.parts:
             if self._is_active(name, found):
                 found[name] = given.get(name, self.default(name))
@@ -221,8 +220,8 @@ class SearchSpace:
             known = parent in names and names.index(parent) < names.index(name)
             if not known or not set(wanted) <= set(listed(self.parts[parent])):
                 raise ValueError(
-                    f"{name!r} depends on {parent!r}, which must come before "
-                    "it in the space, and have these values among its own. "
+                    f"{name!r} depends on {parent!r}, which must be in the "
+                    "space, with these values, and not depend on it in turn. "
                     f"Received: when={parent!r}: {wanted!r}, and the parts "
                     f"{self.parts}"
                 )
@@ -250,8 +249,7 @@ class SearchSpace:
                 self._count(rest, {**values, name: value}, points)
                 for value in listed(self.parts[name])
             )
-        count = points if name in self._ranges() else 0
-        count = count or len(listed(self.parts[name]))
+        count = len(listed(self.parts[name])) or points
         return count * self._count(rest, values, points)
 
     def _alive(self):

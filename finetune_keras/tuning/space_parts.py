@@ -1,7 +1,11 @@
 """The parts of a search that the library knows, and their checks."""
 
+import math
+import numbers
+
 from finetune_keras.training.phase import nearest
 from finetune_keras.training.plan import Plan
+from finetune_keras.tuning.space_values import plain
 
 # The first of a list is the default, and so is the middle of a range.
 PLAN_PARTS = {
@@ -29,10 +33,9 @@ ON_REQUEST = {
     "schedule": ["constant", "cosine", "one_cycle"],
     "plan": None,
 }
-# The library itself does what these say; all else is for `build` to read.
-APPLIED = ("adapter", "rank", "plan", *PLAN_PARTS, *FIT_PARTS)
-APPLIED += ("schedule", "weight_decay")
-_ORDER = ["backbone", *APPLIED, *ON_REQUEST]
+# What others depend on comes before them.
+_ORDER = ["backbone", "adapter", "rank", "plan", *PLAN_PARTS, *FIT_PARTS]
+_ORDER += ["schedule", "weight_decay", *ON_REQUEST]
 CONDITIONS = {
     "rank": ("adapter", lambda value: value in ("lora", "bottleneck")),
     "groups": ("adapter", lambda value: value == "none"),
@@ -44,8 +47,78 @@ CONDITIONS = {
 }
 
 
-def position(name):
-    return _ORDER.index(name) if name in _ORDER else len(_ORDER)
+_COUNT = (numbers.Integral, 1, math.inf)
+_FROM_0 = (numbers.Integral, 0, math.inf)
+_SHARE = (numbers.Real, 0.0, 1.0)
+_RATE = (numbers.Real, math.nextafter(0.0, 1.0), math.inf)
+_PENALTY = (numbers.Real, 0.0, math.inf)
+# Types and bounds of numbers, or all choices.
+_ALLOWED = {
+    "groups": _FROM_0,
+    "phases": _COUNT,
+    "boundary": _SHARE,
+    "order": PLAN_PARTS["order"],
+    "learning_rate": _RATE,
+    "backbone_factor": _RATE,
+    "decay": (numbers.Real, _RATE[1], 1.0),
+    "epochs": _COUNT,
+    "batch_size": _COUNT,
+    "schedule": ON_REQUEST["schedule"],
+    "adapter": ON_REQUEST["adapter"],
+    "rank": _COUNT,
+    "hidden_units": _FROM_0,
+    "dropout": (numbers.Real, 0.0, 0.99),
+    "l1": _PENALTY,
+    "l2": _PENALTY,
+    "weight_decay": _PENALTY,
+}
+
+
+def check_known(name, values):
+    """Returns the values of a part, or refuses what has no meaning in it."""
+    allowed = _ALLOWED.get(name)
+    given = values if isinstance(values, list) else values[:2]
+    wrong = [v for v in given if allowed and not _is_allowed(v, allowed)]
+    if not wrong:
+        return values
+    raise ValueError(
+        f"`{name}` of a search space must be "
+        f"{_told(wrong[0], allowed)} Received: {wrong[0]!r}"
+    )
+
+
+def _told(value, allowed):
+    """Says in words what is allowed."""
+    if isinstance(allowed, list):
+        return f"one of {allowed}.{nearest(value, allowed)}"
+    kind, low, high = allowed
+    kind = "an integer" if kind is numbers.Integral else "a number"
+    above = f"from {low:g}" if low in (0, 1) else "above 0"
+    below = "" if high == math.inf else f" to {high:g}"
+    return f"{kind} {above}{below}."
+
+
+def _is_allowed(value, allowed):
+    if isinstance(allowed, list):
+        return value in allowed
+    kind, low, high = allowed
+    number = isinstance(value, kind) and not isinstance(value, bool)
+    return number and low <= value <= high
+
+
+def in_order(parts, when):
+    """Sorts names of parts: the library's order, parents before children."""
+    parents = {name: parent for name, (parent, _) in CONDITIONS.items()}
+    parents.update({name: parent for name, (parent, _) in when.items()})
+    known = {name: i for i, name in reversed(list(enumerate(_ORDER)))}
+    left = sorted(parts, key=lambda name: known.get(name, len(_ORDER)))
+    found = []
+    while left:
+        ready = (name for name in left if parents.get(name) not in left)
+        name = next(ready, left[0])  # none, where they go round in a circle
+        left.remove(name)
+        found.append(name)
+    return found
 
 
 def standard(name):
@@ -96,4 +169,4 @@ def conditional(name, part):
     ((parent, wanted),) = when.items()
     if not isinstance(wanted, (list, tuple)):
         wanted = [wanted]
-    return part["values"], (parent, list(wanted))
+    return part["values"], (parent, [plain(value) for value in wanted])

@@ -3,6 +3,8 @@
 import math
 import numbers
 
+import numpy as np
+
 
 def checked(name, values):
     """Returns the values of a part in one of their two forms, or refuses.
@@ -10,8 +12,9 @@ def checked(name, values):
     These are a list of choices, and a tuple: a range.
     """
     if isinstance(values, tuple) and _is_range(values):
-        return values
+        return tuple(plain(value) for value in values)
     choices = values if isinstance(values, list) else [values]
+    choices = [plain(value) for value in choices]
     kinds = {_kind(value) for value in choices}
     if kinds == {numbers.Integral, numbers.Real}:
         choices, kinds = [float(value) for value in choices], {numbers.Real}
@@ -23,6 +26,11 @@ def checked(name, values):
             f"high, step), or one value. Received: {name}={values!r}"
         )
     return choices
+
+
+def plain(value):
+    """Turns a scalar of NumPy into Python's, which JSON has too."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _kind(value):

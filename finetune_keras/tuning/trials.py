@@ -15,9 +15,13 @@ import numpy as np
 from finetune_keras.data.pipeline import free_memory
 from finetune_keras.models.freezing import freeze, unfreeze
 from finetune_keras.training.callbacks import is_rising
-from finetune_keras.training.fit_state import compile_arguments
+from finetune_keras.training.fit_state import (
+    compile_arguments,
+    strategy_scope,
+)
 from finetune_keras.tuning.hypermodel import metrics_of
 from finetune_keras.tuning.oracles import write_json
+from finetune_keras.tuning.session import clear_session
 from finetune_keras.tuning.shared_data import drop_old
 
 RESULT, MODEL, STARTS = "result.json", "model.keras", "starts.json"
@@ -47,6 +51,13 @@ class Pristine:
             else:
                 value = np.array(keras.ops.convert_to_numpy(variable))
                 self.seen[id(variable)] = weakref.ref(variable), value
+
+    def undo(self):
+        """Gives all variables that are still there their values back."""
+        for reference, value in self.seen.values():
+            variable = reference()
+            if variable is not None:
+                variable.assign(value)
 
 
 class Trials:
@@ -114,6 +125,7 @@ class Trials:
             text = traceback.format_exc()
             # The frames hold the model, and all that filled the memory.
             traceback.clear_frames(error.__traceback__)
+            (folder / MODEL).unlink(missing_ok=True)
             return {"status": "failed", "reason": reason, "traceback": text}
         finally:
             self.model = None
@@ -148,7 +160,7 @@ class Trials:
         self.hypermodel.release()
         # Names of layers are counted from the same start in each trial. What
         # is left of the one before is collected here too.
-        keras.backend.clear_session()
+        clear_session()
         keras.utils.set_random_seed(self.seed + number)
         model = self.hypermodel.build(hp)
         if isinstance(model, keras.Model):
@@ -224,10 +236,11 @@ def set_flags_of_best(model, plan, history):
     freeze(model)
     unfreeze(model, phase.select(model), phase.batch_norm)
     arguments = compile_arguments(model)
-    optimizer = model.optimizer
-    arguments["optimizer"] = optimizer.from_config(optimizer.get_config())
-    model.compile(**arguments)
-    model.optimizer.build(model.trainable_variables)
+    with strategy_scope(model):
+        optimizer = model.optimizer
+        optimizer = optimizer.from_config(optimizer.get_config())
+        model.compile(**{**arguments, "optimizer": optimizer})
+        optimizer.build(model.trainable_variables)
 
 
 def copy_whole(source, target):
@@ -267,8 +280,14 @@ def ranked_trials(folder, rising):
 
 
 def ranked(pairs, rising):
-    """Sorts `(score, name)`: the best score first, then by name."""
-    return sorted(pairs, key=lambda p: (-p[0] if rising else p[0], p[1]))
+    """Sorts `(score, folder)`: the best score first, then by number."""
+
+    def key(pair):
+        score, folder = pair
+        number = int(folder.name.removeprefix("trial_"))
+        return -score if rising else score, number
+
+    return sorted(pairs, key=key)
 
 
 def plain(values):

@@ -1,20 +1,19 @@
 """The tuner: KerasTuner's loop over trials, run by `Trials`."""
 
+import contextlib
 import gc
 import os
 import pathlib
+import sys
 import time
-import warnings
 
 import keras_tuner
 
 from finetune_keras.training.callbacks import is_rising
+from finetune_keras.tuning.folder import OVER
 from finetune_keras.tuning.oracles import write_json
 from finetune_keras.tuning.remote import PatientStub, SearchOver
-from finetune_keras.tuning.space_parts import APPLIED
 from finetune_keras.tuning.trials import drop_models, ranked_trials
-
-OVER = "over.json"
 
 
 class FineTuneTuner(keras_tuner.Tuner):
@@ -32,12 +31,14 @@ class FineTuneTuner(keras_tuner.Tuner):
         self.folder = folder
         self.speaks = bool(verbose)
         self.waiting = False
-        super().__init__(
-            oracle,
-            trials.hypermodel,
-            directory=str(folder.parent),
-            project_name=folder.name,
-        )
+        # KerasTuner tells what it reloads.
+        with contextlib.redirect_stdout(sys.stdout if verbose else None):
+            super().__init__(
+                oracle,
+                trials.hypermodel,
+                directory=str(folder.parent),
+                project_name=folder.name,
+            )
         self.rising = is_rising(self.hypermodel.objective)
         if self._is_worker():
             self.oracle.stub = PatientStub(self.oracle.stub, self.is_over)
@@ -47,24 +48,8 @@ class FineTuneTuner(keras_tuner.Tuner):
             if not self.is_over():
                 (folder / OVER).unlink(missing_ok=True)
 
-    # === Before ===
-
     def _populate_initial_space(self):
-        """Finds all that may vary before the first trial.
-
-        KerasTuner calls `build` alone, and would meet what `plan` or `data`
-        declare in the first trial, which would then be without.
-        """
-        hp = self.oracle.get_space()
-        self.hypermodel.declare_hyperparameters(hp)
-        self.oracle.update_space(hp)
-        explorer = _Explorer(self.trials)
-        mine, self.hypermodel = self.hypermodel, explorer
-        try:
-            self._activate_all_conditions()
-        finally:
-            self.hypermodel = mine
-        explorer.warn_of_unread(mine.space)
+        """Does nothing: an `Explorer` has told the oracle."""
 
     # === The loop ===
 
@@ -139,45 +124,6 @@ class FineTuneTuner(keras_tuner.Tuner):
             f"{start} - {self.hypermodel.objective}: {result['score']:.4g}, "
             f"best: {best:.4g} - {result['seconds']:.1f} s"
         )
-
-
-class _Explorer(keras_tuner.HyperModel):
-    """Calls all methods of a hypermodel that may declare something."""
-
-    def __init__(self, trials):
-        super().__init__()
-        self.trials = trials
-        self.read = set()
-
-    def build(self, hp):
-        hypermodel = self.trials.hypermodel
-        get = hp.get
-        hp.get = lambda name: self.read.add(name) or get(name)
-        self.active = set(hp.values)
-        try:
-            model = hypermodel.build(hp)
-            hypermodel.prepare(hp, model).check(model)
-            hypermodel.data(hp, *self.trials.data)
-            hypermodel.options(hp)
-        finally:
-            del hp.get
-            hypermodel.release()
-        return model
-
-    def warn_of_unread(self, space):
-        """Warns of parts that are varied, and make no difference."""
-        lost = [
-            name
-            for name in space.parts
-            if name in self.active - self.read and name not in APPLIED
-        ]
-        if lost:
-            warnings.warn(
-                f"Nothing reads {lost}, so they would be varied to "
-                "no effect. Pass them on, as in `ft.image_classifier(..., "
-                "**ft.model_options(hp))`, or leave them out of the space.",
-                stacklevel=2,
-            )
 
 
 def is_chief():

@@ -1,3 +1,4 @@
+import contextlib
 import gc
 import json
 import re
@@ -12,14 +13,19 @@ import pytest
 import finetune_keras as ft
 from finetune_keras.testing import fresh_process
 from finetune_keras.training.history import FineTuneHistory
+from finetune_keras.tuning import folder as search_folder
 from finetune_keras.tuning import oracles, search, trials, tuner
 from finetune_keras.tuning.hypermodel import FineTuneHyperModel
 from finetune_keras.tuning.parts import model_options
 from finetune_keras.tuning.result import Search
 from finetune_keras.tuning.search import tune
+from finetune_keras.tuning.shared_data import in_memory
 from finetune_keras.tuning.space import search_space
 from finetune_keras.tuning.trials import Trials
 
+tensorflow_only = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="of TensorFlow"
+)
 ALGORITHMS = ("random", "grid", "bayesian", "hyperband")
 SMALL = search_space(
     groups=[1, 0],
@@ -191,7 +197,7 @@ def test_promoted_trials_go_on_where_they_stopped(tmp_path):
     hp.values = {**row["values"], "tuner/initial_epoch": 0}
     hypermodel = FineTuneHyperModel(eager, space.change(epochs=5))
     whole = Trials(hypermodel, (data(), data()), {"shuffle": shuffle})
-    folder = tmp_path / "whole"
+    folder = tmp_path / "trial_0"
     folder.mkdir()
     result = whole.run(hp, folder)
     assert result["scores"] == row["scores"]
@@ -260,9 +266,7 @@ def test_a_score_that_is_no_number_is_a_failure(tmp_path):
         found.best()
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="an error of TensorFlow"
-)
+@tensorflow_only
 def test_no_memory_for_a_tensor_is_a_failure(tmp_path):
     import tensorflow as tf
 
@@ -285,6 +289,33 @@ def test_no_tensorboard_is_no_matter(tmp_path, monkeypatch):
     assert found.trials[0]["status"] == "completed"
 
 
+def test_a_failed_trial_leaves_no_model(tmp_path):
+    class Second(FineTuneHyperModel):
+        def train(self, *arguments, **fit):
+            if (tmp_path / "s" / "trial_0" / "model.keras").exists():
+                raise RuntimeError("of the second execution")
+            return super().train(*arguments, **fit)
+
+    hypermodel = Second(eager, ONE)
+    found = run(
+        tmp_path / "s", hypermodel, None, max_trials=1, executions_per_trial=2
+    )
+    assert found.trials[0]["reason"] == "RuntimeError: of the second execution"
+    assert not list(found.folder.glob("*/*.keras"))
+
+
+def test_a_grid_of_parts_without_a_scope_is_told(tmp_path):
+    class Unscoped(Quick):
+        def plan(self, hp):
+            if hp.Choice("kind", ["a", "b"]) == "b":
+                hp.Int("number", 1, 3)
+            return super().plan(hp)
+
+    hypermodel = Unscoped(build, ONE)
+    with pytest.raises(ValueError, match="'number' is .* `with hp.conditional"):
+        run(tmp_path / "s", hypermodel, None, "grid", max_trials=9)
+
+
 # === What trials share, and what not ===
 
 
@@ -301,7 +332,62 @@ def test_a_shared_backbone_does_not_leak(tmp_path):
     one = run(tmp_path / "a", eager, space, "grid")
     two = run(tmp_path / "b", shared, space, "grid")
     assert results(one) == results(two)
-    assert not np.array_equal(before[0], backbone.get_weights()[0])
+    # Nor does it into what comes after the search.
+    for array, now in zip(before, backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(now, array)
+
+
+@pytest.mark.backends
+def test_what_the_user_has_set_stays(tmp_path):
+    class Mine(keras.layers.Dense):
+        pass
+
+    seen = []
+
+    def noting(hp):
+        seen.append(keras.config.dtype_policy().name)
+        return eager(hp)
+
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    keras.config.disable_interactive_logging()
+    try:
+        with keras.saving.custom_object_scope({"Mine": Mine}):
+            found = run(tmp_path / "s", noting, ONE, max_trials=1)
+            assert keras.saving.get_registered_object("Mine") is Mine
+        assert not keras.config.is_interactive_logging_enabled()
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy("float32")
+        keras.config.enable_interactive_logging()
+    assert seen == ["mixed_bfloat16"] * 2 and found.best()
+    # Names of layers are those of the first model nevertheless.
+    assert found.best()[0].layers[0].name == "input_layer"
+
+
+@tensorflow_only
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("around", [False, True])
+def test_trials_of_a_strategy(tmp_path, compiled, around):
+    import tensorflow as tf
+
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    seen = []
+
+    def distributed(hp):
+        scope = contextlib.nullcontext() if around else strategy.scope()
+        with scope:
+            seen.append(tf.distribute.get_strategy())
+            return eager(hp) if compiled else build(hp)
+
+    space = SMALL.change(groups=1, batch_size=16, learning_rate=1e-2)
+    with strategy.scope() if around else contextlib.nullcontext():
+        found = run(tmp_path / "s", distributed, space, max_trials=1)
+    assert "reason" not in found.trials[0]
+    assert seen == [strategy] * 2
+    model, _ = found.best()
+    x, y = data()
+    loss = model.evaluate(x, y, batch_size=16, verbose=0)[0]
+    assert loss == pytest.approx(found.trials[0]["score"], rel=1e-6)
 
 
 @pytest.mark.backends
@@ -377,8 +463,8 @@ def test_datasets_are_read_once(tmp_path):
         )
         for name in ("a", "b")
     ]  # fmt: skip
-    # Once for its shape, once for all.
-    assert len(passes) == 4
+    # For its shape, for all, and to see whether a second one is the same.
+    assert len(passes) == 2 * 3
     assert results(found[0]) == results(found[1])
 
 
@@ -401,6 +487,80 @@ def test_augmented_datasets_stay_datasets(tmp_path):
         directory=tmp_path / "s", verbose=0,
     )  # fmt: skip
     assert seen[-1] is dataset
+
+
+def from_generator(augment):
+    """A dataset that says nothing of what is random in it."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(3)
+
+    def examples():
+        for x, y in zip(*data(), strict=True):
+            noise = rng.normal(size=x.shape) if augment else 0.0
+            yield x + noise, y
+
+    spec = (tf.TensorSpec((8,)), tf.TensorSpec((), tf.int64))
+    dataset = tf.data.Dataset.from_generator(examples, output_signature=spec)
+    return dataset.apply(tf.data.experimental.assert_cardinality(48)).batch(16)
+
+
+def test_what_is_random_stays_a_dataset():
+    assert isinstance(in_memory(from_generator(augment=False)), tuple)
+    augmented = from_generator(augment=True)
+    assert in_memory(augmented) is augmented
+    x = np.arange(200.0)[:, None] * np.ones((1, 8))
+    y = np.where(np.arange(200) < 180, "often", "seldom")
+    balanced = ft.from_arrays(x, y, balanced=True, validation_split=0.2)
+    assert in_memory(balanced.train) is balanced.train
+    assert isinstance(in_memory(balanced.validation), tuple)
+
+
+def test_labels_with_names_stay_a_dataset(tmp_path):
+    import tensorflow as tf
+
+    x, y = data()
+    labels = {"a": y, "b": y.astype("float32")}
+    dataset = tf.data.Dataset.from_tensor_slices((x, labels)).batch(16)
+
+    def two_heads(hp):
+        body = make_backbone()
+        outputs = {
+            "a": keras.layers.Dense(2, "softmax", name="a")(body.output),
+            "b": keras.layers.Dense(1, name="b")(body.output),
+        }
+        model = keras.Model(body.input, outputs)
+        model.compile(
+            "adam", {"a": "sparse_categorical_crossentropy", "b": "mse"}
+        )
+        return model
+
+    plan = ft.Plan([ft.Phase("all", 1, 1e-3)])
+    space = search_space(plan={"all": plan}, batch_size=False)
+    found = tune(
+        two_heads, dataset, dataset, space, "grid", 1, tmp_path / "s",
+        verbose=0,
+    )  # fmt: skip
+    assert "reason" not in found.trials[0]
+
+
+def test_a_chief_reads_data_where_data_is_overridden(tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    class Unpacking(FineTuneHyperModel):
+        def data(self, hp, train, validation):
+            x, y = train
+            return (x, y), validation
+
+    dataset = tf.data.Dataset.from_tensor_slices(data()).batch(16)
+    monkeypatch.setattr(tuner.FineTuneTuner, "search", lambda self: None)
+    for name, value in (("IP", "127.0.0.1"), ("PORT", "1")):
+        monkeypatch.setenv(f"KERASTUNER_ORACLE_{name}", value)
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "chief")
+    tune(
+        Unpacking(eager, ONE), dataset, data(), directory=tmp_path / "s",
+        verbose=0,
+    )  # fmt: skip
 
 
 def test_no_trial_writes_to_what_all_read(tmp_path):
@@ -473,8 +633,8 @@ def test_weight_decay_reaches_the_optimizer(tmp_path):
     got = [found.best(rank)[0].optimizer.weight_decay for rank in (1, 2)]
     assert got == decays
 
-    found = run(tmp_path / "b", eager, space, max_trials=1)
-    assert "an optimizer of its own" in found.trials[0]["reason"]
+    with pytest.raises(ValueError, match="an optimizer of its own"):
+        run(tmp_path / "b", eager, space, max_trials=1)
 
 
 def test_adapters_are_part_of_the_model(tmp_path):
@@ -550,8 +710,21 @@ def dying(write, moment, monkeypatch):
             raise Killed
         write(path, content)
 
-    for module in (oracles, tuner, trials, search):
+    for module in (oracles, tuner, trials, search_folder):
         monkeypatch.setattr(module, "write_json", write_or_die)
+
+
+def test_two_hosts_may_write_a_file_at_once(tmp_path, monkeypatch):
+    path, left = tmp_path / "file.json", [1]
+
+    def other_host(descriptor):
+        if left.pop():
+            left.append(0)
+            oracles.write_json(path, "other")
+
+    monkeypatch.setattr(oracles.os, "fsync", other_host)
+    oracles.write_json(path, "mine")
+    assert json.loads(path.read_text()) == "mine"
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -597,6 +770,32 @@ def test_a_trial_that_ends_its_process_each_time_is_given_up(tmp_path):
     status = [row["status"] for row in found.trials]
     assert status == ["completed", "failed", "completed"]
     assert "ended 5 times while this trial ran" in found.trials[1]["reason"]
+
+
+def test_of_equal_scores_the_first_is_the_best(tmp_path):
+    class Equal(Quick):
+        def train(self, hp, *arguments, **fit):
+            plan, history = super().train(hp, *arguments, **fit)
+            best = hp["learning_rate"] in (0.06, 0.12)
+            history.best_value = 0.1 if best else 0.5
+            return plan, history
+
+    # Numbers get longer: of 9 trials they have one digit, of 12 two.
+    space = ONE.change(learning_rate=[i / 100 for i in range(1, 13)])
+    for count in (9, 12):
+        found = run(
+            tmp_path / "s", Equal(build, space), None, "grid",
+            max_trials=count, keep=1,
+        )  # fmt: skip
+    assert len(found.trials) == 12 and found.ranked()[0]["trial"] == 5
+    (kept,) = found.folder.glob("*/model.keras")
+    assert kept.parent.name == found.ranked()[0]["folder"] and found.best()
+
+
+def test_nothing_is_printed_of_a_quiet_search(tmp_path, capsys):
+    for verbose in (0, 0, 1):
+        run(tmp_path / "s", Quick(build, ONE), None, verbose=verbose)
+        assert ("Reloading" in capsys.readouterr().out) == bool(verbose)
 
 
 def test_more_trials_go_on_from_those_there(tmp_path):

@@ -3,6 +3,7 @@ import json
 
 import keras
 import keras_tuner
+import numpy as np
 import pytest
 
 import finetune_keras as ft
@@ -94,12 +95,54 @@ def test_log_range_starts_in_its_middle():
         ({"plan": {"a": ft.plans.full()}, "epochs": 3}, "whole plans"),
         ({"mine": {"values": [1]}}, '"when"'),
         ({"mine": {"values": [1], "when": {"no": [1]}}}, "depends on 'no'"),
-        ({"mine": {"values": [1], "when": {"groups": [9]}}}, "own"),
+        ({"mine": {"values": [1], "when": {"groups": [9]}}}, "these values"),
+        ({"mine": {"values": [1], "when": {"mine": [1]}}}, "in turn"),
+        ({"order": ["unfreze"]}, "Did you mean 'unfreeze'"),
+        ({"schedule": ["cosin"]}, "Did you mean 'cosine'"),
+        ({"adapter": ["dora"]}, "`adapter` of a search space must be one of"),
+        ({"decay": [1.0, 1.5]}, "a number above 0 to 1. Received: 1.5"),
+        ({"learning_rate": [1e-3, -1.0]}, "a number above 0. Received: -1.0"),
+        ({"epochs": [2, 0]}, "an integer from 1. Received: 0"),
+        ({"batch_size": [-1]}, "an integer from 1"),
+        ({"phases": 0}, "an integer from 1"),
+        ({"groups": ["all"]}, "an integer from 0"),
+        ({"groups": [0.5]}, "an integer from 0"),
+        ({"dropout": (0.0, 1.5)}, "a number from 0 to 0.99"),
+        ({"l2": [-0.1]}, "a number from 0. Received"),
     ],
 )
 def test_bad_parts_are_met_at_the_door(parts, message):
     with pytest.raises(ValueError, match=message):
         search_space(**parts)
+
+
+def test_scalars_of_numpy_become_those_of_python():
+    space = search_space(
+        groups=[np.int64(1), np.int64(2)],
+        dropout=(np.float32(0.25), np.float64(0.5)),
+        mine={"values": [np.bool_(True)], "when": {"groups": [np.int64(2)]}},
+    )
+    assert space == search_space(
+        groups=[1, 2],
+        dropout=(0.25, 0.5),
+        mine={"values": [True], "when": {"groups": [2]}},
+    )
+    json.dumps(space.to_dict())
+
+
+def test_known_parts_may_depend_on_own_ones():
+    space = search_space(
+        dropout={"values": [0.1, 0.2], "when": {"top": ["deep"]}},
+        groups={"values": [0, 2], "when": {"top": ["flat"]}},
+        top=["flat", "deep"],
+        epochs=1,
+        batch_size=8,
+    )
+    names = list(space.parts)
+    assert names.index("top") < names.index("groups") < names.index("phases")
+    assert names.index("top") < names.index("dropout")
+    assert "dropout" in space.values({"top": "deep"})
+    assert "dropout" not in space.values({"top": "flat"})
 
 
 def test_spaces_are_changed_by_copies():
