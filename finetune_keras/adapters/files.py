@@ -64,15 +64,7 @@ def save_adapters(model, path, name=None, format=None):
 
     ```python
     import keras
-    from finetune_keras.adapters.file_base import (
-    array_of,
-    check_base,
-    check_head,
-    fingerprints,
-    head_of,
-    renamed,
-)
-from finetune_keras.adapters.adapter import add_adapters
+    from finetune_keras.adapters.adapter import add_adapters
     from finetune_keras.adapters.files import save_adapters
     from finetune_keras.adapters.lora import LoRA
 
@@ -136,15 +128,7 @@ def load_adapters(model, path, name=None):
 
     ```python
     import keras
-    from finetune_keras.adapters.file_base import (
-    array_of,
-    check_base,
-    check_head,
-    fingerprints,
-    head_of,
-    renamed,
-)
-from finetune_keras.adapters.adapter import add_adapters
+    from finetune_keras.adapters.adapter import add_adapters
     from finetune_keras.adapters.files import load_adapters, save_adapters
     from finetune_keras.adapters.lora import LoRA
 
