@@ -40,7 +40,7 @@ def minilm():
 def mobilenet(shared_data):
     weights = shared_data / "weights" / "mobilenet_2_5_224_tf_no_top.h5"
     backbone = ft.backbone(
-        "MobileNet", (96, 96, 3), weights=str(weights), alpha=0.25
+        "MobileNet", (64, 64, 3), weights=str(weights), alpha=0.25
     )
     keras.utils.set_random_seed(0)
     return ft.replace_head(backbone, 2)
@@ -60,7 +60,7 @@ def sentences(length=16, real=12):
 
 def photos():
     rng = np.random.default_rng(0)
-    return rng.uniform(0, 255, (4, 96, 96, 3)).astype("float32")
+    return rng.uniform(0, 255, (4, 64, 64, 3)).astype("float32")
 
 
 def predict(model, x):
