@@ -5,13 +5,13 @@ import importlib
 from finetune_keras.adapters.adapter import (
     add_adapters,
     disable_adapters,
-    merge_adapters,
     remove_adapters,
     set_adapter,
 )
 from finetune_keras.adapters.bottleneck import Bottleneck
 from finetune_keras.adapters.files import load_adapters, save_adapters
 from finetune_keras.adapters.lora import LoRA, lora_plus_multipliers
+from finetune_keras.adapters.merge import merge_adapters
 from finetune_keras.adapters.prefix import PrefixTuning
 from finetune_keras.adapters.prompts import PromptTuning, PTuning
 from finetune_keras.adapters.saved_model import (

@@ -1,4 +1,4 @@
-"""Add, switch, merge and remove adapters, of any method."""
+"""Add, switch and remove adapters, of any method."""
 
 import contextlib
 import math
@@ -146,7 +146,7 @@ def set_adapter(model, name):
     set_adapter(model, {"french": 0.5, "law": 0.5})
     ```
     """
-    found = _adapters_of(model)
+    found = adapters_of(model)
     weights = name if isinstance(name, dict) else {str(name): 1.0}
     _check_weights(name, weights)
     for one in weights:
@@ -187,7 +187,7 @@ def disable_adapters(model):
     """
     switches = [
         adapter.switch
-        for places in _adapters_of(model).values()
+        for places in adapters_of(model).values()
         for _, adapter in places.values()
     ]
     before = [float(ops.convert_to_numpy(x.value)) for x in switches]
@@ -198,52 +198,6 @@ def disable_adapters(model):
     finally:
         for switch, value in zip(switches, before, strict=True):
             switch.assign(value)
-
-
-def merge_adapters(model):
-    """Folds what the adapters do into the weights, and takes them out.
-
-    The outputs stay what they are, up to rounding, at the cost of the model
-    without adapters. Adapters that are switched off are lost; weighted ones
-    are merged with their weight. The layers stay frozen: `unfreeze` them to
-    go on in full. Compile the model again before training or saving it. A
-    layer that reads the weights of another one, as tied embeddings do, reads
-    the merged ones from then on.
-
-    Args:
-        model: A `keras.Model` with adapters.
-
-    Returns:
-        `model` itself, of an ordinary class again.
-
-    Raises:
-        ValueError: If the model has no adapters, or one of them cannot be
-            merged. Then nothing has changed.
-
-    Example:
-
-    ```python
-    import keras
-    from finetune_keras.adapters.adapter import add_adapters, merge_adapters
-    from finetune_keras.adapters.lora import LoRA
-
-    model = keras.Sequential([
-        keras.Input((4,)), keras.layers.Dense(4, name="body"),
-        keras.layers.Dense(2, name="head"),
-    ])
-    add_adapters(model, LoRA(rank=2), "body")
-    print(len(merge_adapters(model).weights))  # 4
-    ```
-    """
-    total = {}
-    for name, places in _adapters_of(model).items():
-        for path, (layer, adapter) in places.items():
-            for variable, change in _changes_of(layer, adapter, path, name):
-                _, before = total.get(id(variable), (variable, 0.0))
-                total[id(variable)] = (variable, before + change)
-    for variable, change in total.values():
-        variable.assign(ops.cast(variable, _exact(variable)) + change)
-    return remove_adapters(model)
 
 
 def remove_adapters(model, name=None):
@@ -277,7 +231,7 @@ def remove_adapters(model, name=None):
     print(len(remove_adapters(model).weights))  # 4
     ```
     """
-    found = _adapters_of(model)
+    found = adapters_of(model)
     if name is not None:
         _require(found, name)
     for one, places in found.items():
@@ -307,7 +261,7 @@ def _check_name(model, name):
         )
 
 
-def _adapters_of(model):
+def adapters_of(model):
     found = adapters_by_name(model)
     if not found:
         raise ValueError(
@@ -337,28 +291,3 @@ def _check_weights(name, weights):
             "`name` must be the name of an adapter, or a dict from names to "
             f"weights. Received: name={name!r}"
         )
-
-
-def _exact(variable):
-    return "float64" if variable.dtype == "float64" else "float32"
-
-
-def _changes_of(layer, adapter, path, name):
-    if float(ops.convert_to_numpy(adapter.switch.value)) == 0:
-        return []
-    changes = adapter.weight_changes()
-    if changes is None or layer.dtype_policy.quantization_mode is not None:
-        why = (
-            f"what {type(adapter.method).__name__} does is no change of weights"
-            if changes is None
-            else "the kernel is quantised and would lose it to rounding"
-        )
-        raise ValueError(
-            f"The adapter {name!r} of the layer {path!r} cannot be merged: "
-            f"{why}. Keep the adapters, or take them out with "
-            "`remove_adapters`. Nothing has changed."
-        )
-    return [
-        (v, ops.cast(adapter.switch, _exact(v)) * ops.cast(change, _exact(v)))
-        for v, change in changes
-    ]

@@ -48,8 +48,8 @@ def find_targets(model, method, target_layers=None):
         for layer, path in leaves.items()
         if _is_plain(layer) and method.supports(layer)
     }
+    head = head_layers(model)
     if target_layers is None:
-        head = head_layers(model)
         inner = {x: p for x, p in supported.items() if x not in head}
         chosen = method.default_layers(inner)
         received = f"target_layers=None, model={model.name!r}"
@@ -61,7 +61,6 @@ def find_targets(model, method, target_layers=None):
         among |= {x for x in supported if _holds_any(x, among)}
     targets = {x: path for x, path in supported.items() if x in among}
     # The head trains in full, and no pattern is meant to hold it back.
-    head = head_layers(model)
     meant = {
         layer: path
         for layer, path in targets.items()

@@ -1,6 +1,5 @@
 """Figures of a report; they are returned, never shown."""
 
-import importlib.util
 import textwrap
 import warnings
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from finetune_keras.results import metrics, views
 from finetune_keras.results.text import chance, one_line, outcome, printable
+from finetune_keras.training.figure import new_figure
 
 _MOST_NAMES = 40
 _MOST_NUMBERS = 15
@@ -21,7 +21,7 @@ def plot_confusion(report):
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
     side = min(3.0 + 0.4 * size, 14.0)
-    axes = _figure(side + 1.0, side).add_subplot()
+    axes = new_figure(side + 1.0, side).add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
     if size <= _MOST_NAMES:
         names = [_name(name) for name in report.classes]
@@ -48,7 +48,7 @@ def plot_reliability(report):
     bins = metrics.calibration_bins(report.predictions)
     edges = np.linspace(0.0, 1.0, metrics.NUM_BINS + 1)
     filled = bins["weight"] > 0
-    figure = _figure(4.5, 5.0)
+    figure = new_figure(4.5, 5.0)
     upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     upper.plot([0, 1], [0, 1], color="0.6", linestyle="--", label="perfect")
     upper.plot(
@@ -75,7 +75,7 @@ def plot_worst(report, n=9):
     entries = report.worst[:n]
     columns = int(np.ceil(np.sqrt(len(entries))))
     rows = int(np.ceil(len(entries) / columns))
-    figure = _figure(2.6 * columns, 2.9 * rows)
+    figure = new_figure(2.6 * columns, 2.9 * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.ravel():
         axes.axis("off")
@@ -128,14 +128,3 @@ def _check_classification(report, subject):
             f"A {subject} is of a classification: one class an example. "
             f"Received: a report of task={report.task!r}"
         )
-
-
-def _figure(width, height):
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError(
-            "The figure needs matplotlib. Install it with "
-            '`pip install "finetune_keras[plots]"`.'
-        )
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")

@@ -46,14 +46,15 @@ class Best:
         return float(logs[self.monitor])
 
     def is_better(self, value, than):
-        """Tells whether a value is an improvement."""
+        """Tells whether a value is an improvement; any is one on NaN."""
+        if math.isnan(than):
+            return not math.isnan(value)
         return value > than if self.rising else value < than
 
     def offer(self, epoch, value, history):
         """Keeps the weights if the value is the best so far."""
         best = history.best_value
-        worse = best is not None and not self.is_better(value, best)
-        if worse and not math.isnan(best):
+        if best is not None and not self.is_better(value, best):
             return
         history.best_value, history.best_epoch = value, epoch
         self.keep()

@@ -1,8 +1,8 @@
 """What happened in a run: epochs, phases, the ledger of changes, a figure."""
 
-import importlib.util
 
 from finetune_keras.models.table import format_table
+from finetune_keras.training.figure import new_figure
 
 
 class FineTuneHistory:
@@ -93,16 +93,9 @@ class FineTuneHistory:
         Raises:
             ImportError: If matplotlib is not installed.
         """
-        if importlib.util.find_spec("matplotlib") is None:
-            raise ImportError(
-                "The figure needs matplotlib. Install it with "
-                '`pip install "finetune_keras[plots]"`.'
-            )
-        from matplotlib.figure import Figure
-
         names = [n for n in self.history if not n.startswith("val_")]
         names = [n for n in names if n not in ("learning_rate", "seconds")]
-        figure = Figure(figsize=(5 * len(names), 3.5), layout="constrained")
+        figure = new_figure(5 * len(names), 3.5)
         for i, name in enumerate(names, start=1):
             self._draw(figure.add_subplot(1, len(names), i), name)
         return figure

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from finetune_keras.models.buckets import Buckets
+from finetune_keras.training.figure import new_figure
 from finetune_keras.training.trial import (
     batch_arguments,
     compiled_twin,
@@ -80,14 +81,7 @@ class LearningRateSweep:
             A `matplotlib.figure.Figure`, not shown. Save it with
             `figure.savefig(path)`.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError(
-                "Plots need matplotlib. Install it with "
-                '`pip install "finetune_keras[plots]"`.'
-            ) from error
-        figure = Figure(layout="constrained")
+        figure = new_figure(6.4, 4.8)
         axes = figure.subplots()
         axes.plot(self.learning_rates, self.losses, alpha=0.3, label="loss")
         axes.plot(self.learning_rates, self.smoothed_losses, label="smoothed")

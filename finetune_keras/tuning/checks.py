@@ -1,7 +1,6 @@
 """What `tune` refuses before it begins."""
 
 import inspect
-import json
 import os
 import warnings
 
@@ -10,6 +9,7 @@ import keras
 from finetune_keras.training.activation_store import cache_options
 from finetune_keras.training.fine_tune import fine_tune
 from finetune_keras.training.phase import nearest
+from finetune_keras.tuning.distribution import workers_named
 from finetune_keras.tuning.hypermodel import FineTuneHyperModel
 from finetune_keras.tuning.parts import largest_epochs
 
@@ -166,22 +166,13 @@ def _check_processes(settings):
             "Chief and workers would delete each other's trials. Empty the "
             "folder by hand before they start. Received: overwrite=True"
         )
-    config = os.environ.get("TF_CONFIG")
-    if config and _count_workers(config) > 1:
+    if len(workers_named()) > 1:
         raise ValueError(
             "TF_CONFIG names several workers of one model, and each would "
             "search for itself in the same folder. Unset it; to share the "
             "trials among processes, set KerasTuner's variables. "
-            f"Received: TF_CONFIG={config!r}"
+            f"Received: TF_CONFIG={os.environ['TF_CONFIG']!r}"
         )
-
-
-def _count_workers(config):
-    try:
-        cluster = json.loads(config)["cluster"]
-        return sum(len(cluster.get(job) or ()) for job in ("chief", "worker"))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return 0
 
 
 def settle_epochs(hypermodel, settings):

@@ -167,7 +167,7 @@ def _check_devices(kind, devices):
             "`devices` must be a list of different devices of this machine, "
             f"which has {there}. Received: devices={devices!r}"
         )
-    if len(_workers()) > 1:
+    if len(workers_named()) > 1:
         raise ValueError(
             "`TF_CONFIG` names several workers, each of which takes all of its "
             "devices. Leave `devices` out, or unset `TF_CONFIG`. "
@@ -190,7 +190,7 @@ def _kind_here(devices):
         return "mirrored" if len(devices) > 1 else "one_device"
     if _tpu_name():
         return "tpu"
-    if len(_workers()) > 1:
+    if len(workers_named()) > 1:
         return "multi_worker"
     return "mirrored" if len(_gpus()) > 1 else "one_device"
 
@@ -237,7 +237,7 @@ def _mirrored(devices):
 def _multi_worker(devices):
     import tensorflow as tf
 
-    workers = _workers()
+    workers = workers_named()
     if len(workers) < 2 or devices is not None:
         raise ValueError(
             "Several workers are named by the environment variable "
@@ -274,7 +274,7 @@ def _seed_alike(chosen):
     keras.utils.set_random_seed(int(seed))
 
 
-def _workers():
+def workers_named():
     """Lists the addresses of the workers that `TF_CONFIG` names."""
     text = os.environ.get("TF_CONFIG") or "{}"
     try:

@@ -1,6 +1,5 @@
 """What a search has found."""
 
-import importlib.util
 import json
 import pathlib
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from finetune_keras.models.table import format_table
 from finetune_keras.training.callbacks import is_rising
+from finetune_keras.training.figure import new_figure
 from finetune_keras.training.plan import Plan
 
 
@@ -134,17 +134,10 @@ class Search:
         Raises:
             ImportError: If matplotlib is not installed.
         """
-        if importlib.util.find_spec("matplotlib") is None:
-            raise ImportError(
-                "The figure needs matplotlib. Install it with "
-                '`pip install "finetune_keras[plots]"`.'
-            )
-        from matplotlib.figure import Figure
-
         names = [None, *self._varied()]
         wide = min(len(names), 4)
         high = -(-len(names) // wide)
-        figure = Figure(figsize=(3.2 * wide, 2.8 * high), layout="constrained")
+        figure = new_figure(3.2 * wide, 2.8 * high)
         for i, name in enumerate(names, start=1):
             axes = figure.add_subplot(high, wide, i)
             self._draw(axes, name)

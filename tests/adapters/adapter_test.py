@@ -12,11 +12,11 @@ from finetune_keras import testing
 from finetune_keras.adapters.adapter import (
     add_adapters,
     disable_adapters,
-    merge_adapters,
     remove_adapters,
     set_adapter,
 )
 from finetune_keras.adapters.lora import LoRA
+from finetune_keras.adapters.merge import merge_adapters
 from finetune_keras.adapters.saved_model import (
     AdapterModel,
     AdapterSequential,

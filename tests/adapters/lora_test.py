@@ -9,9 +9,9 @@ from finetune_keras import testing
 from finetune_keras.adapters.adapter import (
     add_adapters,
     disable_adapters,
-    merge_adapters,
 )
 from finetune_keras.adapters.lora import LoRA, lora_plus_multipliers
+from finetune_keras.adapters.merge import merge_adapters
 from finetune_keras.adapters.saved_model import adapters_by_name
 
 pytestmark = pytest.mark.backends

@@ -6,11 +6,11 @@ from finetune_keras import testing
 from finetune_keras.adapters.adapter import (
     add_adapters,
     disable_adapters,
-    merge_adapters,
 )
 from finetune_keras.adapters.bottleneck import Bottleneck
 from finetune_keras.adapters.files import load_adapters, save_adapters
 from finetune_keras.adapters.lora import LoRA
+from finetune_keras.adapters.merge import merge_adapters
 from finetune_keras.adapters.saved_model import adapters_by_name
 from finetune_keras.adapters.scaling import IA3, BitFit, NormTuning
 

@@ -6,9 +6,10 @@ import pytest
 
 import finetune_keras as ft
 from finetune_keras import testing
-from finetune_keras.adapters.adapter import add_adapters, merge_adapters
+from finetune_keras.adapters.adapter import add_adapters
 from finetune_keras.adapters.layer import AdapterLayer
 from finetune_keras.adapters.lora import LoRA, lora_plus_multipliers
+from finetune_keras.adapters.merge import merge_adapters
 from finetune_keras.adapters.method import Method
 
 rng = np.random.default_rng(3)

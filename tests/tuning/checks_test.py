@@ -129,9 +129,13 @@ def test_options_of_an_own_train_are_known(tmp_path):
 
 
 def test_several_workers_of_one_model_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("TF_CONFIG", json.dumps(WORKERS))
-    with pytest.raises(ValueError, match="would search for itself"):
-        run(tmp_path / "s", Quick(build))
+    task = {"type": "worker", "index": 1}
+    cases = {"would search for itself": {**WORKERS, "task": task}}
+    cases["must say which worker"] = WORKERS
+    for message, config in cases.items():
+        monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path / "s", Quick(build))
     monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1"]}}')
     run(tmp_path / "s", Quick(build))
 

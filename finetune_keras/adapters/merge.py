@@ -1,0 +1,77 @@
+"""Adapters folded into the weights beside which they stand."""
+
+from keras import ops
+
+from finetune_keras.adapters.adapter import adapters_of, remove_adapters
+
+
+def merge_adapters(model):
+    """Folds what the adapters do into the weights, and takes them out.
+
+    The outputs stay what they are, up to rounding, at the cost of the model
+    without adapters. Adapters that are switched off are lost; weighted ones
+    are merged with their weight. The layers stay frozen: `unfreeze` them to
+    go on in full. Compile the model again before training or saving it. A
+    layer that reads the weights of another one, as tied embeddings do, reads
+    the merged ones from then on.
+
+    Args:
+        model: A `keras.Model` with adapters.
+
+    Returns:
+        `model` itself, of an ordinary class again.
+
+    Raises:
+        ValueError: If the model has no adapters, or one of them cannot be
+            merged. Then nothing has changed.
+
+    Example:
+
+    ```python
+    import keras
+    from finetune_keras.adapters.adapter import add_adapters
+    from finetune_keras.adapters.merge import merge_adapters
+    from finetune_keras.adapters.lora import LoRA
+
+    model = keras.Sequential([
+        keras.Input((4,)), keras.layers.Dense(4, name="body"),
+        keras.layers.Dense(2, name="head"),
+    ])
+    add_adapters(model, LoRA(rank=2), "body")
+    print(len(merge_adapters(model).weights))  # 4
+    ```
+    """
+    total = {}
+    for name, places in adapters_of(model).items():
+        for path, (layer, adapter) in places.items():
+            for variable, change in _changes_of(layer, adapter, path, name):
+                _, before = total.get(id(variable), (variable, 0.0))
+                total[id(variable)] = (variable, before + change)
+    for variable, change in total.values():
+        variable.assign(ops.cast(variable, _exact(variable)) + change)
+    return remove_adapters(model)
+
+
+def _exact(variable):
+    return "float64" if variable.dtype == "float64" else "float32"
+
+
+def _changes_of(layer, adapter, path, name):
+    if float(ops.convert_to_numpy(adapter.switch.value)) == 0:
+        return []
+    changes = adapter.weight_changes()
+    if changes is None or layer.dtype_policy.quantization_mode is not None:
+        why = (
+            f"what {type(adapter.method).__name__} does is no change of weights"
+            if changes is None
+            else "the kernel is quantised and would lose it to rounding"
+        )
+        raise ValueError(
+            f"The adapter {name!r} of the layer {path!r} cannot be merged: "
+            f"{why}. Keep the adapters, or take them out with "
+            "`remove_adapters`. Nothing has changed."
+        )
+    return [
+        (v, ops.cast(adapter.switch, _exact(v)) * ops.cast(change, _exact(v)))
+        for v, change in changes
+    ]

@@ -1,0 +1,26 @@
+"""Figures that are returned, never shown."""
+
+import importlib.util
+
+
+def new_figure(width, height):
+    """Makes an empty `matplotlib.figure.Figure`.
+
+    Args:
+        width: Float, in inches.
+        height: Float, in inches.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError(
+            "The figure needs matplotlib. Install it with "
+            '`pip install "finetune_keras[plots]"`.'
+        )
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
