@@ -29,8 +29,10 @@ class Best:
 
     def watch(self, model):
         """Adds the variables that a phase may move, before it begins."""
+        statistics = _moving_statistics(model)
         for path, variable in graph.weights_by_path(model).items():
-            if path not in self.variables and _moves(model, variable):
+            moves = variable.trainable or id(variable) in statistics
+            if moves and path not in self.variables:
                 self.variables[path] = variable
                 # Frozen until now, so it is what it was at the best epoch.
                 self.values[path] = _copy(variable)
@@ -105,14 +107,14 @@ def check_monitor(plan, monitor, validation):
     return monitor
 
 
-def _moves(model, variable):
-    return variable.trainable or any(
-        variable is statistic
+def _moving_statistics(model):
+    return {
+        id(statistic)
         for layer in graph.leaf_layers(model)
         if isinstance(layer, keras.layers.BatchNormalization)
         and layer.trainable
         for statistic in layer.non_trainable_variables
-    )
+    }
 
 
 def _copy(variable):

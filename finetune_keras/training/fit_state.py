@@ -16,6 +16,17 @@ def compile_arguments(model):
     return dict(model._compile_config.config)
 
 
+def build_for_fit(model, batch):
+    """Builds loss, metrics and optimizer, where `fit` would draw a batch to.
+
+    Args:
+        model: Compiled `keras.Model`.
+        batch: Tuple of arrays, as `fit` would draw it; for its shapes only.
+    """
+    build = getattr(model, "_maybe_symbolic_build", model._symbolic_build)
+    build(data_batch=batch)
+
+
 def sync_state(model):
     """Writes the state that a running JAX `fit` holds into the variables.
 

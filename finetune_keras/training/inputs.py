@@ -63,6 +63,17 @@ class Inputs:
             cut = keras.tree.map_structure(lambda a, p=part: a[p], x)
             yield cut, y[part]
 
+    def example(self):
+        """A batch for its shapes, or `None` where a look would cost order."""
+        if self.is_arrays:
+            size = self.batch_size
+            return keras.tree.map_structure(lambda a: a[:size], self.data)
+        if isinstance(self.data, keras.utils.PyDataset):
+            return self.data[0]
+        if self.is_buckets or (self.is_dataset and not is_shuffled(self.data)):
+            return next(iter(self.data))
+        return None
+
     @property
     def validation_arguments(self):
         """Dict of what `fit` takes to validate on it."""

@@ -18,7 +18,11 @@ from finetune_keras.training.audit import Audit
 from finetune_keras.training.best import Best, check_monitor
 from finetune_keras.training.compiled import check_schedule, is_layerwise
 from finetune_keras.training.feed import feed
-from finetune_keras.training.fit_state import compile_arguments, sync_state
+from finetune_keras.training.fit_state import (
+    build_for_fit,
+    compile_arguments,
+    sync_state,
+)
 from finetune_keras.training.head_start import HeadStart
 from finetune_keras.training.history import FineTuneHistory
 from finetune_keras.training.inputs import Inputs, evaluation_arguments
@@ -115,6 +119,7 @@ class Run(keras.callbacks.Callback):
         audit = Audit(self.full, self.groups)
         begun = self.phase_epoch
         self._cut_as_at_first(state)
+        self._build_target()
         solved = index == self.epoch == 0 and self._start_head()
         if solved:
             self.over = True
@@ -200,16 +205,21 @@ class Run(keras.callbacks.Callback):
         facts["cache"] = cut.report
         arguments = compile_arguments(self.full)
         cut.suffix.compile(**{**arguments, "optimizer": self.full.optimizer})
-        if self.full.optimizer.built:
-            # Or `fit` would draw a batch to build it, and so another order
-            # than the whole model, which is built by now.
-            view = _batch(self.views[0])
-            # The devices of a distribution share a batch evenly.
-            shared = keras.distribution.distribution() is not None
-            count = self.train.batch_size if shared else 1
-            view = [_first(part, count) for part in view]
-            cut.suffix.test_on_batch(*view)
         self.target = cut.suffix
+
+    def _build_target(self):
+        """Builds what `fit` would build from a batch that it draws.
+
+        Drawn, it changes the order of the epochs: that of a suffix from that
+        of the whole model, and that of a resumed run from an unbroken one.
+        """
+        if self.views is not None:
+            view = self.views[0]
+            batch = next(iter(view)) if isinstance(view, Buckets) else view
+        else:
+            batch = self.train.example() if self.checkpoint else None
+        if batch is not None and (self.checkpoint or self.full.optimizer.built):
+            build_for_fit(self.target, batch)
 
     # === One call of fit ===
 
@@ -380,10 +390,3 @@ class Run(keras.callbacks.Callback):
         self.history = FineTuneHistory.from_config(facts["history"])
         self.best.unpack(self.full, facts["watched"], arrays)
 
-
-def _batch(view):
-    return next(iter(view)) if isinstance(view, Buckets) else view
-
-
-def _first(part, count):
-    return keras.tree.map_structure(lambda array: array[:count], part)

@@ -19,25 +19,18 @@ def start_iterations(optimizer):
     """Returns the step count at which each later added variable started.
 
     Neither a `.keras` file nor `optimizer.variables` holds it. Store it with
-    a checkpoint, and pass it to `set_start_iterations` on resuming. Paths are
-    those of now: a `Sequential` has other ones after it was loaded.
+    a checkpoint, and pass it to `set_start_iterations` on resuming.
 
     Args:
         optimizer: `keras.optimizers.Optimizer`.
 
     Returns:
-        Dict from variable path to int. Variables that were trained from the
-        first step are left out.
+        List of lists of integers, for the optimizer and for each that it
+        wraps: one count for each trained variable, in order, and 0 where it
+        was trained from the first step. Paths are no keys, since models get
+        other names when they are built again.
     """
-    starts = {}
-    for member in family(optimizer):
-        for variable, start in zip(
-            member._trainable_variables, _starts(member), strict=True
-        ):
-            # Of two equal paths the later start takes the smaller steps.
-            if start > starts.get(variable.path, 0):
-                starts[variable.path] = start
-    return starts
+    return [list(_starts(member)) for member in family(optimizer)]
 
 
 def set_start_iterations(optimizer, starts):
@@ -47,23 +40,24 @@ def set_start_iterations(optimizer, starts):
 
     Args:
         optimizer: Built `keras.optimizers.Optimizer`.
-        starts: Dict from variable path to int, see `start_iterations`.
-            Variables that are left out start at `0`.
+        starts: List of lists of integers, see `start_iterations`.
 
     Raises:
-        ValueError: If the optimizer is not built or lacks a path.
+        ValueError: If the optimizer is not built, or trains another number
+            of variables.
     """
-    paths = {v.path for v in optimizer._trainable_variables}
-    if not optimizer.built or not paths.issuperset(starts):
+    members = family(optimizer)
+    sizes = [len(member._trainable_variables) for member in members]
+    if not optimizer.built or sizes != [len(counts) for counts in starts]:
         raise ValueError(
-            "The optimizer does not train every variable of `starts`. Set the "
-            "trainable flags, then call "
+            "`starts` must have a count for each variable that the optimizer "
+            "trains. Set the trainable flags, then call "
             "`optimizer.build(model.trainable_variables)`. "
-            f"Received: starts={starts!r}, built={optimizer.built}"
+            f"Received: starts={starts!r}, for {sizes} variables, "
+            f"built={optimizer.built}"
         )
-    for member in family(optimizer):
-        variables = member._trainable_variables
-        _set_starts(member, [starts.get(v.path, 0) for v in variables])
+    for member, counts in zip(members, starts, strict=True):
+        _set_starts(member, list(counts))
 
 
 def _starts(optimizer):

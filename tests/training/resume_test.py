@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.testing import randomize
 from finetune_keras.training import resume
 
 layers = keras.layers
@@ -95,6 +96,40 @@ def test_killed_runs_end_with_the_same_weights(tmp_path, cache):
         arrays(tmp_path / "quiet.npz"), arrays(tmp_path / "run.npz"),
         strict=True,
     ):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("cache", ["off", "memory"])
+@pytest.mark.parametrize("stops", [[2, 7], [1, 3, 4, 7]])
+def test_stopped_runs_end_with_the_same_weights(tmp_path, cache, stops):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 8)).astype("float32")
+    y = rng.integers(0, 3, 50)
+    plan = ft.Plan([ft.Phase("head", 3, 1e-2), ft.Phase("all", 4, 1e-2)])
+
+    def weights(folder, stops):
+        for number, stop in enumerate(stops):
+            # The seed is in the folder: later ones play no part.
+            keras.utils.set_random_seed(number)
+            model = keras.Sequential(
+                [
+                    keras.Input((8,)),
+                    layers.Dense(6, "tanh", name="body"),
+                    layers.Dropout(0.3),
+                    layers.Dense(3, "softmax", name="head"),
+                ]
+            )
+            randomize(model)
+            ft.fine_tune(
+                model, plan, (x, y), checkpoint_dir=folder, stop_after=stop,
+                batch_size=8, cache=cache, verbose=0,
+            )  # fmt: skip
+        return model.get_weights()
+
+    whole = weights(tmp_path / "whole", [7])
+    parts = weights(tmp_path / "parts", stops)
+    for a, b in zip(whole, parts, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
