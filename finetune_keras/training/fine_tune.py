@@ -58,7 +58,8 @@ def fine_tune(
         FloatingPointError: If the loss is not finite any more. The model has
             the best weights until then.
         RuntimeError: If the audit finds a frozen weight that moved, or a
-            group that trains and did not.
+            group that trains and did not. The model has the best weights
+            here too, and both errors have the history as `error.history`.
 
     Example:
 

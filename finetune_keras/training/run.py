@@ -8,25 +8,17 @@ import time
 import keras
 import numpy as np
 
-from finetune_keras.models.buckets import Buckets
 from finetune_keras.models.freezing import freeze, unfreeze
 from finetune_keras.models.layer_groups import layer_groups
-from finetune_keras.models.replay import flatten
 from finetune_keras.training import resume
-from finetune_keras.training.activation_store import CacheRefused
 from finetune_keras.training.audit import Audit
 from finetune_keras.training.best import Best, check_monitor
 from finetune_keras.training.compiled import check_schedule, is_layerwise
-from finetune_keras.training.feed import feed
-from finetune_keras.training.fit_state import (
-    build_for_fit,
-    compile_arguments,
-    sync_state,
-)
+from finetune_keras.training.fit_state import sync_state
 from finetune_keras.training.head_start import HeadStart
 from finetune_keras.training.history import FineTuneHistory
-from finetune_keras.training.inputs import Inputs, evaluation_arguments
-from finetune_keras.training.prefix_cache import PrefixCache
+from finetune_keras.training.inputs import Inputs
+from finetune_keras.training.phase_work import PhaseWork
 from finetune_keras.training.progress import Progress
 from finetune_keras.training.retrace import retrace
 from finetune_keras.training.workers import agree_on, open_checkpoint
@@ -72,7 +64,7 @@ class Run(keras.callbacks.Callback):
         # Without any, the multipliers of the user's own optimizer hold.
         self.decays = any(phase.layerwise_lr_decay for phase in plan)
         self.checkpoint = None
-        self.target = model
+        self.work = None
         self.epoch = 0
         self.start_phase = 0
 
@@ -119,7 +111,8 @@ class Run(keras.callbacks.Callback):
         audit = Audit(self.full, self.groups)
         begun = self.phase_epoch
         self._cut_as_at_first(state)
-        self._build_target()
+        self.history.phases[-1]["cache"] = self.work.report
+        self.work.build(resumable=self.checkpoint is not None)
         solved = index == self.epoch == 0 and self._start_head()
         if solved:
             self.over = True
@@ -128,9 +121,19 @@ class Run(keras.callbacks.Callback):
         while self._goes_on():
             self._run_segment()
         if self.phase_epoch > begun or solved:
-            self.history.ledger.append(audit.check())
+            try:
+                self.history.ledger.append(audit.check())
+            except RuntimeError as error:
+                self._give_up(error)
+                raise
         if phase.patience is not None:
             self.best.restore()
+
+    def _give_up(self, error):
+        """Saves what the run has found, whatever ended it."""
+        sync_state(self.work.target)
+        self.best.restore()
+        error.history = self.history
 
     def _goes_on(self):
         in_phase = self.phase_epoch < self.phase.epochs
@@ -147,7 +150,7 @@ class Run(keras.callbacks.Callback):
     def _cut_as_at_first(self, state):
         """Cuts with the random state in which the phase began."""
         if self.checkpoint is None:
-            self._cut()
+            self._cut(None)
             return
         seeds = resume.seed_states(self.full)
         if state is not None:
@@ -155,78 +158,40 @@ class Run(keras.callbacks.Callback):
             resume.unpack("seed", state[1], seeds)
         self.phase_seeds = resume.pack("seed", seeds)
         keras.utils.set_random_seed(self.seed - 1 - self.index)
-        self._cut()
+        self._cut(self.checkpoint.folder)
         if state is not None:
             resume.unpack("now", now, seeds)
+
+    def _cut(self, folder):
+        # What the phase before has stored goes before more is.
+        self.work, data = None, (self.train, self.validation)
+        self.work = PhaseWork(self.full, *data, self.cache, folder)
 
     def _start_head(self):
         """Tells whether the closed form has done what the phase is for."""
         solved = False
         if self.start.is_due:
-            solved = self.start.solve(*self._first_pass())
+            solved = self.start.solve(*self.work.first_pass())
         if self.plan.head_start:
             self.history.phases[-1]["head_start"] = self.start.report
         if solved and self.validation is not None:
             self._judge_start()
         return solved
 
-    def _first_pass(self):
-        if self.views is None:
-            return flatten(self.full), self.train.batches()
-        view = self.views[0]
-        return self.target, view if isinstance(view, Buckets) else [view]
-
     def _judge_start(self):
         """Lets the solved head compete with the epochs to come."""
-        data = self.stored_validation or self.validation.data
-        logs = self.target.evaluate(
-            **evaluation_arguments(data), verbose=0, return_dict=True
-        )
+        logs = self.work.evaluate()
         logs = {f"val_{name}": value for name, value in logs.items()}
         self.history.phases[-1]["solved"] = logs
         if self.history.monitor in logs:
             self.best.offer(-1, logs[self.history.monitor], self.history)
-
-    def _cut(self):
-        """Cuts the frozen prefix off, where that changes nothing."""
-        self.target, self.views = self.full, None
-        self.stored_validation = None
-        facts = self.history.phases[-1]
-        try:
-            folder = self.checkpoint.folder if self.checkpoint else None
-            cut = PrefixCache(self.full, self.cache, folder)
-            self.views = cut.store(self.train)
-            if self.validation is not None:
-                (self.stored_validation,) = cut.store(self.validation)
-        except CacheRefused as reason:
-            self.views = None
-            facts["cache"] = f"off: {reason}"
-            return
-        facts["cache"] = cut.report
-        arguments = compile_arguments(self.full)
-        cut.suffix.compile(**{**arguments, "optimizer": self.full.optimizer})
-        self.target = cut.suffix
-
-    def _build_target(self):
-        """Builds what `fit` would build from a batch that it draws.
-
-        Drawn, it changes the order of the epochs: that of a suffix from that
-        of the whole model, and that of a resumed run from an unbroken one.
-        """
-        if self.views is not None:
-            view = self.views[0]
-            batch = next(iter(view)) if isinstance(view, Buckets) else view
-        else:
-            batch = self.train.example() if self.checkpoint else None
-        if batch is not None and (self.checkpoint or self.full.optimizer.built):
-            build_for_fit(self.target, batch)
 
     # === One call of fit ===
 
     def _run_segment(self):
         """Runs the phase on, or one epoch where each must stand alone."""
         may_stop = self.checkpoint is not None or self.stop_after < math.inf
-        alone = may_stop or len(self.views or [0]) > 1
+        alone = may_stop or self.work.num_views > 1
         left = self.phase.epochs - self.phase_epoch
         epochs = 1 if alone else left
         if self.checkpoint:
@@ -236,9 +201,8 @@ class Run(keras.callbacks.Callback):
         with contextlib.nullcontext() if final else self._keep_weights():
             try:
                 self._fit(epochs)
-            except FloatingPointError:
-                sync_state(self.target)
-                self.best.restore()
+            except FloatingPointError as error:
+                self._give_up(error)
                 raise
         if self.checkpoint:
             self._save()
@@ -247,33 +211,15 @@ class Run(keras.callbacks.Callback):
         callbacks = keras.callbacks.CallbackList(
             [self, *self.callbacks], model=self.full
         )
-        self.target.history = None
-        self.target.fit(
-            **self._data(),
+        target = self.work.target
+        target.history = None
+        target.fit(
+            **self.work.fit_arguments(self.phase_epoch, self.fit),
             callbacks=callbacks,
             initial_epoch=self.epoch,
             epochs=self.epoch + epochs,
             verbose=0,
         )
-
-    def _data(self):
-        if self.views is None:
-            data = self.train.fit_arguments
-            validation = {}
-            if self.validation is not None:
-                validation = self.validation.validation_arguments
-            return {**data, **validation, **self.fit}
-        view = self.views[self.phase_epoch % len(self.views)]
-        fit = {**self.fit}
-        shuffle = fit.pop("shuffle", self.train.shuffled)
-        stored = feed(
-            self.target,
-            view,
-            self.stored_validation,
-            self.train.batch_size,
-            shuffle,
-        )
-        return {**stored, **fit}
 
     @contextlib.contextmanager
     def _keep_weights(self):
@@ -315,7 +261,7 @@ class Run(keras.callbacks.Callback):
         self._judge(epoch, logs)
         self.progress.end_epoch(row)
         stop = self.over or getattr(self.full, "stop_training", False)
-        self.target.stop_training = stop
+        self.work.target.stop_training = stop
 
     def _learning_rate(self):
         rate = self.full.optimizer.learning_rate

@@ -178,8 +178,12 @@ def test_audit_catches_an_idle_group():
     model = network()
     model.get_layer("block2_norm").gamma.assign(np.zeros(6))
     model.get_layer("block2_norm").beta.assign(np.full(6, -1.0))
-    with pytest.raises(RuntimeError, match="block2.*not moved"):
-        ft.fine_tune(model, ft.Plan(PLAN[1:2]), photos(), verbose=0)
+    with pytest.raises(RuntimeError, match="block2.*not moved") as caught:
+        ft.fine_tune(model, ft.Plan(PLAN[1:2]), photos(), photos(), verbose=0)
+    history = caught.value.history
+    assert len(history.epochs) == PLAN[1].epochs
+    logs = model.evaluate(*photos(), verbose=0, return_dict=True)
+    assert logs["loss"] == pytest.approx(history.best_value, rel=1e-5)
 
 
 def test_a_loss_that_explodes_leaves_the_best_weights():
@@ -189,9 +193,11 @@ def test_a_loss_that_explodes_leaves_the_best_weights():
     start = values(model)
     bad = weight.copy()
     bad[20] = np.nan
-    with pytest.raises(FloatingPointError, match="epoch 1, step.*'head'.*0.1"):
+    place = "epoch 1, step.*'head'.*0.1"
+    with pytest.raises(FloatingPointError, match=place) as caught:
         ft.fine_tune(model, ft.Plan(PLAN[:1]), (x, y, bad), verbose=0)
     assert_close(values(model), start, atol=0)
+    assert caught.value.history.phases[0]["name"] == "head"
 
 
 def test_an_uncompiled_model_is_compiled_for_its_head():
