@@ -130,7 +130,17 @@ def _set_flags(model, layers, trainable):
         # A container's flag is no say of its own: it must hide nothing.
         if container not in leaves:
             graph.set_own_flag(container, True)
+    if model in leaves:
+        _let_show(model)
     keep_trainable_set(model)
+
+
+def _let_show(model):
+    """Has a frozen weight of the model's own not hide all that is in it."""
+    flags = [(v, v.trainable) for v in graph.own_variables(model)]
+    graph.set_own_flag(model, True)
+    for variable, flag in flags:
+        variable.trainable = flag
 
 
 def _pretrained_norms(model, layers):

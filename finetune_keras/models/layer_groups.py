@@ -82,7 +82,9 @@ def layer_groups(model, granularity="block"):
 
     Args:
         model: A `keras.Model`, built. A subclassed model has no graph: its
-            top-level layers are the groups, and a warning says so.
+            top-level layers are the groups, normalisation joined to the layer
+            before it and weights of its own to the first group, and a warning
+            says so.
         granularity: `"block"` for stem, blocks and head, or `"layer"` for one
             group for each layer with weights below the head. Defaults to
             `"block"`.
@@ -270,15 +272,22 @@ def _groups_without_graph(model):
         stacklevel=3,
     )
     layers = [layer for layer in model.layers if layer.weights]
-    if not layers:
-        layers = [model]
-    names = [layer.name for layer in layers]
-    if len(layers) > 1 and isinstance(layers[-1], keras.layers.Dense):
-        names[-1] = "head"
+    parts = []
+    for layer in layers:
+        leaves = [x for x in graph.leaf_layers(layer) if graph.own_variables(x)]
+        # Alone, a frozen `BatchNormalization` would be a group of nothing.
+        if parts and all(map(is_norm, leaves)):
+            parts[-1][1].extend(leaves)
+        else:
+            parts.append((layer.name, leaves))
+    if len(parts) > 1 and isinstance(layers[-1], keras.layers.Dense):
+        parts[-1] = ("head", parts[-1][1])
+    if not parts:
+        return [LayerGroup(model.name, [model])]
+    if graph.own_variables(model):
+        parts[0][1].insert(0, model)
+    names = unique_names([name for name, _ in parts])
     return [
-        LayerGroup(
-            name,
-            [x for x in graph.leaf_layers(layer) if graph.own_variables(x)],
-        )
-        for name, layer in zip(unique_names(names), layers, strict=True)
+        LayerGroup(name, leaves)
+        for name, (_, leaves) in zip(names, parts, strict=True)
     ]

@@ -1,5 +1,7 @@
 """New models of the graph of an old one: opened, replayed, or cut."""
 
+import contextlib
+
 import keras
 
 from finetune_keras.models.graph import graph_of, walk
@@ -88,6 +90,24 @@ def _make_names_unique(model):
     for layer, path in paths.items():
         if names.count(layer.name) > 1 and "/" in path:
             layer.name = path.replace("/", "_")
+
+
+@contextlib.contextmanager
+def layer_names_kept(model):
+    """Puts the names that `flatten` changes back at the end.
+
+    A model of the opened graph can only be made before that. Afterwards it
+    trains and predicts as any other, but must not be saved.
+
+    Args:
+        model: A `keras.Model` that has a graph.
+    """
+    names = {x.operation: x.operation.name for x in walk(model)[0]}
+    try:
+        yield
+    finally:
+        for operation, name in names.items():
+            operation.name = name
 
 
 def tail(tensors, outputs):

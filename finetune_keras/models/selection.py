@@ -18,9 +18,10 @@ def select_layers(model, layers="all"):
         model: A `keras.Model`.
         layers: What to select, one of
             - `"all"`, `"backbone"` (all but the head) or `"head"`;
+            - the name of a layer group, see `layer_groups`; where a layer has
+              the same name, the group is meant;
             - the name of a layer, at any depth; an inner model or a composite
               layer stands for all its leaves;
-            - the name of a layer group, see `layer_groups`;
             - a regular expression that matches a whole layer path, such as
               `r".*/(query|value)"`; a path is the names of the layers around
               a leaf and its own, joined by `/`;
@@ -107,11 +108,12 @@ def _match_name(model, leaves, name):
     if name == "backbone":
         head = set(groups.get("head", []))
         return [layer for layer in leaves if layer not in head]
-    named = [x for x in graph.all_layers(model) if x.name == name]
-    if named and name != "head":
-        return [leaf for x in named for leaf in graph.leaf_layers(x)]
+    # Many groups have the name of their last layer, often one of no weights.
     if name in groups:
         return groups[name]
+    named = [x for x in graph.all_layers(model) if x.name == name]
+    if named:
+        return [leaf for x in named for leaf in graph.leaf_layers(x)]
     try:
         return _match_path(leaves, re.compile(name))
     except re.error as error:

@@ -149,26 +149,52 @@ def _size(variable):
 
 
 def _optimizer_bytes(model, optimizer):
-    """Bytes of the slots, from one variable of each shape, built for real."""
+    """Bytes of the slots, from one variable of each kind, built for real."""
     if optimizer is None:
         return None
     optimizer = keras.optimizers.get(optimizer)
     counts = {}
     for variable in model.trainable_variables:
-        kind = (tuple(variable.shape), variable.dtype)
+        part = _optimizer_of(optimizer, variable)
+        kind = (part, tuple(variable.shape), variable.dtype)
         counts[kind] = counts.get(kind, 0) + 1
-    return sum(
-        count * _slot_bytes(optimizer, *kind) for kind, count in counts.items()
-    )
+    slots = sum(count * _slot_bytes(*kind) for kind, count in counts.items())
+    return slots + _anchor_bytes(model, optimizer)
+
+
+def _optimizer_of(optimizer, variable):
+    """Finds the optimizer that will hold the slots of a variable."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    choose = getattr(optimizer, "_optimizer_map", None)
+    return choose(variable) if choose else optimizer
 
 
 def _slot_bytes(optimizer, shape, dtype):
-    copy = type(optimizer).from_config(optimizer.get_config())
-    scalars = {v.path for v in copy.variables}
-    variable = keras.Variable(keras.ops.zeros(shape, dtype), name="probe")
-    copy.build([variable])
-    return sum(
-        keras.ops.convert_to_numpy(slot).nbytes
-        for slot in copy.variables
-        if slot.path not in scalars
+    # What there is once, whatever is trained, does not count.
+    tiny = keras.Variable(keras.ops.zeros((1,)), name="tiny")
+    probe = keras.Variable(keras.ops.zeros(shape, dtype), name="probe")
+    return _built_bytes(optimizer, [tiny, probe]) - _built_bytes(
+        optimizer, [tiny]
     )
+
+
+def _built_bytes(optimizer, variables):
+    config = optimizer.get_config()
+    if "learning_rate" in config:
+        # That of the optimizer may be a function, which need not be readable.
+        config["learning_rate"] = 1e-3
+    copy = type(optimizer).from_config(config)
+    copy.build(variables)
+    return sum(map(_bytes, copy.variables))
+
+
+def _anchor_bytes(model, optimizer):
+    """Bytes of the copies that L2-SP keeps: the layer-wise optimizer's own."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if not getattr(optimizer, "l2_sp", None):
+        return 0
+    return sum(map(_bytes, filter(optimizer.pull, model.trainable_variables)))
+
+
+def _bytes(variable):
+    return keras.ops.convert_to_numpy(variable).nbytes

@@ -2,8 +2,10 @@
 
 
 def is_shuffled(dataset):
-    """Tells whether a `tf.data.Dataset` shuffles anywhere in its pipeline."""
-    if "Shuffle" in type(dataset).__name__:
+    """Tells whether each pass over a `tf.data.Dataset` has its own order."""
+    if "Shuffle" in type(dataset).__name__ and getattr(
+        dataset, "_reshuffle_each_iteration", True
+    ):
         return True
     return any(is_shuffled(source) for source in dataset._inputs())
 

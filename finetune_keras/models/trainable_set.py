@@ -104,7 +104,7 @@ def paths_now(saved, now):
     places = {}
     for which, paths in enumerate((saved, now)):
         for path in paths:
-            stem = "/".join(map(_without_number, path.split("/")))
+            stem = "/".join(map(without_number, path.split("/")))
             places.setdefault(stem, ([], []))[which].append(path)
     return {
         before: after
@@ -114,7 +114,8 @@ def paths_now(saved, now):
     }
 
 
-def _without_number(name):
+def without_number(name):
+    """Cuts off the number that Keras counts layers with."""
     # The name of an adapter is the user's own, number and all.
     own = name.startswith("adapter_")
     return name if own else re.sub(r"_\d+$", "", name)

@@ -5,12 +5,16 @@ import hashlib
 import keras
 import numpy as np
 
+from finetune_keras.models import graph
+
 
 class Audit:
     """Compares the weights of a model before and after a phase.
 
-    Frozen weights and statistics are remembered as digests, trained ones as
-    copies, so that the memory it takes is that of what trains.
+    Frozen weights, and statistics of frozen BatchNorm layers, are remembered
+    as digests, trained weights as copies, so that the memory it takes is that
+    of what trains. Other state, that layers keep for themselves, such as the
+    vectors of `keras.layers.SpectralNormalization`, is not judged.
 
     Args:
         model: A `keras.Model` whose flags are those of the phase.
@@ -35,16 +39,21 @@ class Audit:
     """
 
     def __init__(self, model, groups):
+        self.model = model
         self.groups = groups
-        trained = {id(v) for v in model.trainable_variables}
-        moving = {id(v) for g in groups for v in _statistics(g)}
-        self.before = {
-            id(v): _copy(v) if id(v) in trained | moving else _digest(v)
-            for group in groups
-            for v in group.variables
-        }
-        self.trained = trained
-        self.moving = moving
+        self.trained = {id(v) for v in model.trainable_variables}
+        self.before = {}
+        for layer in (layer for group in groups for layer in group.layers):
+            for variable in _frozen(layer, self.trained):
+                self.before[id(variable)] = _digest(variable)
+        for variable in model.trainable_variables:
+            self.before[id(variable)] = _copy(variable)
+        # It assigns to the kernel of another layer, frozen or not.
+        for layer in graph.all_layers(model):
+            if isinstance(layer, keras.layers.SpectralNormalization):
+                if id(layer.kernel) not in self.trained:
+                    self.before.pop(id(layer.kernel), None)
+        self.updates = self._count_updates()
 
     def check(self):
         """Compares the weights with those remembered.
@@ -58,11 +67,12 @@ class Audit:
                 group that trains has not.
         """
         ledger = {}
+        updated = self._count_updates() != self.updates
         for group in self.groups:
             change = self._change(group)
-            trained = any(id(v) in self.trained for v in group.variables)
+            trained = any(self._trains(v) for v in group.variables)
             ledger[group.name] = {"trained": trained, "change": change}
-            if trained and change == 0:
+            if trained and change == 0 and updated:
                 raise RuntimeError(
                     f"The layer group {group.name!r} trains in this phase and "
                     "has not moved at all. Is it cut off from the loss, its "
@@ -70,10 +80,28 @@ class Audit:
                 )
         return ledger
 
+    def _trains(self, variable):
+        if id(variable) not in self.trained:
+            return False
+        optimizer = _inner_optimizer(self.model)
+        multiplier = getattr(optimizer, "learning_rate_multiplier", None)
+        return multiplier is None or multiplier(variable) != 0
+
+    def _count_updates(self):
+        """How often the optimizer has moved the weights, so far as is known.
+
+        Gradients may have been accumulated, or been infinite, and no more.
+        """
+        optimizer = _inner_optimizer(self.model)
+        if optimizer is None:
+            return 0
+        steps = int(keras.ops.convert_to_numpy(optimizer.iterations))
+        return steps // (optimizer.gradient_accumulation_steps or 1)
+
     def _change(self, group):
         total = 0.0
-        for variable in group.variables:
-            before = self.before[id(variable)]
+        for variable in {id(v): v for v in group.variables}.values():
+            before = self.before.get(id(variable))
             if isinstance(before, bytes):
                 if before != _digest(variable):
                     raise RuntimeError(
@@ -81,21 +109,24 @@ class Audit:
                         f"group {group.name!r} has moved in this phase. "
                         "Something else than the optimizer assigns to it."
                     )
-            elif id(variable) in self.trained:
+            elif before is not None:
                 after = _copy(variable).astype("float64")
                 total += float(np.sum((after - before) ** 2))
         return total**0.5
 
 
-def _statistics(group):
-    """Statistics of the BatchNorm layers that train."""
-    return [
-        variable
-        for layer in group.layers
-        if isinstance(layer, keras.layers.BatchNormalization)
-        and layer.trainable
-        for variable in layer.non_trainable_variables
-    ]
+def _frozen(layer, trained):
+    """Weights of a layer that could train and do not, and what goes along."""
+    frozen = [v for v in layer._trainable_variables if id(v) not in trained]
+    if isinstance(layer, keras.layers.BatchNormalization):
+        if not layer.trainable:
+            frozen += layer.non_trainable_variables
+    return frozen
+
+
+def _inner_optimizer(model):
+    optimizer = getattr(model, "optimizer", None)
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def _copy(variable):

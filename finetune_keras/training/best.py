@@ -7,7 +7,12 @@ import numpy as np
 
 from finetune_keras.models import graph
 from finetune_keras.training import resume
-from finetune_keras.training.callbacks import is_rising
+from finetune_keras.training.history import as_plain
+from finetune_keras.training.monitor import (
+    is_skipped,
+    rises,
+    weight_penalty,
+)
 
 
 class Best:
@@ -17,35 +22,55 @@ class Best:
 
     Args:
         monitor: String, the metric to watch, or `None` to keep the last
-            epoch. It is to rise if its name says accuracy, AUC and the like,
-            and to fall otherwise.
+            epoch. A loss is compared without what the regularisers of weights
+            add to it, which changes when layers begin to train.
+        model: Compiled `keras.Model`, or `None`. Defaults to `None`.
+        mode: `"max"` if the metric is to rise, `"min"` if it is to fall, or
+            `"auto"`: as the metric itself or its name says. Defaults to
+            `"auto"`.
+        validation_freq: As in `fit`; epochs without validation are then left
+            out. Defaults to `1`.
+
+    Raises:
+        ValueError: If `mode` is `"auto"` and cannot be told.
     """
 
-    def __init__(self, monitor):
+    def __init__(self, monitor, model=None, mode="auto", validation_freq=1):
         self.monitor = monitor
-        self.rising = is_rising(monitor)
+        self.model = model
+        self.rising = rises(monitor, mode, model)
+        self.may_skip = validation_freq != 1
         self.variables = {}
         self.values = {}
 
     def watch(self, model):
         """Adds the variables that a phase may move, before it begins."""
         statistics = _moving_statistics(model)
-        for path, variable in graph.weights_by_path(model).items():
+        for place, variable in enumerate(_weights(model)):
             moves = variable.trainable or id(variable) in statistics
-            if moves and path not in self.variables:
-                self.variables[path] = variable
+            if moves and place not in self.variables:
+                self.variables[place] = variable
                 # Frozen until now, so it is what it was at the best epoch.
-                self.values[path] = _copy(variable)
+                self.values[place] = _copy(variable)
 
     def value_of(self, logs):
-        """Reads the monitored metric."""
+        """Reads the monitored metric; `None` in an epoch to be left out."""
+        if self.may_skip and is_skipped(self.monitor, logs):
+            return None
         if self.monitor not in logs:
             raise ValueError(
                 "The monitored metric is not among those of the model. "
                 f"Received: monitor={self.monitor!r}, and the metrics are "
                 f"{sorted(logs)}"
             )
-        return float(logs[self.monitor])
+        value = as_plain(logs[self.monitor])
+        if isinstance(value, list):
+            raise ValueError(
+                "The monitored metric has a value for each class. Give it an "
+                'average, such as `F1Score(average="macro")`. '
+                f"Received: monitor={self.monitor!r}"
+            )
+        return value - weight_penalty(self.monitor, self.model)
 
     def is_better(self, value, than):
         """Tells whether a value is an improvement; any is one on NaN."""
@@ -63,32 +88,32 @@ class Best:
 
     def keep(self):
         """Keeps the weights of now; without a monitor, of the last epoch."""
-        for path, variable in self.variables.items():
-            self.values[path] = _copy(variable)
+        for place, variable in self.variables.items():
+            self.values[place] = _copy(variable)
 
     def restore(self):
         """Gives the model the weights of the best epoch.
 
         Before there is one, they are those with which training began.
         """
-        for path, variable in self.variables.items():
-            variable.assign(self.values[path])
+        for place, variable in self.variables.items():
+            variable.assign(self.values[place])
 
-    def watched_paths(self):
-        """Returns the paths of what is remembered, in order."""
+    def watched(self):
+        """Returns the places of what is remembered among the weights."""
         return list(self.variables)
 
     def pack(self):
         """Returns the remembered values for a checkpoint."""
         return resume.pack("best", self.values.values())
 
-    def unpack(self, model, paths, arrays):
+    def unpack(self, model, places, arrays):
         """Takes remembered values from a checkpoint."""
-        weights = graph.weights_by_path(model)
-        self.variables = {path: weights[path] for path in paths}
+        weights = _weights(model)
+        self.variables = {place: weights[place] for place in places}
         self.values = {
-            path: resume.as_array(arrays[f"best{i}"], weights[path].dtype)
-            for i, path in enumerate(paths)
+            place: resume.as_array(arrays[f"best{i}"], weights[place].dtype)
+            for i, place in enumerate(places)
         }
 
 
@@ -102,9 +127,25 @@ def check_monitor(plan, monitor, validation):
             'training metric as `monitor`, such as "loss". '
             f"Received: validation={validation!r}"
         )
+    if validation is None and (monitor or "").startswith("val_"):
+        raise ValueError(
+            "The monitored metric is one of validation, and there is no "
+            "validation data. Pass `validation`, or monitor a metric of "
+            f"training. Received: monitor={monitor!r}, validation=None"
+        )
     if monitor is None and validation is not None:
         return "val_loss"
     return monitor
+
+
+def _weights(model):
+    """Lists the weights in an order that a model built again has too.
+
+    Paths would not do: two layers of a block may have one name.
+    """
+    layers = graph.leaf_layers(model)
+    weights = {id(v): v for x in layers for v in graph.own_variables(x)}
+    return list(weights.values())
 
 
 def _moving_statistics(model):

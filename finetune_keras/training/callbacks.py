@@ -1,10 +1,14 @@
 """Unfreezing callbacks, for people who call `model.fit` themselves."""
 
+import numbers
+import warnings
+
 import keras
 
 from finetune_keras.models.freezing import freeze, unfreeze
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.selection import select_layers
+from finetune_keras.training.monitor import is_skipped, rises, weight_penalty
 from finetune_keras.training.retrace import retrace
 
 
@@ -139,15 +143,25 @@ class GradualUnfreeze(UnfreezeCallback):
 class UnfreezeOnPlateau(UnfreezeCallback):
     """Unfreezes one more layer group when a metric stops improving.
 
+    Epochs without validation are left out. Losses are compared without what
+    the regularisers of weights add: Keras counts those of trainable weights
+    alone, and unfreezing would look like a setback.
+
     Args:
-        monitor: String, name of the metric. It is to rise if its name says
-            accuracy, AUC and the like. Defaults to `"val_loss"`.
+        monitor: String, name of the metric. Defaults to `"val_loss"`.
         patience: Integer, epochs without improvement. Defaults to `2`.
         start: Integer, groups that train from the beginning, the head
             included. Defaults to `1`.
         min_delta: Float, the least change that counts. Defaults to `0.0`.
         batch_norm: See `UnfreezeCallback`. Defaults to `"frozen"`.
         verbose: 0 or 1. Defaults to `0`.
+        mode: `"max"` if the metric is to rise, `"min"` if it is to fall, or
+            `"auto"`: as the metric itself or its name says. Defaults to
+            `"auto"`.
+
+    Raises:
+        ValueError: As training begins, if `mode` is `"auto"` and cannot be
+            told; after an epoch, if there is no such metric.
 
     Example:
 
@@ -173,6 +187,7 @@ class UnfreezeOnPlateau(UnfreezeCallback):
         min_delta=0.0,
         batch_norm="frozen",
         verbose=0,
+        mode="auto",
     ):
         super().__init__(batch_norm, verbose)
         for name, value in (("patience", patience), ("start", start)):
@@ -181,10 +196,27 @@ class UnfreezeOnPlateau(UnfreezeCallback):
         self.patience = patience
         self.start = start
         self.min_delta = min_delta
+        self.mode = mode
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
+        self._rising = rises(self.monitor, self.mode, self.model)
         self._count, self._best, self._wait = self.start, None, 0
+        self._penalty, self._seen = 0.0, False
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        self._seen = self._seen or self.monitor in self._logs
+        self._penalty = weight_penalty(self.monitor, self.model)
+
+    def on_train_end(self, logs=None):
+        if not self._seen:
+            warnings.warn(
+                "There was no epoch with the monitored metric, and nothing was "
+                "unfrozen. Pass `validation_data`, or monitor a training "
+                f"metric. Received: monitor={self.monitor!r}",
+                stacklevel=2,
+            )
 
     def groups_to_train(self, epoch, logs=None):
         if logs:
@@ -192,15 +224,16 @@ class UnfreezeOnPlateau(UnfreezeCallback):
         return layer_groups(self.model)[-self._count :]
 
     def _judge(self, logs):
+        if is_skipped(self.monitor, logs):
+            return
         if self.monitor not in logs:
             raise ValueError(
                 "The monitored metric is not among those of the model. "
                 f"Received: monitor={self.monitor!r}, and the metrics are "
                 f"{sorted(logs)}"
             )
-        value = -logs[self.monitor] if is_rising(self.monitor) else (
-            logs[self.monitor]
-        )
+        value = logs[self.monitor] - self._penalty
+        value = -value if self._rising else value
         if self._best is None or value < self._best - self.min_delta:
             self._best, self._wait = value, 0
             return
@@ -210,19 +243,7 @@ class UnfreezeOnPlateau(UnfreezeCallback):
 
 
 def _check_positive(name, value):
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(
             f"`{name}` must be a positive integer. Received: {name}={value!r}"
         )
-
-
-_RISING = ("acc", "auc", "precision", "recall", "f1", "beta", "r2", "iou")
-_RISING += ("io_u", "dice", "kappa", "correlation", "similarity", "true_")
-_RISING += ("sensitivity", "specificity")
-
-
-def is_rising(monitor):
-    """Tells whether a metric is to rise, by its name."""
-    monitor = monitor or ""
-    falls = monitor.endswith("loss")
-    return not falls and any(word in monitor for word in _RISING)

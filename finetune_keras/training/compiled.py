@@ -33,7 +33,9 @@ def ensure_compiled(model, plan, labels_rank):
     elif decays and not is_layerwise(model.optimizer):
         arguments = compile_arguments(model)
         optimizer = layerwise_optimizer(model.optimizer, model)
-        model.compile(**{**arguments, "optimizer": optimizer})
+        # A model may have a `compile` of its own, with other arguments.
+        arguments = {**arguments, "optimizer": optimizer}
+        keras.Model.compile(model, **arguments)
 
 
 def is_layerwise(optimizer):
@@ -43,8 +45,20 @@ def is_layerwise(optimizer):
     )
 
 
+def check_one_rate(optimizer):
+    """Refuses an optimizer that has no single learning rate."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if isinstance(inner, keras.optimizers.MultiOptimizer):
+        raise ValueError(
+            "Training by a plan or on trial needs an optimizer with one "
+            "learning rate. For several learning rates compile with "
+            f"`layerwise_optimizer`. Received: model.optimizer={optimizer!r}"
+        )
+
+
 def check_schedule(plan, optimizer):
     """Tells whether the optimizer has a schedule, which plans leave alone."""
+    check_one_rate(optimizer)
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     rate = inner.get_config()["learning_rate"]
     scheduled = not isinstance(rate, (int, float))

@@ -173,7 +173,8 @@ def _num_batches(inputs):
     if inputs.is_buckets:
         return len(data)
     if inputs.is_arrays:
-        return math.ceil(len(data[1]) / inputs.batch_size)
+        size = keras.tree.flatten(data[1])[0].shape[0]
+        return math.ceil(size / inputs.batch_size)
     if inputs.is_dataset:
         return int(data.cardinality())
     if isinstance(data, keras.utils.PyDataset):

@@ -14,7 +14,8 @@ def feed(model, train, validation, batch_size, shuffle):
     on making iterators: four an epoch on TensorFlow. There one endless
     dataset serves all epochs, in the order in which `fit` would take the
     arrays, and one more the validation; what is on disk is read in batches,
-    and not, as `fit` does, at once.
+    and not, as `fit` does, at once. Where `steps_per_execution` does not
+    divide an epoch, `fit` would read on into the next one: it gets arrays.
 
     Args:
         model: Compiled `keras.Model`, the suffix.
@@ -32,8 +33,7 @@ def feed(model, train, validation, batch_size, shuffle):
         if validation is not None:
             arguments.update(validation_steps_of(validation))
         return arguments
-    strategy = getattr(model, "distribute_strategy", None)
-    if strategy is None or strategy.num_replicas_in_sync > 1:
+    if not _may_be_endless(model, train, validation, batch_size):
         names = ("x", "y", "sample_weight")
         arguments = dict(zip(names, train, strict=False))
         arguments.update(batch_size=batch_size, shuffle=shuffle)
@@ -45,6 +45,15 @@ def feed(model, train, validation, batch_size, shuffle):
         arguments["validation_data"] = _endless(validation, batch_size, False)
         arguments["validation_steps"] = _steps(validation, batch_size)
     return arguments
+
+
+def _may_be_endless(model, train, validation, batch_size):
+    strategy = getattr(model, "distribute_strategy", None)
+    if strategy is None or strategy.num_replicas_in_sync > 1:
+        return False
+    parts = [data for data in (train, validation) if data is not None]
+    at_once = model.steps_per_execution
+    return not any(_steps(data, batch_size) % at_once for data in parts)
 
 
 def _steps(data, batch_size):

@@ -2,6 +2,7 @@
 
 from finetune_keras.training.activation_store import cache_options
 from finetune_keras.training.compiled import ensure_compiled
+from finetune_keras.training.fit_options import check_fit
 from finetune_keras.training.fit_state import strategy_scope
 from finetune_keras.training.inputs import labels_rank
 from finetune_keras.training.run import Run
@@ -44,8 +45,10 @@ def fine_tune(
             `SharedActivations`, for runs on the same data). What was done is
             in the history. Defaults to `"auto"`.
         **fit: Arguments of `model.fit`, such as `batch_size`, `callbacks`,
-            `class_weight`, `steps_per_epoch` and `verbose`; `monitor`, the
-            metric by which the best epoch is chosen, `"val_loss"` by default;
+            `class_weight`, `sample_weight`, `steps_per_epoch` and `verbose`;
+            `monitor`, the metric by which the best epoch is chosen,
+            `"val_loss"` by default; `mode`, `"min"`, `"max"` or `"auto"`, as
+            the metric itself or its name says, whether it is to fall or rise;
             and `stop_after`, a number of epochs after which the run stops;
             with `checkpoint_dir`, a later call with more goes on.
 
@@ -81,6 +84,7 @@ def fine_tune(
     ```
     """
     plan.check(model)
+    train, fit = check_fit(fit, train, validation)
     options = cache_options(cache)
     # What is made on the way, an optimizer or a suffix, belongs to it too.
     with strategy_scope(model):

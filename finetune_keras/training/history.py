@@ -1,5 +1,7 @@
 """What happened in a run: epochs, phases, the ledger of changes, a figure."""
 
+import keras
+import numpy as np
 
 from finetune_keras.models.table import format_table
 from finetune_keras.training.figure import new_figure
@@ -10,7 +12,9 @@ class FineTuneHistory:
 
     Attributes:
         epochs: List of dicts, one an epoch: `epoch` and `phase` (counted from
-            0), `learning_rate`, `seconds`, and the metrics of Keras.
+            0), `learning_rate`, `seconds`, and the metrics of Keras; one with
+            a value for each class, such as `keras.metrics.F1Score()`, is a
+            list of them.
         phases: List of dicts, one a phase: `name`, `first_epoch`,
             `last_epoch`, `stopped` (`True` when a plateau ended it) and
             `cache`, a sentence on the prefix cache; of the first one also
@@ -21,7 +25,8 @@ class FineTuneHistory:
         monitor: String, the metric that the best epoch is chosen by.
         best_epoch: Integer, the epoch whose weights the model has now; -1 is
             the head solved in closed form, before the first one.
-        best_value: Float, the monitored value of that epoch.
+        best_value: Float, the monitored value of that epoch; of a loss,
+            without what the regularisers of weights add to it.
 
     Example:
 
@@ -71,7 +76,7 @@ class FineTuneHistory:
         metrics = list(self.history)
         rows = [
             [row["epoch"] + 1, self.phases[row["phase"]]["name"]]
-            + [_number(row.get(name)) for name in metrics]
+            + [as_text(row.get(name)) for name in metrics]
             for row in self.epochs
         ]
         table = format_table(["epoch", "phase", *metrics], rows)
@@ -79,13 +84,15 @@ class FineTuneHistory:
             return table
         return (
             f"{table}\nBest: epoch {self.best_epoch + 1}, {self.monitor} "
-            f"{self.best_value:.4g}"
+            f"{as_text(self.best_value)}"
         )
 
     __repr__ = __str__
 
     def plot(self):
         """Draws the curves with the phases marked.
+
+        Of a metric with a value for each class it draws the mean.
 
         Returns:
             A `matplotlib.figure.Figure`; it is not shown.
@@ -104,7 +111,8 @@ class FineTuneHistory:
         epochs = [row["epoch"] + 1 for row in self.epochs]
         for key, label in ((name, "training"), (f"val_{name}", "validation")):
             if key in self.history:
-                axes.plot(epochs, self.history[key], marker=".", label=label)
+                values = [_mean(value) for value in self.history[key]]
+                axes.plot(epochs, values, marker=".", label=label)
         for phase in self.phases:
             start = phase["first_epoch"] + 0.5
             axes.axvline(start, color="0.7", linewidth=1)
@@ -121,5 +129,18 @@ class FineTuneHistory:
 _COUNTERS = ("epoch", "phase")
 
 
-def _number(value):
-    return "" if value is None else f"{value:.4g}"
+def as_plain(value):
+    """Turns a value of a metric into a float, or a list of floats."""
+    return np.asarray(keras.ops.convert_to_numpy(value), "float64").tolist()
+
+
+def as_text(value):
+    """Writes a value of a metric; of one for each class, the mean."""
+    if value is None:
+        return ""
+    several = "mean " if np.ndim(as_plain(value)) else ""
+    return f"{several}{_mean(value):.4g}"
+
+
+def _mean(value):
+    return np.nan if value is None else float(np.mean(as_plain(value)))

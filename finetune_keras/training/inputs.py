@@ -1,5 +1,7 @@
 """Training and validation data, met at the door."""
 
+import itertools
+
 import keras
 import numpy as np
 
@@ -18,15 +20,22 @@ class Inputs:
         name: String, what messages call it, such as `"train"`.
         batch_size: Integer, batch size of arrays. Defaults to `32`.
         steps: Integer, steps an epoch, or `None`. Defaults to `None`.
+
+    Attributes:
+        shuffle: Boolean, whether the order of buckets changes with each
+            epoch. `True` until it is set.
     """
 
     def __init__(self, data, model, name, batch_size=None, steps=None):
         if hasattr(model, "tokenize"):
             data = model.tokenize(data, batch_size, training=name == "train")
+        self.is_arrays = isinstance(data, (tuple, list))
+        if self.is_arrays and len(data) == 3 and data[2] is None:
+            data = data[:2]
         self.data = data
         self.name = name
         self.steps = steps
-        self.is_arrays = isinstance(data, (tuple, list))
+        self.shuffle = True
         self.is_buckets = isinstance(data, Buckets)
         self.is_dataset = not self.is_arrays and hasattr(data, "element_spec")
         self.batch_size = (batch_size or 32) if self.is_arrays else batch_size
@@ -43,25 +52,26 @@ class Inputs:
     def fit_arguments(self):
         """Dict of what `fit` takes for it."""
         if self.is_buckets:
-            return steps_of(self.data, shuffle=True)
+            return steps_of(self.data, self.shuffle)
         if not self.is_arrays:
+            ordered = not isinstance(self.data, keras.utils.PyDataset)
             # Keras warns of asking a dataset for another order.
-            order = {"shuffle": False} if self.is_dataset else {}
+            order = {"shuffle": False} if ordered else {}
             return {"x": self.data, **order}
         names = ("x", "y", "sample_weight")
         parts = dict(zip(names, self.data, strict=False))
         return {**parts, "batch_size": self.batch_size}
 
     def batches(self):
-        """Iterates once over `(x, y)` in batches."""
+        """Iterates once over `(x, y)` in batches, an epoch at most."""
         if not self.is_arrays:
-            yield from self.data
+            yield from itertools.islice(self.data, self.steps)
             return
-        x, y = self.data[:2]
-        for start in range(0, len(y), self.batch_size):
+        x_y = tuple(self.data[:2])
+        size = keras.tree.flatten(x_y)[0].shape[0]
+        for start in range(0, size, self.batch_size):
             part = slice(start, start + self.batch_size)
-            cut = keras.tree.map_structure(lambda a, p=part: a[p], x)
-            yield cut, y[part]
+            yield keras.tree.map_structure(lambda a, p=part: a[p], x_y)
 
     def example(self):
         """A batch for its shapes, or `None` where a look would cost order."""
@@ -70,9 +80,10 @@ class Inputs:
             return keras.tree.map_structure(lambda a: a[:size], self.data)
         if isinstance(self.data, keras.utils.PyDataset):
             return self.data[0]
-        if self.is_buckets or (self.is_dataset and not is_shuffled(self.data)):
-            return next(iter(self.data))
-        return None
+        shuffled = self.is_dataset and is_shuffled(self.data)
+        if shuffled or hasattr(self.data, "__next__"):
+            return None
+        return next(iter(self.data))
 
     @property
     def validation_arguments(self):
@@ -113,8 +124,15 @@ class Inputs:
             )
 
     def _check_arrays(self):
-        x = keras.tree.flatten(self.data[0])
-        sizes = [len(part) for part in [*x, *self.data[1:]]]
+        parts = keras.tree.flatten(tuple(self.data))
+        odd = [part for part in parts if not getattr(part, "shape", ())]
+        if odd:
+            raise ValueError(
+                f"`{self.name}` must hold arrays, or lists, tuples or dicts "
+                "of arrays. Turn lists of numbers into arrays with "
+                f"`numpy.array`. Received: {odd[0]!r} among the arrays"
+            )
+        sizes = [part.shape[0] for part in parts]
         if 0 in sizes or len(set(sizes)) > 1:
             raise ValueError(
                 f"The arrays of `{self.name}` must be of one length, and not "
@@ -126,10 +144,10 @@ class Inputs:
         if self.is_arrays:
             return self.data[0], self.data[1]
         if self.is_buckets:
-            labels = [np.ravel(part[1]) for part in self.data.parts]
-            flat = self.data.parts[0][1].ndim == 1
             x, y, *_ = self.data.parts[0]
-            return x, np.concatenate(labels) if flat else y
+            if getattr(y, "ndim", None) == 1:
+                y = np.concatenate([part[1] for part in self.data.parts])
+            return x, y
         if isinstance(self.data, keras.utils.PyDataset):
             return self._first(self.data[0] if len(self.data) else None)
         if self.is_dataset:
@@ -178,14 +196,17 @@ def _has_labels(spec):
 
 def _check_labels(model, x, y, name):
     """Compares labels with the outputs of the model."""
-    if len(model.outputs) != 1 or isinstance(y, (dict, list, tuple)):
+    y = keras.tree.flatten(y)
+    if len(getattr(model, "outputs", ())) != 1 or len(y) != 1:
         return
-    outputs = model.outputs[0].shape[-1]
+    rank, outputs = len(model.outputs[0].shape), model.outputs[0].shape[-1]
     if outputs is None:
         return
-    y = np.asarray(y)
+    y = np.asarray(y[0])
     loss = str(getattr(model.loss, "name", model.loss))
     if "sparse" in loss:
+        ignored = getattr(model.loss, "ignore_class", None)
+        y = y if ignored is None else y[y != ignored]
         if y.size and (y.min() < 0 or y.max() >= outputs):
             raise ValueError(
                 f"The labels of `{name}` go from {y.min()} to {y.max()}, and "
@@ -193,12 +214,12 @@ def _check_labels(model, x, y, name):
                 "Give the head as many classes as there are, or number the "
                 f"labels from 0. Received: {name}={type(y).__name__}"
             )
-    elif "crossentropy" in loss and y.ndim > 1 and y.shape[-1] != outputs:
+    elif "crossentropy" in loss and y.ndim == rank and y.shape[-1] != outputs:
         raise ValueError(
             f"The labels of `{name}` have {y.shape[-1]} columns, and the "
             f"model has {outputs} outputs. Received: labels of {y.shape}"
         )
-    elif "categorical" in loss and y.ndim < 2:
+    elif "categorical" in loss and y.ndim < rank:
         raise ValueError(
             f"The labels of `{name}` are integers, and the loss {loss!r} "
             "wants one column a class. Compile the model with "
@@ -211,8 +232,12 @@ def labels_rank(train):
     """Rank of a batch of labels, where it can be told without reading."""
     if isinstance(train, (tuple, list)) and len(train) > 1:
         y = train[1]
+        if isinstance(y, dict):
+            return None
         # Lists of tags may differ in length.
-        return 1 + np.ndim(y[0]) if isinstance(y, list) and y else np.ndim(y)
+        if isinstance(y, (list, tuple)) and len(y):
+            return 1 + np.ndim(y[0])
+        return np.ndim(y)
     spec = getattr(train, "element_spec", None)
     if isinstance(spec, tuple) and len(spec) > 1:
         return len(getattr(spec[1], "shape", ()) or ())

@@ -4,8 +4,10 @@ import contextlib
 import functools
 
 import keras
+import numpy as np
 from keras import ops
 
+from finetune_keras.models.trainable_set import without_number
 from finetune_keras.training.multipliers import (
     check_decay,
     multipliers_by_path,
@@ -28,7 +30,9 @@ class Layerwise:
         l2_sp: Dict from a variable's path to a float, the strength of the pull
             towards its starting value. Defaults to `None`.
         built_on: List of paths, one for each variable that the optimizer is
-            built on. Written by `get_config`. Defaults to `None`.
+            built on. Written by `get_config`: in another process, where Keras
+            counts layers anew, variables are known by their place in it.
+            Defaults to `None`.
         **kwargs: Arguments of the optimizer.
     """
 
@@ -47,11 +51,17 @@ class Layerwise:
         self.l2_sp = dict(l2_sp or {})
         self.built_on = tuple(built_on or ())
         self._paths = {}
+        self._anchors = []
+        self._old_anchors = {}
         self._rate_factor = 1.0
 
     def learning_rate_multiplier(self, variable):
         """Returns the factor on the learning rate of a variable, a float."""
         return self.multipliers.get(self._path(variable), 1.0)
+
+    def pull(self, variable):
+        """Returns the strength of the pull of a variable to its start."""
+        return self.l2_sp and self.l2_sp.get(self._path(variable), 0.0)
 
     def set_multipliers(self, model, decay=None, multipliers=None):
         """Replaces all multipliers, as `layerwise_optimizer` sets them.
@@ -75,13 +85,30 @@ class Layerwise:
         self.l2_sp = {paths.get(p, p): x for p, x in self.l2_sp.items()}
         self.built_on = tuple(paths.get(p, p) for p in self.built_on)
         self._paths = {k: paths.get(p, p) for k, p in self._paths.items()}
+        self._old_anchors = {
+            paths.get(p, p): anchor for p, anchor in self._old_anchors.items()
+        }
+
+    def know(self, variables):
+        """Keeps the paths of variables as of now, those not trained too."""
+        self._paths.update({self._var_key(v): v.path for v in variables})
+
+    def know_as(self, other):
+        """Takes over what another optimizer of the same model knows."""
+        self._paths = dict(other._paths)
 
     def build(self, variables):
         if self.built:
             return
-        self.built_on = _recognise(variables, self.multipliers, self.built_on)
+        # Place tells only in a new process: here the set may have changed.
+        if self._paths:
+            self.built_on = tuple(self._path(v) for v in variables)
+        else:
+            self.built_on = _recognise(
+                variables, self.multipliers, self.built_on
+            )
         keys = [self._var_key(variable) for variable in variables]
-        self._paths = dict(zip(keys, self.built_on, strict=True))
+        self._paths.update(dict(zip(keys, self.built_on, strict=True)))
         super().build(variables)
         if self.l2_sp:
             self._anchors = [self._add_anchor(v) for v in variables]
@@ -93,15 +120,29 @@ class Layerwise:
         return _recognise([variable], self.multipliers)[0]
 
     def _add_anchor(self, variable):
-        if not self.l2_sp.get(self._path(variable)):
+        if not self.pull(variable):
             return None
+        # The variable may have moved before it was frozen for a while.
+        start = self._old_anchors.get(self._path(variable), variable)
         # `fit` on TensorFlow builds inside the function that it traces.
         with _out_of_traced_function():
             return self.add_variable_from_reference(
                 variable,
                 name="anchor",
-                initializer=lambda shape, dtype: ops.copy(variable),
+                initializer=lambda shape, dtype: ops.copy(
+                    ops.convert_to_tensor(start, dtype)
+                ),
             )
+
+    def keep_anchors(self):
+        """Keeps the anchors of all variables, before other ones train."""
+        for variable, anchor in zip(
+            self._trainable_variables, self._anchors, strict=False
+        ):
+            if anchor is not None:
+                self._old_anchors[self._path(variable)] = np.array(
+                    ops.convert_to_numpy(anchor)
+                )
 
     def apply(self, grads, trainable_variables=None):
         variables = trainable_variables
@@ -126,7 +167,7 @@ class Layerwise:
         super().update_step(gradient, variable, learning_rate)
 
     def _pull(self, variable, learning_rate):
-        strength = self.l2_sp and self.l2_sp.get(self._path(variable))
+        strength = self.pull(variable)
         if strength:
             anchor = self._anchors[self._get_variable_index(variable)]
             share = ops.cast(learning_rate * strength, variable.dtype)
@@ -209,8 +250,14 @@ def _recognise(variables, known, built_on=()):
     """Finds the paths that variables had when the settings were made.
 
     A loaded model may give other paths: `"sequential/dense/kernel"` becomes
-    `"dense/kernel"`, and a subclassed model counts its layers anew.
+    `"dense/kernel"`, and layers without a name are counted anew, so that a
+    path may be the old one of another variable.
     """
+    if len(built_on) == len(variables) and all(
+        _same_stem(variable.path, old)
+        for variable, old in zip(variables, built_on, strict=True)
+    ):
+        return tuple(built_on)
     paths = [_same_path(variable.path, known) for variable in variables]
     if len(built_on) != len(paths):
         return tuple(paths)
@@ -220,6 +267,13 @@ def _recognise(variables, known, built_on=()):
         if paths[i] not in known and old not in taken:
             paths[i] = old
     return tuple(paths)
+
+
+def _same_stem(path, other):
+    path, other = (
+        "/".join(map(without_number, name.split("/"))) for name in (path, other)
+    )
+    return f"/{path}".endswith(f"/{other}") or f"/{other}".endswith(f"/{path}")
 
 
 def _same_path(path, known):

@@ -75,7 +75,7 @@ class LearningRateSweep:
         return self.learning_rates[cut], self.smoothed_losses[cut]
 
     def plot(self):
-        """Draws the loss over the learning rate, with both suggestions.
+        """Draws the loss over the learning rate, with both suggestions if any.
 
         Returns:
             A `matplotlib.figure.Figure`, not shown. Save it with
@@ -86,7 +86,10 @@ class LearningRateSweep:
         axes.plot(self.learning_rates, self.losses, alpha=0.3, label="loss")
         axes.plot(self.learning_rates, self.smoothed_losses, label="smoothed")
         for name, style in (("valley", "--"), ("steepest", ":")):
-            rate = getattr(self, name)
+            try:
+                rate = getattr(self, name)
+            except ValueError:
+                break
             label = f"{name}: {rate:.2g}"
             axes.axvline(rate, color="black", linestyle=style, label=label)
         axes.set_xscale("log")

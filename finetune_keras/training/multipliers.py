@@ -19,15 +19,29 @@ def multipliers_by_path(model, decay, multipliers):
         for layer in select_layers(model, layers):
             for variable in graph.own_variables(layer):
                 by_variable[id(variable)] = float(multiplier)
+    return values_by_path(model, by_variable, 1.0, "learning rates")
+
+
+def values_by_path(model, by_variable, default, what):
+    """Turns values by variable into values by path, if paths tell them apart.
+
+    Args:
+        model: A `keras.Model`.
+        by_variable: Dict from the `id` of a variable to a float.
+        default: Float, the value of variables that are not named.
+        what: String, what the values are, for the message.
+
+    Returns:
+        Dict from the path of each weight of the model to a float.
+    """
     by_path = {}
     for variable in model.weights:
-        multiplier = by_variable.get(id(variable), 1.0)
-        if by_path.setdefault(variable.path, multiplier) != multiplier:
+        value = by_variable.get(id(variable), default)
+        if by_path.setdefault(variable.path, value) != value:
             raise ValueError(
                 "Two variables have the same path and would have different "
-                "learning rates; rename one of their layers. Received: path="
-                f"{variable.path!r} with {by_path[variable.path]} and "
-                f"{multiplier}"
+                f"{what}; rename one of their layers. Received: path="
+                f"{variable.path!r} with {by_path[variable.path]} and {value}"
             )
     return by_path
 

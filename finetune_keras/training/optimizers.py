@@ -10,6 +10,7 @@ from finetune_keras.training.layerwise import layerwise_class
 from finetune_keras.training.multipliers import (
     check_decay,
     multipliers_by_path,
+    values_by_path,
 )
 
 
@@ -57,8 +58,9 @@ def layerwise_optimizer(
         A `keras.optimizers.Optimizer` of the same kind.
 
     Raises:
-        ValueError: If an argument is out of its range or matches no layer, or
-            if `optimizer` is a `MultiOptimizer`.
+        ValueError: If an argument is out of its range or matches no layer, if
+            variables of one path would be treated differently, or if
+            `optimizer` is a `MultiOptimizer`.
 
     Example:
 
@@ -86,7 +88,7 @@ def layerwise_optimizer(
     target = getattr(optimizer, "inner_optimizer", optimizer)
     pulls = _pulls(model, l2_sp)
     config = {
-        **target.get_config(),
+        **_config(target),
         "multipliers": multipliers_by_path(model, decay, multipliers or {}),
         "no_weight_decay": [
             v.path
@@ -96,13 +98,20 @@ def layerwise_optimizer(
             or (exclude_norms_and_biases and _is_norm_or_bias(v))
         ],
         "l2_sp": pulls,
-        "built_on": (),
+        "built_on": [v.path for v in model.trainable_variables],
     }
     layerwise = layerwise_class(_public_class(target)).from_config(config)
+    layerwise.know(model.weights)
     if target is optimizer:
         return layerwise
     config = optimizer.get_config()
     return type(optimizer)(**{**config, "inner_optimizer": layerwise})
+
+
+def _config(optimizer):
+    config, rate = optimizer.get_config(), optimizer._learning_rate
+    # Keras writes a function out, but does not read every one.
+    return {**config, "learning_rate": rate} if callable(rate) else config
 
 
 def _public_class(optimizer):
@@ -114,11 +123,13 @@ def _public_class(optimizer):
 def _pulls(model, l2_sp):
     if l2_sp is None:
         return {}
-    return {
-        variable.path: float(l2_sp)
+    pulled = {
+        id(variable): float(l2_sp)
         for layer in select_layers(model, "backbone")
         for variable in graph.own_variables(layer)
     }
+    by_path = values_by_path(model, pulled, 0.0, "pulls towards their start")
+    return {path: strength for path, strength in by_path.items() if strength}
 
 
 def _is_norm_or_bias(variable):

@@ -30,8 +30,8 @@ class Phase:
     Args:
         layers: What trains, as plain data, one of
             - `"head"`, `"backbone"` or `"all"`;
-            - the name of a layer or of a layer group, or a regular expression
-              on the whole layer path, as in `select_layers`;
+            - the name of a layer group or else of a layer, or a regular
+              expression on the whole layer path, as in `select_layers`;
             - an integer n of at least 0: the head and the last n groups before
               it, or the last n groups of a model without a head;
             - a list of strings of these kinds.

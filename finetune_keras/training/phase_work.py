@@ -1,10 +1,18 @@
 """What one phase trains, and on what."""
 
+import contextlib
+
+import keras
+
 from finetune_keras.models.buckets import Buckets
 from finetune_keras.models.replay import flatten
 from finetune_keras.training.activation_store import CacheRefused
 from finetune_keras.training.feed import feed
-from finetune_keras.training.fit_state import build_for_fit, compile_arguments
+from finetune_keras.training.fit_state import (
+    build_for_fit,
+    compile_arguments,
+    sync_state,
+)
 from finetune_keras.training.inputs import evaluation_arguments
 from finetune_keras.training.prefix_cache import PrefixCache
 
@@ -31,6 +39,8 @@ class PhaseWork:
         self._views, self._stored_validation = None, None
         try:
             cut = PrefixCache(model, cache, folder)
+            if validation is not None:
+                cut.check(validation)
             views, stored = cut.store(train), None
             if validation is not None:
                 (stored,) = cut.store(validation)
@@ -40,6 +50,8 @@ class PhaseWork:
         self._views, self._stored_validation = views, stored
         self.report = cut.report
         arguments = compile_arguments(model)
+        # Losses and metrics may be named after an output.
+        cut.suffix.output_names = getattr(model, "output_names", None)
         cut.suffix.compile(**{**arguments, "optimizer": model.optimizer})
         self.target = cut.suffix
 
@@ -56,28 +68,60 @@ class PhaseWork:
         Args:
             resumable: Boolean, whether the run may be resumed.
         """
-        batch = None
-        if self._views is not None:
+        if not (resumable or self.model.optimizer.built):
+            return
+        if self._views is None:
+            batch = self.train.example()
+        else:
             view = self._views[0]
             batch = next(iter(view)) if isinstance(view, Buckets) else view
-        elif resumable:
-            batch = self.train.example()
-        if batch is not None and (resumable or self.model.optimizer.built):
+        if batch is not None:
             build_for_fit(self.target, batch)
 
     def first_pass(self):
         """Returns a flat model, and batches that it takes, once over all."""
         if self._views is None:
-            return flatten(self.model), self.train.batches()
+            batches = self.train.batches()
+            if keras.backend.backend() != "tensorflow":
+                # There a model predicts no batch of tensors of TensorFlow.
+                batches = (
+                    (
+                        keras.tree.map_structure(
+                            keras.ops.convert_to_tensor, x
+                        ),
+                        *labels,
+                    )
+                    for x, *labels in batches
+                )
+            return flatten(self.model), batches
         view = self._views[0]
         return self.target, view if isinstance(view, Buckets) else [view]
 
     def evaluate(self):
         """Returns a dict of the loss and metrics on validation data."""
         data = self._stored_validation or self.validation.data
-        return self.target.evaluate(
-            **evaluation_arguments(data), verbose=0, return_dict=True
-        )
+        arguments = {"steps": self.validation.steps}
+        arguments.update(evaluation_arguments(data))
+        return self.target.evaluate(**arguments, verbose=0, return_dict=True)
+
+    @contextlib.contextmanager
+    def readable(self):
+        """Lets callbacks save and read the whole model while its end fits.
+
+        Where a running `fit` holds the weights, on JAX, the whole model would
+        look for them in itself.
+        """
+        members = vars(self.model)
+        if self.target is self.model or not hasattr(
+            self.model, "jax_state_sync"
+        ):
+            yield
+            return
+        members["jax_state_sync"] = lambda: sync_state(self.target)
+        try:
+            yield
+        finally:
+            del members["jax_state_sync"]
 
     def fit_arguments(self, epoch, fit):
         """Collects what `target.fit` takes.

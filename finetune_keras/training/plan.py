@@ -245,7 +245,8 @@ def _check_something_new(plan, selections, index):
         for name in ("learning_rate", "schedule")
     )
     decays = [one.layerwise_lr_decay or 1.0 for one in (before, phase)]
-    if same and decays[0] == decays[1]:
+    # A schedule that begins anew is a warm restart.
+    if same and decays[0] == decays[1] and phase.schedule == "constant":
         raise ValueError(
             f"Phase {index + 1} does nothing new against phase {index}: the "
             "same layers train at the same rates. Join the two into one phase "

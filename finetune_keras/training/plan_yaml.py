@@ -90,7 +90,7 @@ def read_yaml(cls, text, source):
         root = loader.get_single_node()
         for node in _mappings(root):
             _prepare(node, source)
-        return cls.from_dict(loader.construct_document(root) if root else {})
+        return cls.from_dict(_construct(loader, root, source) if root else {})
     except PlanError as error:
         line = _line_of(root, error.path)
         mark = ", " if error.path else ": "
@@ -104,6 +104,39 @@ def read_yaml(cls, text, source):
             "line before for a missing colon, quote or bracket, a tab, or a "
             "wrong indentation."
         ) from error
+
+
+def _construct(loader, root, source):
+    """Reads the values, some of which may be no dates or numbers at all."""
+    try:
+        return loader.construct_document(root)
+    except (ValueError, LookupError, AttributeError, OverflowError) as error:
+        node = next(x for x in _scalars(root, set()) if not _reads(loader, x))
+        raise ValueError(
+            f"{source}, line {node.start_mark.line + 1}: The value "
+            f"{node.value!r} cannot be read as what it looks like. Put it in "
+            f"quotes if it is a text. {error}"
+        ) from error
+
+
+def _scalars(node, seen):
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if node.id == "scalar":
+        yield node
+        return
+    for child in node.value:
+        for one in child if isinstance(child, tuple) else [child]:
+            yield from _scalars(one, seen)
+
+
+def _reads(loader, node):
+    try:
+        type(loader)("").construct_document(node)
+    except (ValueError, LookupError, AttributeError, OverflowError):
+        return False
+    return True
 
 
 def _mappings(root):

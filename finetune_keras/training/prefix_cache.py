@@ -6,13 +6,14 @@ import numpy as np
 from finetune_keras.models import graph
 from finetune_keras.models.buckets import Buckets
 from finetune_keras.models.layer_groups import layer_groups
-from finetune_keras.models.replay import flatten, tail
+from finetune_keras.models.replay import flatten, layer_names_kept, tail
 from finetune_keras.models.tf_data import is_augmented, is_shuffled
 from finetune_keras.training.activation_store import (
     CacheRefused,
     make_room,
     place_for,
 )
+from finetune_keras.training.fit_state import keras_generator_left_as_it_was
 from finetune_keras.training.shared_activations import (
     describe_prefix,
     example_digests,
@@ -22,6 +23,22 @@ from finetune_keras.training.workers import workers_of
 _AUGMENTED = (
     "the dataset gives other examples at each pass; store several with "
     'cache={"views": k}'
+)
+_METHODS = (
+    "call",
+    "train_step",
+    "test_step",
+    "compute_loss",
+    "compute_metrics",
+)
+# Of Keras, but what they do is the user's, or moves with each batch.
+_OPEN_LAYERS = (
+    keras.layers.FlaxLayer,
+    keras.layers.JaxLayer,
+    keras.layers.Lambda,
+    keras.layers.SpectralNormalization,
+    keras.layers.TFSMLayer,
+    keras.layers.TorchModuleWrapper,
 )
 
 
@@ -50,12 +67,14 @@ class PrefixCache:
             raise CacheRefused("JAX does not predict in several processes")
         self.options = options
         self.folder = folder
-        self.flat = _flat(model)
+        _check_methods(model)
         # Dropout below the cut, in models that say so, is left out.
         self.quiet_layers = ()
         if getattr(model, "quiet_where_frozen", False):
             self.quiet_layers = (keras.layers.Dropout,)
-        self._cut()
+        with layer_names_kept(model):
+            self.flat = _flat(model)
+            self._cut(model)
         self.views = options["views"]
         if self._is_random() and self.views == 1:
             raise CacheRefused(
@@ -69,7 +88,7 @@ class PrefixCache:
 
     # === The cut ===
 
-    def _cut(self):
+    def _cut(self, model):
         trained = {id(v) for v in self.flat.trainable_variables}
         groups = layer_groups(self.flat)
         firsts = [
@@ -96,6 +115,13 @@ class PrefixCache:
         stored = [cuts[-1], *passing]
         self.prefix = keras.Model(self.flat.input, stored)
         self.suffix = tail(stored, self.flat.output)
+        # Optimizers know weights by their place, and so does JAX.
+        orders = [
+            [id(v) for v in one.trainable_variables]
+            for one in (self.suffix, model)
+        ]
+        if orders[0] != orders[1]:
+            raise CacheRefused("the weights would train in another order")
 
     def _check_below(self, trained):
         for operation in self.below:
@@ -112,11 +138,36 @@ class PrefixCache:
                     raise CacheRefused(f"the statistics of {name!r} move")
                 if getattr(layer, "activity_regularizer", None):
                     raise CacheRefused(f"{name!r} adds to the loss")
+        self.unknown = not all(map(_is_known, self.below))
 
     def _is_random(self):
         return any(graph.is_random(x, self.quiet_layers) for x in self.below)
 
     # === The activations ===
+
+    def check(self, inputs):
+        """Refuses data of a kind that cannot be stored, before it is read.
+
+        Args:
+            inputs: An `Inputs`.
+
+        Raises:
+            CacheRefused: If it cannot be read twice alike.
+        """
+        data = inputs.data
+        if inputs.steps is not None or not (
+            inputs.is_arrays or inputs.is_dataset or inputs.is_buckets
+        ):
+            raise CacheRefused(
+                f"`{inputs.name}` is neither arrays nor a finite dataset"
+            )
+        if inputs.is_buckets and data.renew:
+            raise CacheRefused(_AUGMENTED)
+        if inputs.is_dataset:
+            if int(data.cardinality()) == -1:
+                raise CacheRefused("the dataset has no end")
+            if self.views == 1 and is_augmented(data):
+                raise CacheRefused(_AUGMENTED)
 
     def store(self, inputs):
         """Runs the prefix over data once for each view.
@@ -136,20 +187,13 @@ class PrefixCache:
         # Validation is never augmented, so one view of it holds all.
         self.quiet = inputs.name != "train"
         views = 1 if self.quiet else self.views
-        if inputs.steps is not None or not (
-            inputs.is_arrays or inputs.is_dataset or inputs.is_buckets
-        ):
-            raise CacheRefused(
-                f"`{inputs.name}` is neither arrays nor a finite dataset"
-            )
+        self.check(inputs)
         if inputs.is_arrays:
             inputs.shuffled = True
             return [self._store_arrays(inputs) for _ in range(views)]
         if inputs.is_buckets:
             inputs.shuffled = True
-            return [self._store_buckets(inputs)]
-        if self.views == 1 and is_augmented(inputs.data):
-            raise CacheRefused(_AUGMENTED)
+            return [self._store_buckets(inputs) for _ in range(views)]
         inputs.shuffled = is_shuffled(inputs.data)
         return [self._store_dataset(inputs) for _ in range(views)]
 
@@ -160,8 +204,6 @@ class PrefixCache:
         return _unpack(store), *labels
 
     def _store_buckets(self, inputs):
-        if inputs.data.renew:
-            raise CacheRefused(_AUGMENTED)
         parts = inputs.data.parts
         extents = [
             (_size(x), keras.tree.flatten(x)[0].shape[1]) for x, *_ in parts
@@ -190,14 +232,18 @@ class PrefixCache:
                 batch = _size(x)
                 extent = count * batch, None
                 (store,) = self._allocate([extent], inputs.name)
+            if start % batch or _size(x) > batch:
+                raise CacheRefused("the batches differ in size")
+            if keras.backend.backend() != "tensorflow":
+                x = keras.tree.map_structure(np.asarray, x)
             start += self._run(x, store, start, batch)
-            labels.append([np.asarray(part) for part in rest])
+            labels.append(keras.tree.map_structure(np.asarray, rest))
             seen.update(example_digests(x))
         self._check_repeats(inputs.data, seen)
         inputs.batch_size = batch
-        columns = zip(*labels, strict=True)
+        labels = keras.tree.map_structure(_join, *labels)
         store = [array[:start] for array in store]
-        return _unpack(store), *(np.concatenate(c) for c in columns)
+        return _unpack(store), *labels
 
     def _check_repeats(self, dataset, seen):
         """Finds out whether a pipeline augments, which a cache would stop."""
@@ -208,6 +254,8 @@ class PrefixCache:
     def _run(self, x, store, start, batch):
         """Computes one batch, filled up so that one trace serves all."""
         count = _size(x)
+        if self.unknown and not self.quiet:
+            self._check_training(x)
 
         def compute(x):
             if count < batch:
@@ -223,6 +271,37 @@ class PrefixCache:
                 raise CacheRefused("activations are shorter than the inputs")
             array[start : start + count] = output
         return count
+
+    def _check_training(self, x):
+        """Refuses layers that do something else, or more, in training.
+
+        Only the user's own can: what Keras's do is known without a look.
+        """
+        x = keras.tree.map_structure(lambda array: array[:16], x)
+        weights, state = (
+            list(map(keras.ops.convert_to_tensor, variables))
+            for variables in (
+                self.prefix.trainable_variables,
+                self.prefix.non_trainable_variables,
+            )
+        )
+        with keras_generator_left_as_it_was():
+            keras.random.uniform(())
+            trained, moved, losses = self.prefix.stateless_call(
+                weights, state, x, training=True, return_losses=True
+            )
+            # A layer that draws numbers at all times is to draw others.
+            keras.random.uniform(())
+            predicted = self.prefix(x, training=False)
+        if losses:
+            raise CacheRefused("a layer below the cut adds to the loss")
+        self.unknown = False
+        if any(map(graph.is_random, self.below)):
+            return
+        before = [*state, *keras.tree.flatten(predicted)]
+        after = [*moved, *keras.tree.flatten(trained)]
+        if not all(map(_are_alike, before, after)):
+            raise CacheRefused("a layer below the cut differs in training")
 
     def _activations(self, x):
         if self.views == 1 or self.quiet:
@@ -290,6 +369,53 @@ def _flat(model):
     return keras.Model(flat.input, flat.output)
 
 
+def _check_methods(model):
+    """Refuses methods of the user's own: a graph does not show them."""
+    inner = [x for x in graph.all_layers(model) if graph.graph_of(x)]
+    pairs = [(model, name) for name in _METHODS]
+    for one, name in [*pairs, *((x, "call") for x in inner)]:
+        if not _is_ours(getattr(one, name)):
+            raise CacheRefused(f"{one.name!r} has a `{name}` of its own")
+
+
+def _is_ours(thing):
+    """Tells whether Keras or this library wrote a function or class."""
+    module = getattr(thing, "__module__", None) or ""
+    return module.split(".")[0] in ("keras", "finetune_keras")
+
+
+def _is_known(operation):
+    layers = [operation]
+    if isinstance(operation, keras.layers.Layer):
+        layers += graph.all_layers(operation)
+    return all(
+        _is_ours(type(layer))
+        and not isinstance(layer, _OPEN_LAYERS)
+        and not getattr(layer, "stateful", False)
+        for layer in layers
+    )
+
+
+def _are_alike(one, other):
+    """Tells whether two tensors differ by rounding at most."""
+    if one is other:
+        return True
+    exact = keras.backend.standardize_dtype(one.dtype) == "float32"
+    one, other = map(keras.ops.convert_to_numpy, (one, other))
+    if not keras.backend.is_float_dtype(one.dtype.name):
+        return np.array_equal(one, other)
+    one, other = (array.astype("float32") for array in (one, other))
+    tolerance = 1e-4 if exact else 5e-2
+    return np.allclose(one, other, tolerance, tolerance * np.abs(one).max())
+
+
+def _join(*parts):
+    """Puts the labels of batches together."""
+    if not parts[0].ndim or len({part.shape[1:] for part in parts}) > 1:
+        raise CacheRefused("the labels have no fixed shape")
+    return np.concatenate(parts)
+
+
 def _position_of(steps, tensor):
     return next(
         i
@@ -300,8 +426,6 @@ def _position_of(steps, tensor):
 
 def _count_batches(dataset):
     count = int(dataset.cardinality())
-    if count == -1:
-        raise CacheRefused("the dataset has no end")
     return count if count >= 0 else sum(1 for _ in dataset)
 
 

@@ -3,6 +3,7 @@
 import sys
 
 from finetune_keras.models.summary import TrainableSummary
+from finetune_keras.training.history import as_text
 
 
 class Progress:
@@ -62,4 +63,4 @@ _LEFT_OUT = ("epoch", "phase", "seconds")
 
 
 def _numbers(logs):
-    return "".join(f" - {name}: {value:.4g}" for name, value in logs.items())
+    return "".join(f" - {k}: {as_text(v)}" for k, v in logs.items())

@@ -14,6 +14,7 @@ from finetune_keras.training.fit_state import (
     strategy_scope,
     sync_state,
 )
+from finetune_keras.training.layerwise import Layerwise
 from finetune_keras.training.start_counts import family, restore_starts
 
 
@@ -31,8 +32,11 @@ def retrace(model):
     starts from its value, and where the optimizer corrects a bias by the step
     count, as the Adam family does, its steps count from here: with the count
     of the others its first steps would be up to five times too large. A
-    variable that was frozen and is trained again is new in this sense. Amid
-    an accumulation of gradients, its first mean lacks the batches before.
+    variable that was frozen and is trained again is new in this sense, but
+    L2-SP still pulls it to where it first began. Amid an accumulation of
+    gradients, its first mean lacks the batches before. A variable that is
+    frozen amid a `fit` with `use_ema` keeps its own value: at the end Keras
+    writes averages over what trains then, and no other.
 
     The next training, evaluation and prediction are traced anew, which can
     take seconds. A `tf.function` or `jax.jit` of your own around the train
@@ -147,6 +151,8 @@ def _is_slots(name, value, length):
 
 
 def _unbuild(optimizer, slots, scalars):
+    if isinstance(optimizer, Layerwise):
+        optimizer.keep_anchors()
     _track(optimizer, _ids(scalars.values()))
     for name in ("_trainable_variables", *slots):
         setattr(optimizer, name, [])

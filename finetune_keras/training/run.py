@@ -1,4 +1,4 @@
-"""One run of a plan, and the callback that watches it."""
+"""One run of a plan."""
 
 import contextlib
 import math
@@ -10,21 +10,23 @@ import numpy as np
 
 from finetune_keras.models.freezing import freeze, unfreeze
 from finetune_keras.models.layer_groups import layer_groups
+from finetune_keras.models.replay import layer_names_kept
 from finetune_keras.training import resume
 from finetune_keras.training.audit import Audit
 from finetune_keras.training.best import Best, check_monitor
 from finetune_keras.training.compiled import check_schedule, is_layerwise
 from finetune_keras.training.fit_state import sync_state
 from finetune_keras.training.head_start import HeadStart
-from finetune_keras.training.history import FineTuneHistory
+from finetune_keras.training.history import FineTuneHistory, as_plain
 from finetune_keras.training.inputs import Inputs
 from finetune_keras.training.phase_work import PhaseWork
 from finetune_keras.training.progress import Progress
+from finetune_keras.training.relay import Relay
 from finetune_keras.training.retrace import retrace
 from finetune_keras.training.workers import agree_on, open_checkpoint
 
 
-class Run(keras.callbacks.Callback):
+class Run:
     """One run of a plan: it leads the phases, and watches each epoch.
 
     Args:
@@ -33,22 +35,26 @@ class Run(keras.callbacks.Callback):
         train: Training data, as in `fine_tune`.
         validation: Validation data, or `None`.
         cache: Dict, see `cache_options`.
-        fit: Dict, further arguments of `fine_tune`.
+        fit: Dict, further arguments of `fine_tune`, see `check_fit`.
     """
 
     def __init__(self, model, plan, train, validation, cache, fit):
-        super().__init__()
         self.full = model
         self.plan = plan
         self.cache = cache
-        self.fit = {**fit}
+        self.fit = fit
         self.verbose = self.fit.pop("verbose", "auto")
-        self.callbacks = list(self.fit.pop("callbacks", None) or [])
+        self.relay = Relay(self, self.fit.pop("callbacks"))
         monitor = self.fit.pop("monitor", None)
+        mode = self.fit.pop("mode", "auto")
         batch_size = self.fit.pop("batch_size", None)
-        self.stop_after = self.fit.pop("stop_after", None) or math.inf
+        self.stop_after = min(
+            self.fit.pop("stop_after", None) or math.inf,
+            keras.config.max_epochs() or math.inf,
+        )
         steps = self.fit.get("steps_per_epoch")
         self.train = Inputs(train, model, "train", batch_size, steps)
+        self.train.shuffle = self.fit.get("shuffle", True)
         self.validation = None
         if validation is not None:
             steps = self.fit.get("validation_steps")
@@ -57,16 +63,18 @@ class Run(keras.callbacks.Callback):
             )
         monitor = check_monitor(plan, monitor, validation)
         self.history = FineTuneHistory(monitor)
-        self.best = Best(monitor)
+        frequency = self.fit.get("validation_freq", 1)
+        self.best = Best(monitor, model, mode, frequency)
         self.groups = layer_groups(model)
         self.scheduled = check_schedule(plan, model.optimizer)
         self.rate = self._learning_rate()
         # Without any, the multipliers of the user's own optimizer hold.
         self.decays = any(phase.layerwise_lr_decay for phase in plan)
         self.checkpoint = None
-        self.work = None
+        self.work, self.phase, self.logs = None, None, None
         self.epoch = 0
         self.start_phase = 0
+        self.stopped = False
 
     # === Phases ===
 
@@ -77,11 +85,20 @@ class Run(keras.callbacks.Callback):
         self.progress = Progress(self.plan, self.verbose)
         if state is not None:
             self._resume(*state)
+        steps = self.fit.get("steps_per_epoch")
+        self.relay.begin(self.full, self.progress.total, steps)
         for index in range(self.start_phase, len(self.plan)):
-            if self.epoch >= self.stop_after:
+            # What a folder holds is read even if nothing is left to do.
+            if state is None and not self._is_due():
                 break
-            self._run_phase(index, state)
+            try:
+                self._run_phase(index, state)
+            except (FloatingPointError, KeyboardInterrupt) as error:
+                self._give_up(error)
+                raise
             state = None
+        self._put_rate_back()
+        self.relay.end(self.logs)
         if self.history.best_epoch is not None:
             self.best.restore()
         return self.history
@@ -102,14 +119,14 @@ class Run(keras.callbacks.Callback):
                 }
             )
         self._set_trainable(phase)
+        retrace(self.full)
         if state is not None:
             resume.unpack_training(self.full, *state)
-        else:
-            retrace(self.full)
         self.best.watch(self.full)
+        if state is not None and not self._goes_on():
+            return  # it was stopped just behind the end of the phase
         # Before a resumed phase goes on, its own beginning is out of reach.
         audit = Audit(self.full, self.groups)
-        begun = self.phase_epoch
         self._cut_as_at_first(state)
         self.history.phases[-1]["cache"] = self.work.report
         self.work.build(resumable=self.checkpoint is not None)
@@ -118,26 +135,38 @@ class Run(keras.callbacks.Callback):
             self.over = True
             self.progress.total -= phase.epochs
         self.progress.begin_phase(index, self.full, self.history.phases[-1])
+        self._set_rate_before()
         while self._goes_on():
             self._run_segment()
-        if self.phase_epoch > begun or solved:
-            try:
-                self.history.ledger.append(audit.check())
-            except RuntimeError as error:
-                self._give_up(error)
-                raise
-        if phase.patience is not None:
+            if self.checkpoint and self._goes_on():
+                self._save()
+        self.history.ledger[index:] = [self._check(audit)]
+        # None has been judged where validation is rarer than phases.
+        if phase.patience is not None and self.history.best_epoch is not None:
             self.best.restore()
+        if self.checkpoint:
+            self._save()
+
+    def _check(self, audit):
+        try:
+            return audit.check()
+        except RuntimeError as error:
+            self._give_up(error)
+            raise
 
     def _give_up(self, error):
         """Saves what the run has found, whatever ended it."""
-        sync_state(self.work.target)
+        if self.work is not None:
+            sync_state(self.work.target)
         self.best.restore()
         error.history = self.history
 
     def _goes_on(self):
         in_phase = self.phase_epoch < self.phase.epochs
-        return not self.over and in_phase and self.epoch < self.stop_after
+        return not self.over and in_phase and self._is_due()
+
+    def _is_due(self):
+        return not self.stopped and self.epoch < self.stop_after
 
     def _set_trainable(self, phase):
         freeze(self.full)
@@ -171,9 +200,12 @@ class Run(keras.callbacks.Callback):
         """Tells whether the closed form has done what the phase is for."""
         solved = False
         if self.start.is_due:
-            solved = self.start.solve(*self.work.first_pass())
+            with layer_names_kept(self.full):
+                solved = self.start.solve(*self.work.first_pass())
         if self.plan.head_start:
             self.history.phases[-1]["head_start"] = self.start.report
+        if solved:
+            self.best.keep()
         if solved and self.validation is not None:
             self._judge_start()
         return solved
@@ -181,10 +213,10 @@ class Run(keras.callbacks.Callback):
     def _judge_start(self):
         """Lets the solved head compete with the epochs to come."""
         logs = self.work.evaluate()
-        logs = {f"val_{name}": value for name, value in logs.items()}
+        logs = {f"val_{name}": as_plain(x) for name, x in logs.items()}
         self.history.phases[-1]["solved"] = logs
         if self.history.monitor in logs:
-            self.best.offer(-1, logs[self.history.monitor], self.history)
+            self.best.offer(-1, self.best.value_of(logs), self.history)
 
     # === One call of fit ===
 
@@ -197,29 +229,27 @@ class Run(keras.callbacks.Callback):
         if self.checkpoint:
             # What is random in an epoch then hangs on its number alone.
             keras.utils.set_random_seed(self.seed + self.epoch)
-        final = epochs == left
+        begun, final = self.epoch, epochs == left
         with contextlib.nullcontext() if final else self._keep_weights():
-            try:
-                self._fit(epochs)
-            except FloatingPointError as error:
-                self._give_up(error)
-                raise
-        if self.checkpoint:
-            self._save()
+            self._fit(epochs)
+        if self.epoch == begun:
+            raise RuntimeError(
+                f"`fit` ran none of the epochs from {begun + 1} on. Does a "
+                "callback such as `BackupAndRestore` set where it begins? "
+                "Leave it out, and give `fine_tune` a `checkpoint_dir`."
+            )
 
     def _fit(self, epochs):
-        callbacks = keras.callbacks.CallbackList(
-            [self, *self.callbacks], model=self.full
-        )
         target = self.work.target
-        target.history = None
-        target.fit(
-            **self.work.fit_arguments(self.phase_epoch, self.fit),
-            callbacks=callbacks,
-            initial_epoch=self.epoch,
-            epochs=self.epoch + epochs,
-            verbose=0,
-        )
+        target.history, self.full.stop_training = None, False
+        with self.work.readable():
+            target.fit(
+                **self.work.fit_arguments(self.phase_epoch, self.fit),
+                callbacks=keras.callbacks.CallbackList([self.relay]),
+                initial_epoch=self.epoch,
+                epochs=self.epoch + epochs,
+                verbose=0,
+            )
 
     @contextlib.contextmanager
     def _keep_weights(self):
@@ -231,27 +261,33 @@ class Run(keras.callbacks.Callback):
         finally:
             del members["finalize_variable_values"]
 
-    # === Callback ===
+    # === What happens in it ===
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def begin_epoch(self, epoch):
+        """Sets the rate that the plan has for an epoch, where it changes."""
         if not self.scheduled:
             rate = self.phase.learning_rate_at(self.phase_epoch, self.rate)
-            self.full.optimizer.learning_rate = rate
+            if rate != self.planned_rate:
+                self.full.optimizer.learning_rate = rate
+            self.planned_rate = rate
         # On JAX the variables of a running epoch cannot be read.
         self.epoch_rate = self._learning_rate()
         self.started = time.perf_counter()
         self.progress.begin_epoch(epoch)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def end_batch(self, batch, logs):
+        """Looks at the loss of a batch."""
         if not np.isfinite(logs.get("loss", 0.0)):
             self._diverged(batch, logs["loss"])
         self.progress.step(batch, logs)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def end_epoch(self, epoch, logs):
+        """Remembers an epoch, and judges it."""
+        self.logs = logs
         row = {
             "epoch": epoch,
             "phase": self.index,
-            **{name: float(value) for name, value in logs.items()},
+            **{name: as_plain(value) for name, value in logs.items()},
             "learning_rate": self._learning_rate(),
             "seconds": time.perf_counter() - self.started,
         }
@@ -260,8 +296,28 @@ class Run(keras.callbacks.Callback):
         self.epoch, self.phase_epoch = epoch + 1, self.phase_epoch + 1
         self._judge(epoch, logs)
         self.progress.end_epoch(row)
-        stop = self.over or getattr(self.full, "stop_training", False)
-        self.work.target.stop_training = stop
+        self.look_for_a_stop()
+        self.history.phases[-1]["stopped"] |= self.stopped
+        self.work.target.stop_training = self.over or self.stopped
+
+    def look_for_a_stop(self):
+        """Ends the run where a callback of the user's says so."""
+        if getattr(self.full, "stop_training", False):
+            self.stopped = True
+            self.work.target.stop_training = True
+
+    def _set_rate_before(self):
+        """Knows the rate of the epoch before, which callbacks may change."""
+        self.planned_rate = None
+        if self.phase_epoch and not self.scheduled:
+            before = self.phase_epoch - 1
+            self.planned_rate = self.phase.learning_rate_at(before, self.rate)
+
+    def _put_rate_back(self):
+        """Ends a schedule on the model's own rate with that rate."""
+        own = self.phase.learning_rate is None
+        if own and self.phase.schedule != "constant" and not self.scheduled:
+            self.full.optimizer.learning_rate = self.rate
 
     def _learning_rate(self):
         rate = self.full.optimizer.learning_rate
@@ -272,6 +328,8 @@ class Run(keras.callbacks.Callback):
             self.best.keep()
             return
         value = self.best.value_of(logs)
+        if value is None:
+            return
         self.best.offer(epoch, value, self.history)
         if self.phase_best is None or self.best.is_better(
             value, self.phase_best
@@ -305,7 +363,10 @@ class Run(keras.callbacks.Callback):
         facts = {
             "plan": self.plan.to_dict(),
             "model": resume.describe_model(self.full),
+            "optimizer": type(self.full.optimizer).__name__,
+            "monitor": self.history.monitor,
             "data": resume.describe_data(self.train),
+            "validation": resume.describe_data(self.validation),
         }
         self.checkpoint = open_checkpoint(self.full, folder, facts)
         try:
@@ -323,8 +384,9 @@ class Run(keras.callbacks.Callback):
             phase_best=self.phase_best,
             over=self.over,
             seed=self.seed,
+            rate=self.rate,
             history=self.history.get_config(),
-            watched=self.best.watched_paths(),
+            watched=self.best.watched(),
         )
         arrays = {**arrays, **self.best.pack(), **self.phase_seeds}
         self.checkpoint.save(facts, arrays)
@@ -333,6 +395,7 @@ class Run(keras.callbacks.Callback):
         for name in ("epoch", "phase_epoch", "wait", "phase_best", "over"):
             setattr(self, name, facts[name])
         self.start_phase, self.seed = facts["index"], facts["seed"]
+        self.rate = facts["rate"]
         self.history = FineTuneHistory.from_config(facts["history"])
         self.best.unpack(self.full, facts["watched"], arrays)
 

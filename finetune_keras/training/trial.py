@@ -8,6 +8,8 @@ import keras
 import numpy as np
 
 from finetune_keras.models import graph
+from finetune_keras.models.freezing import is_batch_norm
+from finetune_keras.training.compiled import check_one_rate, is_layerwise
 from finetune_keras.training.fit_state import (
     compile_arguments,
     keras_generator_left_as_it_was,
@@ -20,8 +22,9 @@ def left_as_it_was(model):
     """Puts back what training a twin changes, also after an exception.
 
     These are the weights, statistics and random states of the layers, their
-    trainable flags, the metrics that the model holds, and the states of the
-    random generators of Python, NumPy, Keras and torch, bit for bit.
+    trainable flags, whether `BatchNormalization` is synchronized, the metrics
+    that the model holds, and the states of the random generators of Python,
+    NumPy, Keras and torch, bit for bit.
 
     Args:
         model: A `keras.Model`, built.
@@ -31,12 +34,15 @@ def left_as_it_was(model):
     values = [_array(variable) for variable in state]
     layers = [(x, x.trainable) for x in [model, *graph.all_layers(model)]]
     flags = [(variable, variable.trainable) for variable in state]
+    norms = [(x, x.synchronized) for x, _ in layers if is_batch_norm(x)]
     try:
         with _generators_left_as_they_were():
             yield
     finally:
         for layer, flag in layers:
             graph.set_own_flag(layer, flag)
+        for layer, synchronized in norms:
+            layer.synchronized = synchronized
         for variable, flag in flags:
             if variable.trainable != flag:
                 variable.trainable = flag
@@ -109,22 +115,23 @@ def compiled_twin(model):
         arguments["optimizer"] = _fresh(model.optimizer)
         # Keras keeps the metrics of before where it is given `None`.
         arguments.update(metrics=[], weighted_metrics=None)
-        other.compile(**{**arguments, "steps_per_execution": 1})
+        arguments["steps_per_execution"] = 1
+        # A model may have a `compile` of its own, with other arguments.
+        keras.Model.compile(other, **arguments)
     return other
 
 
 def _fresh(optimizer):
+    check_one_rate(optimizer)
     config = optimizer.get_config()
     inner = config.get("inner_optimizer")
     settings = inner["config"] if inner else config
-    if "learning_rate" not in settings:
-        raise ValueError(
-            "Training on trial needs an optimizer with one learning rate. For "
-            "several learning rates compile with `layerwise_optimizer`. "
-            f"Received: model.optimizer={optimizer!r}"
-        )
     settings["learning_rate"] = 1e-3
-    return type(optimizer).from_config(config)
+    fresh = type(optimizer).from_config(config)
+    if is_layerwise(optimizer):
+        known = getattr(optimizer, "inner_optimizer", optimizer)
+        getattr(fresh, "inner_optimizer", fresh).know_as(known)
+    return fresh
 
 
 def batch_arguments(batch):

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 
 from finetune_keras.models.table import format_table
-from finetune_keras.training.callbacks import is_rising
 from finetune_keras.training.figure import new_figure
+from finetune_keras.training.monitor import rises
 from finetune_keras.training.plan import Plan
 
 
@@ -87,7 +87,7 @@ class Search:
 
     def ranked(self):
         """Returns the trials as a list, the best first, failed ones last."""
-        sign = -1 if is_rising(self.objective) else 1
+        sign = -1 if rises(self.objective) else 1
         order = ("completed", "running", "failed")
         return sorted(
             self.trials,

@@ -5,7 +5,7 @@ import pathlib
 
 import keras_tuner
 
-from finetune_keras.training.callbacks import is_rising
+from finetune_keras.training.monitor import rises
 from finetune_keras.training.shared_activations import SharedActivations
 from finetune_keras.tuning.checks import check, settle_epochs
 from finetune_keras.tuning.explorer import Explorer
@@ -167,19 +167,29 @@ def _hypermodel(build, space, objective):
     given = build.space, build.objective
     build.space = build.space if space is None else space
     build.objective = objective or build.objective
+    _check_direction(build.objective)
     try:
         yield build
     finally:
         build.space, build.objective = given
 
 
+def _check_direction(objective):
+    try:
+        rises(objective)
+    except ValueError as error:
+        raise ValueError(
+            "Whether the objective is to rise or to fall cannot be told from "
+            "its name. Give the metric one that says so, such as "
+            f'"accuracy" or "error". Received: objective={objective!r}'
+        ) from error
+
+
 def _oracle(hypermodel, settings):
     objective = hypermodel.objective
     return make_oracle(
         settings["algorithm"],
-        keras_tuner.Objective(
-            objective, "max" if is_rising(objective) else "min"
-        ),
+        keras_tuner.Objective(objective, "max" if rises(objective) else "min"),
         settings["max_trials"],
         settings["seed"],
         settings["max_epochs"],

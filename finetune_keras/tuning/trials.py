@@ -14,11 +14,11 @@ import numpy as np
 
 from finetune_keras.data.pipeline import free_memory
 from finetune_keras.models.freezing import freeze, unfreeze
-from finetune_keras.training.callbacks import is_rising
 from finetune_keras.training.fit_state import (
     compile_arguments,
     strategy_scope,
 )
+from finetune_keras.training.monitor import rises
 from finetune_keras.tuning.hypermodel import metrics_of
 from finetune_keras.tuning.oracles import write_json
 from finetune_keras.tuning.session import clear_session
@@ -142,14 +142,14 @@ class Trials:
         }
 
     def _best(self, runs):
-        pick = max if is_rising(self.hypermodel.objective) else min
+        pick = max if rises(self.hypermodel.objective) else min
         return pick(runs, key=lambda run: run["score"])
 
     def _may_win(self, runs, folder):
         """Tells whether a model may be among the best, and is to be saved."""
         if len(runs) < self.executions:
             return True
-        rising = is_rising(self.hypermodel.objective)
+        rising = rises(self.hypermodel.objective)
         score = float(np.mean([run["score"] for run in runs]))
         others = ranked_trials(folder.parent, rising)
         here = [*others, (score, folder)]

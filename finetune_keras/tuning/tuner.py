@@ -9,7 +9,7 @@ import time
 
 import keras_tuner
 
-from finetune_keras.training.callbacks import is_rising
+from finetune_keras.training.monitor import rises
 from finetune_keras.tuning.folder import OVER
 from finetune_keras.tuning.oracles import write_json
 from finetune_keras.tuning.remote import PatientStub, SearchOver
@@ -39,7 +39,7 @@ class FineTuneTuner(keras_tuner.Tuner):
                 directory=str(folder.parent),
                 project_name=folder.name,
             )
-        self.rising = is_rising(self.hypermodel.objective)
+        self.rising = rises(self.hypermodel.objective)
         if self._is_worker():
             self.oracle.stub = PatientStub(self.oracle.stub, self.is_over)
         else:

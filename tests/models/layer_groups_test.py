@@ -186,3 +186,38 @@ def test_flatten_opens_inner_models_with_shared_weights():
     assert {id(v) for v in flat.weights} == {id(v) for v in model.weights}
     np.testing.assert_array_equal(flat.predict(x, verbose=0), expected)
     assert ft.flatten(flat) is flat
+
+
+def test_subclassed_model_with_norms_and_a_weight_of_its_own():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.one, self.norm = layers.Dense(4), layers.BatchNormalization()
+            self.two = layers.Dense(4)
+            self.last_norm = layers.BatchNormalization()
+            self.out = layers.Dense(2, activation="softmax")
+            self.token = self.add_weight(shape=(4,), name="token")
+
+        def call(self, x, training=False):
+            x = self.norm(self.one(x + self.token), training=training)
+            x = self.last_norm(self.two(x), training=training)
+            return self.out(x)
+
+    model = Model()
+    model(np.ones((1, 4)))
+    with pytest.warns(UserWarning, match="subclassed"):
+        groups = ft.layer_groups(model)
+        assert [group.layers for group in groups] == [
+            [model, model.one, model.norm],
+            [model.two, model.last_norm],
+            [model.out],
+        ]
+        assert sum(group.num_params for group in groups) == sum(
+            keras.ops.size(v) for v in model.weights
+        )
+        ft.plans.gradual(3).check(model)
+        ft.freeze(model, groups[0])
+        # Its own weight is frozen, and hides nothing else.
+        assert len(model.trainable_variables) == 6
+        ft.unfreeze(model, groups[0])
+        assert len(model.trainable_variables) == 6 + 3

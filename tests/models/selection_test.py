@@ -8,6 +8,7 @@ import finetune_keras as ft
 
 pytestmark = pytest.mark.backends
 layers = keras.layers
+ATTENTION = ["query", "key", "value", "attention_output"]
 
 
 def model_with_attention():
@@ -27,13 +28,13 @@ def selected(layer_spec):
 @pytest.mark.parametrize(
     "spec, names",
     [
-        ("attention", ["query", "key", "value", "attention_output"]),
+        ("attention", [*ATTENTION, "norm"]),
         (r".*/(query|value)", ["query", "value"]),
         (re.compile(r"nor.*"), ["norm"]),
         ("head", ["logits"]),
         ("logits", ["logits"]),
         (layers.LayerNormalization, ["norm"]),
-        (keras.layers.MultiHeadAttention, None),
+        (keras.layers.MultiHeadAttention, ATTENTION),
         (-1, ["logits"]),
         (slice(-3, None), ["norm", "logits"]),
         (lambda layer: layer.name == "key", ["key"]),
@@ -41,8 +42,6 @@ def selected(layer_spec):
     ],
 )
 def test_every_kind_of_specification(spec, names):
-    if names is None:
-        names = ["query", "key", "value", "attention_output"]
     assert selected(spec) == names
 
 
@@ -53,8 +52,7 @@ def test_backbone_and_all():
     assert [x for x in everything if x not in backbone] == [model.layers[-1]]
     group = ft.layer_groups(model)[0]
     assert ft.select_layers(model, group) == group.layers
-    attention = ft.select_layers(model, model.layers[1])
-    assert attention == ft.select_layers(model, "attention")
+    assert ft.select_layers(model, "attention") == group.layers
 
 
 def test_input_layers_in_a_list_select_nothing():
@@ -91,3 +89,22 @@ def test_layer_of_another_model_is_refused():
     stranger(np.ones((1, 2)))
     with pytest.raises(ValueError, match="stranger"):
         ft.select_layers(model_with_attention(), stranger)
+
+
+def test_a_group_goes_before_a_layer_of_its_name():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 1, name="stem")(inputs)
+    for name in ("mixed0", "mixed1"):
+        branches = [
+            layers.Conv2D(4, size, padding="same", name=f"{name}_{size}")(x)
+            for size in (1, 3)
+        ]
+        x = layers.Concatenate(name=name)(branches)
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, layers.Dense(2, name="out")(x))
+    groups = ft.layer_groups(model)
+    assert [group.name for group in groups][1:] == ["mixed0", "mixed1", "head"]
+    for group in groups:
+        assert ft.select_layers(model, group.name) == group.layers
+    ft.freeze(model, "mixed1")
+    assert len(model.trainable_variables) == 2 * (1 + 2 + 1)

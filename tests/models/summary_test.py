@@ -57,3 +57,34 @@ def test_html_is_escaped():
     text = ft.trainable_summary(net())._repr_html_()
     assert "conv>net" not in text and "conv&gt;net" in text
     assert text.count("<tr>") == 4
+
+
+def optimizers(model):
+    adam, sgd = keras.optimizers.Adam, keras.optimizers.SGD
+    split = keras.optimizers.OptimizerMap(sgd(), {"second/.*": adam()})
+    return {
+        "nadam": (keras.optimizers.Nadam(), 1),
+        "loss scale": (keras.optimizers.LossScaleOptimizer(adam()), 2),
+        "several": (keras.optimizers.MultiOptimizer(split), 0),
+        "l2_sp": (ft.layerwise_optimizer(adam(), model, l2_sp=0.1), 0),
+        "function": (adam(rate), 0),
+    }
+
+
+def rate():
+    return 1e-3
+
+
+@pytest.mark.parametrize(
+    "name", ["nadam", "loss scale", "several", "l2_sp", "function"]
+)
+def test_bytes_of_optimizers_of_special_kinds(name):
+    model = net()
+    optimizer, built_scalars = optimizers(model)[name]
+    stated = ft.trainable_summary(model, optimizer).optimizer_bytes
+    scalars = len(optimizer.variables) + built_scalars
+    optimizer.build(model.trainable_variables)
+    slots = [v for v in optimizer.variables if tuple(v.shape)]
+    assert len(optimizer.variables) - len(slots) == scalars
+    real = sum(keras.ops.convert_to_numpy(slot).nbytes for slot in slots)
+    assert stated == real > 0

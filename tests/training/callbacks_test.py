@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
-from finetune_keras.training.callbacks import is_rising
 
 pytestmark = pytest.mark.backends
 layers = keras.layers
@@ -89,7 +88,7 @@ def test_a_plateau_unfreezes_one_more_group():
             logs = {**logs, "seen": Metric.losses[epoch]}
             super().on_epoch_end(epoch, logs)
 
-    callback = Both("seen", patience=2)
+    callback = Both("seen", patience=2, mode="min")
     assert moved(callback) == [HEAD] * 4 + [TWO] * 2
 
 
@@ -135,26 +134,66 @@ def test_bad_arguments():
         ft.GradualUnfreeze(every=0)
     with pytest.raises(ValueError, match="stop"):
         ft.GradualUnfreeze(start=3, stop=2)
-    with pytest.raises(ValueError, match="monitor='val_loss'"):
-        moved(ft.UnfreezeOnPlateau())
+    with pytest.raises(ValueError, match="monitor='seen'"):
+        moved(ft.UnfreezeOnPlateau("seen", mode="max"), epochs=2)
+    with pytest.raises(ValueError, match="mode"):
+        moved(ft.UnfreezeOnPlateau("seen"))
+    with pytest.raises(ValueError, match="mode='up'"):
+        moved(ft.UnfreezeOnPlateau(mode="up"))
+    with pytest.warns(UserWarning, match="monitor='val_loss'"):
+        moved(ft.UnfreezeOnPlateau(), epochs=2)
     with pytest.raises(RuntimeError, match="overridden"):
         moved(ft.UnfreezeCallback())
 
 
-@pytest.mark.parametrize(
-    "name, rises",
-    [
-        ("val_accuracy", True),
-        ("val_fbeta_score", True),
-        ("val_mean_io_u", True),
-        ("val_sensitivity_at_specificity", True),
-        ("val_cosine_similarity", True),
-        ("val_loss", False),
-        ("val_accept_loss", False),
-        ("val_recall_head_loss", False),
-        ("val_mean_absolute_error", False),
-        (None, False),
-    ],
-)
-def test_metrics_rise_or_fall_by_their_name(name, rises):
-    assert is_rising(name) is rises
+def test_a_count_may_be_of_numpy():
+    assert moved(ft.GradualUnfreeze(every=np.int64(2)), 3) == [HEAD] * 2 + [TWO]
+
+
+def test_a_plateau_skips_epochs_without_validation():
+    model, x_y = network(), data()
+    callback = ft.UnfreezeOnPlateau(patience=1, min_delta=100.0)
+    counts = []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: counts.append(callback._count)
+    )
+    model.fit(
+        *x_y,
+        validation_data=x_y,
+        validation_freq=2,
+        epochs=5,
+        callbacks=[callback, watch],
+        verbose=0,
+    )
+    assert counts == [1, 1, 1, 1, 2]
+
+
+def test_regularisers_of_new_weights_are_no_setback():
+    keras.utils.set_random_seed(2)
+    strong = keras.regularizers.L2(10.0)
+    x = inputs = keras.Input((5,))
+    for name in ("lower", "upper"):
+        x = layers.Dense(
+            6, activation="tanh", kernel_regularizer=strong, name=name
+        )(x)
+    model = ft.replace_head(keras.Model(inputs, x), 2)
+    metric = keras.metrics.SparseCategoricalCrossentropy(name="bare")
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=[metric])
+    callback = ft.UnfreezeOnPlateau(patience=1, start=1, min_delta=100.0)
+    seen = []
+
+    class See(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            bare = logs["val_loss"] - callback._penalty
+            seen.append((logs["val_loss"], bare, logs["val_bare"]))
+
+    model.fit(
+        *data(),
+        validation_data=data(),
+        epochs=4,
+        callbacks=[callback, See()],
+        verbose=0,
+    )
+    assert seen[3][0] > seen[0][0] + 1
+    for _, bare, expected in seen:
+        assert bare == pytest.approx(expected, abs=1e-3)

@@ -362,3 +362,13 @@ def test_the_number_of_batches_must_be_known():
             dry_run(make_model(), PLAN, unknown)
     with pytest.raises(ValueError, match="How many batches `validation` has"):
         dry_run(make_model(), PLAN, data, data.repeat())
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="only there"
+)
+def test_synchronized_norms_are_as_they_were(untimed):
+    model = make_model()
+    phase = Phase("all", learning_rate=1e-3, batch_norm="synchronized")
+    dry_run(model, Plan([phase]), arrays())
+    assert not model.get_layer("block1_norm").synchronized

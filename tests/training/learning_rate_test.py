@@ -482,3 +482,38 @@ def test_several_learning_rates():
 def test_wrong_range(arguments, message):
     with pytest.raises(ValueError, match=message):
         sweep(make_model(), **arguments)
+
+
+def test_plot_without_a_suggestion():
+    axes = curve(np.linspace(1, 3, 30)).plot().axes[0]
+    assert len(axes.lines) == 2
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Distiller(keras.Model):
+    """With a `compile` of its own, as in the guides of Keras."""
+
+    def compile(self, optimizer, own_loss):
+        super().compile(optimizer=optimizer)
+        self.own_loss = own_loss
+
+    def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
+        return self.own_loss(y, y_pred)
+
+
+def test_a_compile_of_ones_own():
+    plain = make_model(compiled=False)
+    model = Distiller(plain.inputs, plain.outputs)
+    model.compile("sgd", keras.losses.MeanSquaredError())
+    assert len(sweep(model, num_steps=4).losses) == 4
+
+
+def test_a_fresh_optimizer_knows_what_the_old_one_does():
+    model = make_model()
+    model.compile(layerwise_optimizer("sgd", model, decay=0.5), "mse")
+    model.get_layer("low").trainable = False
+    fresh = module.compiled_twin(model).optimizer
+    kernel = model.get_layer("low").kernel
+    fresh.built_on = ("head/kernel",)
+    fresh.build([kernel])
+    assert fresh.learning_rate_multiplier(kernel) == 0.5

@@ -746,3 +746,107 @@ def test_equal_paths_with_different_rates_are_refused():
     model = keras.Sequential([keras.Input((3,)), first, inner])
     with pytest.raises(ValueError, match="same path"):
         layerwise_optimizer("sgd", model, multipliers={first: 0.5})
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Residual(keras.layers.Layer):
+    """Holds layers without names, which Keras counts in each process."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.one, self.two = keras.layers.Dense(4), keras.layers.Dense(4)
+
+    def build(self, shape):
+        self.one.build(shape)
+        self.two.build(shape)
+        self.built = True
+
+    def call(self, x):
+        return x + self.two(self.one(x))
+
+
+def settings(model):
+    optimizer = model.optimizer
+    return [
+        (
+            optimizer.learning_rate_multiplier(variable),
+            optimizer.pull(variable),
+            optimizer._path(variable) in optimizer.no_weight_decay,
+        )
+        for variable in model.trainable_variables
+    ]
+
+
+def residual_model():
+    keras.backend.clear_session()
+    keras.layers.Dense(1)  # one that was made before, and shifts the count
+    x = inputs = keras.Input((4,))
+    for i in range(3):
+        x = Residual(name=f"block{i}")(x)
+    model = keras.Model(inputs, keras.layers.Dense(3, name="head")(x))
+    optimizer = layerwise_optimizer("adamw", model, decay=0.5, l2_sp=0.1)
+    model.compile(optimizer, "mse")
+    return model
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_layers_that_are_counted_anew_are_known_by_their_place(
+    tmp_path, trained
+):
+    model = residual_model()
+    if trained:
+        fit(model, model.optimizer, epochs=1)
+    model.save(tmp_path / "model.keras")
+    keras.backend.clear_session()  # as a new process would
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    paths = [v.path for v in loaded.weights]
+    assert paths != [v.path for v in model.weights]
+    assert settings(loaded) == settings(model)
+    assert [x[0] for x in settings(loaded)][::4] == [0.125, 0.25, 0.5, 1.0]
+
+
+def test_other_layers_of_the_same_process_are_not_known_by_their_place():
+    model = residual_model()
+    blocks = model.layers[1:4]
+    for trained, multiplier in ((0, 0.125), (2, 0.5), (1, 0.25)):
+        for i, block in enumerate(blocks):
+            block.trainable = i == trained
+        retrace(model)
+        model.fit(*make_data(), verbose=0)
+        assert settings(model)[0][0] == multiplier
+
+
+def test_the_same_path_twice_is_no_reason_to_pull_the_head():
+    inner = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(5, name="dense")]
+    )
+    inputs = keras.Input((4,))
+    outputs = keras.layers.Dense(3, name="dense")(inner(inputs))
+    model = keras.Model(inputs, outputs)
+    for variable in model.weights:
+        variable._path = f"dense/{variable.name}"
+    with pytest.raises(ValueError, match="same path .* pulls"):
+        layerwise_optimizer("adamw", model, l2_sp=0.5)
+
+
+def test_the_anchor_stays_while_its_variable_is_frozen():
+    model = make_model()
+    low, mid = model.get_layer("low"), model.get_layer("mid")
+    start = values([low.kernel])[0]
+    fit(model, layerwise_optimizer("sgd", model, l2_sp=0.5), epochs=1)
+    for trained in (mid, low):
+        low.trainable = mid.trainable = False
+        trained.trainable = True
+        retrace(model)
+        model.fit(*make_data(), verbose=0)
+    optimizer = model.optimizer
+    anchor = optimizer._anchors[optimizer._get_variable_index(low.kernel)]
+    np.testing.assert_array_equal(anchor.numpy(), start)
+    assert np.abs(low.kernel.numpy() - start).max() > 1e-3
+
+
+def test_a_learning_rate_that_is_a_function_stays():
+    model = make_model()
+    plain = keras.optimizers.Adam(lambda: 0.25)
+    optimizer = layerwise_optimizer(plain, model, decay=0.5)
+    assert float(optimizer.learning_rate) == 0.25

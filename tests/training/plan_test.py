@@ -182,6 +182,11 @@ def test_check_takes_any_difference_that_matters(model, options):
     Plan([Phase("all"), Phase("all", **options)]).check(model)
 
 
+def test_check_takes_warm_restarts(model):
+    restart = Phase("all", epochs=2, learning_rate=1e-3, schedule="cosine")
+    Plan([restart, restart]).check(model)
+
+
 def test_check_wants_a_head_to_start_from(model):
     plan = Plan([Phase("all")], head_start="lda")
     plan.check(model)

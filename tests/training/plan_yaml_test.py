@@ -149,6 +149,16 @@ def test_errors_of_yaml_name_file_line_and_key(
         Plan.from_yaml(text)
 
 
+@pytest.mark.parametrize(
+    "value", ["2023-01-45", "!!float abc", "!!bool abc", "!!timestamp abc"]
+)
+def test_values_that_yaml_cannot_read_name_their_line(tmp_path, value):
+    path = tmp_path / "plan.yaml"
+    path.write_text(f"phases:\n- layers: head\n  epochs: {value}\n")
+    with pytest.raises(ValueError, match=r"plan\.yaml, line 3: The value"):
+        Plan.load(path)
+
+
 def test_characters_that_yaml_forbids_are_an_error_of_the_file(tmp_path):
     path = tmp_path / "plan.yaml"
     path.write_text(GOOD + "  epochs: \x00\n")

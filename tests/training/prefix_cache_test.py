@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.models.buckets import Buckets
 from finetune_keras.training.activation_store import (
     CacheRefused,
     cache_options,
@@ -53,6 +54,7 @@ def test_prefix_and_suffix_are_the_model(trained, size):
     assert inside == {id(v) for v in model.trainable_variables}
 
 
+@pytest.mark.backends
 def test_a_dataset_is_stored_in_its_order():
     import tensorflow as tf
 
@@ -68,9 +70,62 @@ def test_a_dataset_is_stored_in_its_order():
     expected = model.predict(x, verbose=0)
     outputs = cache.suffix.predict(stored, verbose=0)
     np.testing.assert_allclose(outputs, expected, atol=1e-6)
-    inputs = Inputs(dataset.shuffle(9), model, "train")
+    examples = dataset.unbatch()
+    inputs = Inputs(examples.shuffle(9).batch(8), model, "train")
     cut(model).store(inputs)
     assert inputs.shuffled is True
+    # Shuffled once, it has one order.
+    dataset = examples.shuffle(9, reshuffle_each_iteration=False)
+    inputs = Inputs(dataset.batch(8), model, "train")
+    cut(model).store(inputs)
+    assert inputs.shuffled is False
+
+
+@pytest.mark.parametrize("sizes", [(4, 8, 8), (8, 4, 8)])
+def test_batches_of_several_sizes_are_refused(sizes):
+    import tensorflow as tf
+
+    model = network()
+    ft.unfreeze(model, "head")
+    x, y = photos(20)
+    starts = np.cumsum(sizes) - sizes
+    datasets = [
+        tf.data.Dataset.from_tensors((x[i : i + n], y[i : i + n]))
+        for i, n in zip(starts, sizes, strict=True)
+    ]
+    dataset = datasets[0].concatenate(datasets[1]).concatenate(datasets[2])
+    with pytest.raises(CacheRefused, match="differ in size"):
+        cut(model).store(Inputs(dataset, model, "train"))
+
+
+def test_labels_of_several_lengths_are_refused():
+    import tensorflow as tf
+
+    model = network()
+    ft.unfreeze(model, "head")
+    x, _ = photos(16)
+    batches = [
+        tf.data.Dataset.from_tensors((x[:8], np.zeros((8, n)))) for n in (2, 3)
+    ]
+    inputs = Inputs(batches[0].concatenate(batches[1]), model, "train")
+    with pytest.raises(CacheRefused, match="labels have no fixed shape"):
+        cut(model).store(inputs)
+
+
+def test_each_view_of_buckets_is_stored():
+    inputs = keras.Input((None, 3))
+    x = layers.Dense(4, name="below")(layers.GaussianNoise(0.5)(inputs))
+    x = layers.GlobalAveragePooling1D()(x)
+    model = keras.Model(inputs, layers.Dense(2, name="head")(x))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    ft.freeze(model)
+    ft.unfreeze(model, "head")
+    x = np.ones((8, 5, 3), "float32")
+    buckets = Buckets([(x[:4, :2], np.zeros(4)), (x[4:], np.ones(4))], 4)
+    views = cut(model, views=3).store(Inputs(buckets, model, "train"))
+    assert len(views) == 3
+    first, second = (view.parts[0][0] for view in views[:2])
+    assert np.abs(first - second).max() > 0
 
 
 def test_a_pipeline_that_augments_is_refused():
@@ -136,6 +191,134 @@ def test_what_would_change_the_result_is_refused():
     assert "switched off" in refused(model, storage="off")
     ft.freeze(model, "backbone")
     assert "over the budget" in refused(model, budget=10)
+
+
+class Noise(layers.Layer):
+    """Draws from Keras's own generator, at all times."""
+
+    def call(self, x):
+        return x + keras.random.normal(keras.ops.shape(x), 0, 0.1)
+
+
+class Doubled(layers.Layer):
+    def call(self, x, training=False):
+        return x * 2 if training else x
+
+
+class Costly(layers.Layer):
+    def call(self, x):
+        self.add_loss(keras.ops.mean(x**2))
+        return x
+
+
+class Tracker(layers.Layer):
+    def build(self, _):
+        self.mean = self.add_weight(shape=(), trainable=False)
+
+    def call(self, x, training=False):
+        if training:
+            self.mean.assign(self.mean + 1)
+        return x
+
+
+class Harmless(layers.Layer):
+    def call(self, x):
+        return keras.ops.tanh(x)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("kind", [Noise, Doubled, Costly, Tracker])
+def test_a_layer_that_is_otherwise_in_training_is_refused(kind):
+    if kind is Noise and keras.backend.backend() == "jax":
+        pytest.skip("JAX takes no random numbers without a seed")
+    model = network(kind())
+    ft.unfreeze(model, "head")
+    before = model.get_weights()
+    reason = "adds to the loss" if kind is Costly else "differs in training"
+    assert reason in refused(model)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_a_layer_of_the_users_that_is_alike_is_cached(policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = network(Harmless())
+    finally:
+        keras.config.set_dtype_policy("float32")
+    ft.unfreeze(model, "head")
+    cache = cut(model)
+    cache.store(Inputs(photos(), model, "train", 4))
+    assert "in memory" in cache.report
+
+
+def test_views_may_differ_in_training():
+    model = network(layers.Pipeline([Harmless(), layers.GaussianNoise(0.1)]))
+    ft.unfreeze(model, "head")
+    views = cut(model, views=2).store(Inputs(photos(), model, "train", 4))
+    assert len(views) == 2
+
+
+class OwnStep(keras.Model):
+    def train_step(self, *arguments):
+        return super().train_step(*arguments)
+
+
+class OwnCall(keras.Model):
+    def call(self, inputs, training=False):
+        return 2 * super().call(inputs, training=training)
+
+
+def test_methods_of_the_users_are_not_lost():
+    model = network()
+    model = OwnStep(model.inputs, model.outputs)
+    model.compile("sgd", "mse")
+    assert "`train_step` of its own" in refused(model)
+    inner = OwnCall(model.inputs, model.outputs, name="inner")
+    model = keras.Model(model.inputs, inner(model.inputs))
+    model.compile("sgd", "mse")
+    assert "'inner' has a `call` of its own" in refused(model)
+
+
+def inner_model(size, *names):
+    inputs = x = keras.Input((size,))
+    for name in names:
+        x = layers.Dense(6, "tanh", name=name)(x)
+    return keras.Model(inputs, x, name=names[0] + "s")
+
+
+def test_weights_that_would_train_in_another_order_are_refused():
+    inputs = keras.Input((6,))
+    x = layers.Dense(6, name="stem")(inputs)
+    branches = [inner_model(6, name, name + "1")(x) for name in ("a", "b")]
+    x = layers.Dense(3, name="head")(layers.Add()(branches))
+    model = keras.Model(inputs, x)
+    ft.freeze(model, "stem")
+    assert "in another order" in refused(model)
+    ft.freeze(model)
+    ft.unfreeze(model, "head")
+    assert cut(model).suffix.count_params() == 21
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("trained", ["head", "all"])
+def test_layers_keep_their_names(trained):
+    inputs = keras.Input((6,))
+    x = inner_model(6, "dense", "other")(inputs)
+    x = layers.Dense(6, name="dense")(x)
+    x = layers.Dense(2, "softmax", name="head")(x)
+    model = keras.Model(inputs, x)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(8, 6)).astype("float32"), np.arange(8) % 2
+    later = ["denses/dense", "head"]
+    plan = ft.Plan([ft.Phase(trained, 1, 0.1), ft.Phase(later, 1, 0.1)])
+    history = ft.fine_tune(model, plan, data, data, verbose=0)
+    assert ("memory" in history.phases[0]["cache"]) == (trained == "head")
+    assert model.get_layer("denses").get_layer("dense").name == "dense"
+    assert len(history.epochs) == 2
 
 
 def test_disk_and_bfloat16(tmp_path):

@@ -1,0 +1,160 @@
+"""What `fine_tune` takes besides its own arguments, met at the door."""
+
+import difflib
+import numbers
+
+import keras
+
+_COUNTS = (
+    "batch_size",
+    "steps_per_epoch",
+    "validation_steps",
+    "validation_batch_size",
+    "stop_after",
+)
+_KNOWN = (
+    *_COUNTS,
+    "callbacks",
+    "class_weight",
+    "mode",
+    "monitor",
+    "sample_weight",
+    "shuffle",
+    "validation_freq",
+    "verbose",
+)
+# Arguments of `model.fit` with another place here.
+_ELSEWHERE = {
+    "x": "Pass the data as `train`, a tuple (x, y)",
+    "y": "Pass the data as `train`, a tuple (x, y)",
+    "epochs": "Each `Phase` of the plan has its `epochs`",
+    "initial_epoch": "A run with `checkpoint_dir` goes on by itself",
+    "validation_data": "Pass the data as `validation`",
+    "validation_split": "Split the data, and pass a part as `validation`",
+}
+
+
+def check_fit(fit, train, validation=None):
+    """Checks and completes the further arguments of `fine_tune`.
+
+    Args:
+        fit: Dict of them.
+        train: Training data, as in `fine_tune`.
+        validation: Validation data, or `None`. Defaults to `None`.
+
+    Returns:
+        Tuple of the training data, with `sample_weight` where it was given,
+        and of a dict of the arguments, with `callbacks` as a list.
+
+    Raises:
+        ValueError: If an argument is unknown, has another place, is out of
+            its range, or does not fit to the data.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from finetune_keras.training.fit_options import check_fit
+
+    data = np.ones((4, 2)), np.array([0, 1, 0, 1])
+    fit = {"batch_size": 2, "sample_weight": np.ones(4)}
+    train, fit = check_fit(fit, data)
+    print(len(train), fit)  # 3 {'batch_size': 2, 'callbacks': []}
+    ```
+    """
+    _check_names(fit)
+    fit = {**fit, "callbacks": _as_list(fit.get("callbacks"))}
+    for name in _COUNTS:
+        _check_count(name, fit.get(name))
+    train = _with_weights(train, fit.pop("sample_weight", None))
+    if fit.get("class_weight") is not None and _has_weights(train):
+        raise ValueError(
+            "`class_weight` and sample weights exclude each other: multiply "
+            "the weight of each sample by that of its class. "
+            f"Received: class_weight={fit['class_weight']!r}"
+        )
+    _check_monitor(fit.get("monitor"))
+    _check_end("train", train, "steps_per_epoch", fit)
+    _check_end("validation", validation, "validation_steps", fit)
+    return train, fit
+
+
+def _check_names(fit):
+    for name, value in fit.items():
+        if name in _ELSEWHERE:
+            raise ValueError(
+                f"`fine_tune` takes no `{name}`. {_ELSEWHERE[name]}. "
+                f"Received: {name}={_short(value)}"
+            )
+        if name not in _KNOWN:
+            near = difflib.get_close_matches(name, _KNOWN, 1)
+            hint = f" Did you mean `{near[0]}`?" if near else ""
+            raise ValueError(
+                f"`fine_tune` knows no argument `{name}`.{hint} Known are "
+                f"those of its own and {sorted(_KNOWN)}. "
+                f"Received: {name}={_short(value)}"
+            )
+
+
+def _as_list(callbacks):
+    if isinstance(callbacks, keras.callbacks.Callback):
+        return [callbacks]
+    callbacks = list(callbacks or [])
+    odd = [c for c in callbacks if not isinstance(c, keras.callbacks.Callback)]
+    if odd:
+        raise ValueError(
+            "`callbacks` must be a list of instances of "
+            f"`keras.callbacks.Callback`. Received: {odd[0]!r} among them"
+        )
+    return callbacks
+
+
+def _check_count(name, value):
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if value is not None and not (whole and value >= 1):
+        raise ValueError(
+            f"`{name}` must be an integer of at least 1, or `None`. "
+            f"Received: {name}={value!r}"
+        )
+
+
+def _with_weights(train, weights):
+    if weights is None:
+        return train
+    if not isinstance(train, (tuple, list)) or _has_weights(train):
+        raise ValueError(
+            "`sample_weight` goes with a tuple of arrays (x, y). Let any other "
+            "data give tuples (x, y, sample_weight), and pass weights only "
+            f"once. Received: train of type {type(train).__name__}"
+        )
+    return (*train[:2], weights)
+
+
+def _has_weights(train):
+    arrays = isinstance(train, (tuple, list))
+    return arrays and len(train) > 2 and train[2] is not None
+
+
+def _check_monitor(monitor):
+    if monitor is not None and not isinstance(monitor, str):
+        raise ValueError(
+            "`monitor` must be the name of a metric, such as "
+            f'"val_accuracy". Received: monitor={monitor!r}'
+        )
+
+
+def _check_end(name, data, steps, fit):
+    """Refuses a `tf.data.Dataset` without an end, and without steps."""
+    if not hasattr(data, "element_spec") or fit.get(steps) is not None:
+        return
+    if int(data.cardinality()) == -1:
+        raise ValueError(
+            f"`{name}` never ends. Say with `{steps}` how many batches to "
+            "take, or leave out `repeat()`. "
+            f"Received: {name}={data!r}, {steps}=None"
+        )
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) < 80 else f"a {type(value).__name__}"
