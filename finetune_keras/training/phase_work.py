@@ -7,6 +7,7 @@ import keras
 from finetune_keras.models.buckets import Buckets
 from finetune_keras.models.replay import flatten
 from finetune_keras.training.activation_store import CacheRefused
+from finetune_keras.training.cache_checks import check_data
 from finetune_keras.training.feed import feed
 from finetune_keras.training.fit_state import (
     build_for_fit,
@@ -40,7 +41,7 @@ class PhaseWork:
         try:
             cut = PrefixCache(model, cache, folder)
             if validation is not None:
-                cut.check(validation)
+                check_data(validation, cut.views)
             views, stored = cut.store(train), None
             if validation is not None:
                 (stored,) = cut.store(validation)

@@ -7,39 +7,25 @@ from finetune_keras.models import graph
 from finetune_keras.models.buckets import Buckets
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.replay import flatten, layer_names_kept, tail
-from finetune_keras.models.tf_data import is_augmented, is_shuffled
+from finetune_keras.models.tf_data import is_shuffled
 from finetune_keras.training.activation_store import (
     CacheRefused,
     make_room,
     place_for,
 )
-from finetune_keras.training.fit_state import keras_generator_left_as_it_was
+from finetune_keras.training.cache_checks import (
+    AUGMENTED,
+    check_below,
+    check_data,
+    check_methods,
+    check_training,
+    is_known,
+)
 from finetune_keras.training.shared_activations import (
     describe_prefix,
     example_digests,
 )
 from finetune_keras.training.workers import workers_of
-
-_AUGMENTED = (
-    "the dataset gives other examples at each pass; store several with "
-    'cache={"views": k}'
-)
-_METHODS = (
-    "call",
-    "train_step",
-    "test_step",
-    "compute_loss",
-    "compute_metrics",
-)
-# Of Keras, but what they do is the user's, or moves with each batch.
-_OPEN_LAYERS = (
-    keras.layers.FlaxLayer,
-    keras.layers.JaxLayer,
-    keras.layers.Lambda,
-    keras.layers.SpectralNormalization,
-    keras.layers.TFSMLayer,
-    keras.layers.TorchModuleWrapper,
-)
 
 
 class PrefixCache:
@@ -67,7 +53,7 @@ class PrefixCache:
             raise CacheRefused("JAX does not predict in several processes")
         self.options = options
         self.folder = folder
-        _check_methods(model)
+        check_methods(model)
         # Dropout below the cut, in models that say so, is left out.
         self.quiet_layers = ()
         if getattr(model, "quiet_where_frozen", False):
@@ -105,7 +91,8 @@ class PrefixCache:
         position = _position_of(steps, cuts[-1])
         below, above = steps[: position + 1], steps[position + 1 :]
         self.below = [step.operation for step in below]
-        self._check_below(trained)
+        check_below(self.below, trained)
+        self.unknown = not all(map(is_known, self.below))
         passing = {key for step in above for key in step.inputs}
         passing = [
             tensor
@@ -123,51 +110,10 @@ class PrefixCache:
         if orders[0] != orders[1]:
             raise CacheRefused("the weights would train in another order")
 
-    def _check_below(self, trained):
-        for operation in self.below:
-            if not isinstance(operation, keras.layers.Layer):
-                continue
-            for layer in [operation, *graph.all_layers(operation)]:
-                name = layer.name
-                if any(id(v) in trained for v in graph.own_variables(layer)):
-                    raise CacheRefused(f"the layer {name!r} trains below it")
-                if (
-                    isinstance(layer, keras.layers.BatchNormalization)
-                    and layer.trainable
-                ):
-                    raise CacheRefused(f"the statistics of {name!r} move")
-                if getattr(layer, "activity_regularizer", None):
-                    raise CacheRefused(f"{name!r} adds to the loss")
-        self.unknown = not all(map(_is_known, self.below))
-
     def _is_random(self):
         return any(graph.is_random(x, self.quiet_layers) for x in self.below)
 
     # === The activations ===
-
-    def check(self, inputs):
-        """Refuses data of a kind that cannot be stored, before it is read.
-
-        Args:
-            inputs: An `Inputs`.
-
-        Raises:
-            CacheRefused: If it cannot be read twice alike.
-        """
-        data = inputs.data
-        if inputs.steps is not None or not (
-            inputs.is_arrays or inputs.is_dataset or inputs.is_buckets
-        ):
-            raise CacheRefused(
-                f"`{inputs.name}` is neither arrays nor a finite dataset"
-            )
-        if inputs.is_buckets and data.renew:
-            raise CacheRefused(_AUGMENTED)
-        if inputs.is_dataset:
-            if int(data.cardinality()) == -1:
-                raise CacheRefused("the dataset has no end")
-            if self.views == 1 and is_augmented(data):
-                raise CacheRefused(_AUGMENTED)
 
     def store(self, inputs):
         """Runs the prefix over data once for each view.
@@ -187,7 +133,7 @@ class PrefixCache:
         # Validation is never augmented, so one view of it holds all.
         self.quiet = inputs.name != "train"
         views = 1 if self.quiet else self.views
-        self.check(inputs)
+        check_data(inputs, self.views)
         if inputs.is_arrays:
             inputs.shuffled = True
             return [self._store_arrays(inputs) for _ in range(views)]
@@ -249,13 +195,14 @@ class PrefixCache:
         """Finds out whether a pipeline augments, which a cache would stop."""
         x, *_ = next(iter(dataset))
         if self.views == 1 and not seen.issuperset(example_digests(x)):
-            raise CacheRefused(_AUGMENTED)
+            raise CacheRefused(AUGMENTED)
 
     def _run(self, x, store, start, batch):
         """Computes one batch, filled up so that one trace serves all."""
         count = _size(x)
         if self.unknown and not self.quiet:
-            self._check_training(x)
+            check_training(self.prefix, self.below, x)
+            self.unknown = False
 
         def compute(x):
             if count < batch:
@@ -271,37 +218,6 @@ class PrefixCache:
                 raise CacheRefused("activations are shorter than the inputs")
             array[start : start + count] = output
         return count
-
-    def _check_training(self, x):
-        """Refuses layers that do something else, or more, in training.
-
-        Only the user's own can: what Keras's do is known without a look.
-        """
-        x = keras.tree.map_structure(lambda array: array[:16], x)
-        weights, state = (
-            list(map(keras.ops.convert_to_tensor, variables))
-            for variables in (
-                self.prefix.trainable_variables,
-                self.prefix.non_trainable_variables,
-            )
-        )
-        with keras_generator_left_as_it_was():
-            keras.random.uniform(())
-            trained, moved, losses = self.prefix.stateless_call(
-                weights, state, x, training=True, return_losses=True
-            )
-            # A layer that draws numbers at all times is to draw others.
-            keras.random.uniform(())
-            predicted = self.prefix(x, training=False)
-        if losses:
-            raise CacheRefused("a layer below the cut adds to the loss")
-        self.unknown = False
-        if any(map(graph.is_random, self.below)):
-            return
-        before = [*state, *keras.tree.flatten(predicted)]
-        after = [*moved, *keras.tree.flatten(trained)]
-        if not all(map(_are_alike, before, after)):
-            raise CacheRefused("a layer below the cut differs in training")
 
     def _activations(self, x):
         if self.views == 1 or self.quiet:
@@ -367,46 +283,6 @@ def _flat(model):
         raise CacheRefused("a subclassed model has no graph to cut")
     flat = graph.graph_of(flatten(model))
     return keras.Model(flat.input, flat.output)
-
-
-def _check_methods(model):
-    """Refuses methods of the user's own: a graph does not show them."""
-    inner = [x for x in graph.all_layers(model) if graph.graph_of(x)]
-    pairs = [(model, name) for name in _METHODS]
-    for one, name in [*pairs, *((x, "call") for x in inner)]:
-        if not _is_ours(getattr(one, name)):
-            raise CacheRefused(f"{one.name!r} has a `{name}` of its own")
-
-
-def _is_ours(thing):
-    """Tells whether Keras or this library wrote a function or class."""
-    module = getattr(thing, "__module__", None) or ""
-    return module.split(".")[0] in ("keras", "finetune_keras")
-
-
-def _is_known(operation):
-    layers = [operation]
-    if isinstance(operation, keras.layers.Layer):
-        layers += graph.all_layers(operation)
-    return all(
-        _is_ours(type(layer))
-        and not isinstance(layer, _OPEN_LAYERS)
-        and not getattr(layer, "stateful", False)
-        for layer in layers
-    )
-
-
-def _are_alike(one, other):
-    """Tells whether two tensors differ by rounding at most."""
-    if one is other:
-        return True
-    exact = keras.backend.standardize_dtype(one.dtype) == "float32"
-    one, other = map(keras.ops.convert_to_numpy, (one, other))
-    if not keras.backend.is_float_dtype(one.dtype.name):
-        return np.array_equal(one, other)
-    one, other = (array.astype("float32") for array in (one, other))
-    tolerance = 1e-4 if exact else 5e-2
-    return np.allclose(one, other, tolerance, tolerance * np.abs(one).max())
 
 
 def _join(*parts):

@@ -99,7 +99,7 @@ def test_refused(tmp_path, options, message):
 
 
 def test_metrics_of_all_kinds_are_found(tmp_path):
-    def own(y_true, y_pred):
+    def own_error(y_true, y_pred):
         return keras.ops.mean(y_pred, axis=-1)
 
     def compiled(hp):
@@ -107,15 +107,17 @@ def test_metrics_of_all_kinds_are_found(tmp_path):
         other = keras.metrics.SparseCategoricalCrossentropy(name="error")
         loss = "sparse_categorical_crossentropy"
         model.compile(
-            "adam", loss, metrics=[own, other], weighted_metrics=["accuracy"]
+            "adam", loss, metrics=[own_error, other], weighted_metrics=["accuracy"]
         )
         return model
 
-    for name in ("val_own", "val_accuracy"):
+    for name in ("val_own_error", "val_accuracy"):
         found = run(tmp_path / name, compiled, objective=name, max_trials=1)
         assert "reason" not in found.trials[0]
     with pytest.raises(ValueError, match="val_accuracy.*val_error.*val_own"):
         run(tmp_path / "s", compiled, objective="val_mse")
+    with pytest.raises(ValueError, match="rise or to fall.*'val_own'"):
+        run(tmp_path / "s", compiled, objective="val_own")
 
 
 def test_options_of_an_own_train_are_known(tmp_path):
