@@ -59,8 +59,9 @@ def tune(
             - `executions_per_trial`: Integer, how often to run each trial,
               from different seeds; the score is the mean. Defaults to `1`.
             - `objective`: String, a metric with `val_`. Its name says
-              whether it is to rise (accuracy, AUC) or to fall (error). A loss contains the
-              penalties `l1` and `l2`. Defaults to `"val_loss"`.
+              whether it is to rise (accuracy, AUC) or to fall (error). A
+              loss contains the penalties `l1` and `l2`. Defaults to
+              `"val_loss"`.
             - `seed`: Positive integer. Defaults to `1`.
             - `max_epochs`: Integer, the epochs of Hyperband's longest trials;
               for it alone. Defaults to the most that the space has.

@@ -107,7 +107,10 @@ def test_metrics_of_all_kinds_are_found(tmp_path):
         other = keras.metrics.SparseCategoricalCrossentropy(name="error")
         loss = "sparse_categorical_crossentropy"
         model.compile(
-            "adam", loss, metrics=[own_error, other], weighted_metrics=["accuracy"]
+            "adam",
+            loss,
+            metrics=[own_error, other],
+            weighted_metrics=["accuracy"],
         )
         return model
 
