@@ -143,6 +143,8 @@ def _search(hypermodel, data, folder, settings, options):
     trials = _trials(hypermodel, data, settings, options)
     oracle = _oracle(hypermodel, settings)
     declared = Explorer(trials).explore(oracle)
+    # A name that is misspelt was told as such before.
+    oracle.objective.direction = _direction(hypermodel.objective)
     facts = facts_of(hypermodel, settings, options, given, declared)
     if settings["overwrite"]:
         empty(folder)
@@ -168,33 +170,31 @@ def _hypermodel(build, space, objective):
     given = build.space, build.objective
     build.space = build.space if space is None else space
     build.objective = objective or build.objective
-    _check_direction(build.objective)
     try:
         yield build
     finally:
         build.space, build.objective = given
 
 
-def _check_direction(objective):
+def _oracle(hypermodel, settings):
+    return make_oracle(
+        settings["algorithm"],
+        keras_tuner.Objective(hypermodel.objective, "min"),
+        settings["max_trials"],
+        settings["seed"],
+        settings["max_epochs"],
+    )
+
+
+def _direction(objective):
     try:
-        rises(objective)
+        return "max" if rises(objective) else "min"
     except ValueError as error:
         raise ValueError(
             "Whether the objective is to rise or to fall cannot be told from "
             "its name. Give the metric one that says so, such as "
             f'"accuracy" or "error". Received: objective={objective!r}'
         ) from error
-
-
-def _oracle(hypermodel, settings):
-    objective = hypermodel.objective
-    return make_oracle(
-        settings["algorithm"],
-        keras_tuner.Objective(objective, "max" if rises(objective) else "min"),
-        settings["max_trials"],
-        settings["seed"],
-        settings["max_epochs"],
-    )
 
 
 def _trials(hypermodel, data, settings, options):
