@@ -4,7 +4,10 @@ import keras
 
 from finetune_keras.training.fit_state import compile_arguments
 from finetune_keras.training.layerwise import Layerwise
-from finetune_keras.training.optimizers import layerwise_optimizer
+from finetune_keras.training.optimizers import (
+    check_one_rate,
+    layerwise_optimizer,
+)
 
 _LOSSES = {"sigmoid": "binary_crossentropy", "linear": "mean_squared_error"}
 _METRICS = {"sigmoid": ["binary_accuracy"], "linear": ["mean_absolute_error"]}
@@ -43,17 +46,6 @@ def is_layerwise(optimizer):
     return isinstance(
         getattr(optimizer, "inner_optimizer", optimizer), Layerwise
     )
-
-
-def check_one_rate(optimizer):
-    """Refuses an optimizer that has no single learning rate."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if isinstance(inner, keras.optimizers.MultiOptimizer):
-        raise ValueError(
-            "Training by a plan or on trial needs an optimizer with one "
-            "learning rate. For several learning rates compile with "
-            f"`layerwise_optimizer`. Received: model.optimizer={optimizer!r}"
-        )
 
 
 def check_schedule(plan, optimizer):

@@ -82,7 +82,7 @@ def layerwise_optimizer(
     - [Li et al., 2018](https://arxiv.org/abs/1802.01483), L2-SP
     """
     optimizer = keras.optimizers.get(optimizer)
-    _check_optimizer(optimizer)
+    check_one_rate(optimizer)
     check_decay(decay)
     _check_l2_sp(l2_sp)
     target = getattr(optimizer, "inner_optimizer", optimizer)
@@ -137,12 +137,14 @@ def _is_norm_or_bias(variable):
     return len(variable.shape) < 2 or variable.name in ("bias", "gamma", "beta")
 
 
-def _check_optimizer(optimizer):
+def check_one_rate(optimizer):
+    """Refuses an optimizer that has no single learning rate."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     if isinstance(inner, keras.optimizers.MultiOptimizer):
         raise ValueError(
-            "A `MultiOptimizer` has no single learning rate to multiply. Pass "
-            "one of the optimizers that it is made of. "
+            "A `MultiOptimizer` has no single learning rate, and one learning "
+            "rate is needed. Pass one of the optimizers that it is made of, "
+            "for several learning rates in a `layerwise_optimizer`. "
             f"Received: optimizer={optimizer!r}"
         )
 
