@@ -18,7 +18,8 @@ import time
 
 import tensorflow as tf
 
-from finetune_keras.data.files import check_images, list_files
+from finetune_keras.data.files import check_images
+from finetune_keras.data.walk import list_folder
 
 
 def copy_files(source, target, count):
@@ -33,12 +34,12 @@ def copy_files(source, target, count):
 
 
 def plain_loop(folder):
-    for name, _, _ in list_files(folder):
+    for name, _, _ in list_folder(folder).files:
         tf.io.decode_image(tf.io.read_file(os.path.join(folder, name)))
 
 
 def check(folder):
-    check_images(folder, list_files(folder), verbose=0)
+    check_images(folder, list_folder(folder).files, verbose=0)
 
 
 def check_new(folder):

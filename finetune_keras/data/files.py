@@ -8,8 +8,6 @@ import keras
 from finetune_keras.data.check_pool import check_all
 from finetune_keras.data.manifest import Manifest
 
-_IGNORED = ("thumbs.db", "desktop.ini")
-
 
 class FileCheck(typing.NamedTuple):
     """What is known of a file; `problem` is `None` where it can be used."""
@@ -22,53 +20,12 @@ class FileCheck(typing.NamedTuple):
     note: str | None
 
 
-def list_files(folder):
-    """Lists the files below a folder, those in subfolders too.
-
-    Hidden files and those that file managers leave behind are left out. Links
-    are followed.
-
-    Args:
-        folder: String.
-
-    Returns:
-        List of tuples `(name, size, mtime)`, sorted by name: the path relative
-        to the folder with `/`, the bytes and the time of change in
-        nanoseconds.
-    """
-    return sorted(_walk(os.fspath(folder), "", ()))
-
-
-def _walk(folder, prefix, above):
-    here = os.path.realpath(folder)
-    if here in above:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name.lower() in _IGNORED:
-                continue
-            if entry.is_dir():
-                inner = f"{prefix}{entry.name}/"
-                yield from _walk(entry.path, inner, (*above, here))
-            else:
-                yield (f"{prefix}{entry.name}", *_stamp(entry))
-
-
-def _stamp(entry):
-    try:
-        stat = entry.stat()
-    except OSError:
-        # A broken link: found and named by the check.
-        return -1, -1
-    return stat.st_size, stat.st_mtime_ns
-
-
 def check_images(folder, files, verbose=1):
     """Decodes every image that has changed since the last check.
 
     Args:
         folder: String, the folder that the names are relative to.
-        files: List of `(name, size, mtime)`, as `list_files` returns it.
+        files: List of `(name, size, mtime)`, as `list_folder` finds them.
         verbose: 0 or 1. `1` shows a progress bar where files are decoded.
             Defaults to `1`.
 

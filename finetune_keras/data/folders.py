@@ -14,14 +14,12 @@ from finetune_keras.data.examples import (
     Examples,
     take_options,
 )
-from finetune_keras.data.files import (
-    check_bad_files,
-    check_images,
-    list_files,
-)
+from finetune_keras.data.files import check_bad_files, check_images
+from finetune_keras.data.image_check import read_file
 from finetune_keras.data.images import check_image_size
 from finetune_keras.data.pipeline import ImageStore
 from finetune_keras.data.splits import check_fractions
+from finetune_keras.data.walk import list_folder
 
 
 def image_folder(
@@ -95,6 +93,7 @@ def image_folder(
     found = _Folder(folder)
     checks = check_images(found.path, found.files, options["verbose"])
     bad = [(c.name, c.problem) for c in checks if c.problem]
+    bad = [*found.problems, *bad]
     check_bad_files(bad, options["bad_files"])
     good = [i for i, c in enumerate(checks) if not c.problem]
     examples = found.examples(good, bad, group_by)
@@ -164,6 +163,7 @@ def text_folder(
         for file, (_, problem, _) in zip(found.files, texts, strict=True)
         if problem
     ]
+    bad = [*found.problems, *bad]
     check_bad_files(bad, options["bad_files"])
     good = [i for i, (_, problem, _) in enumerate(texts) if not problem]
     examples = found.examples(good, bad, group_by)
@@ -182,15 +182,18 @@ class _Folder:
             raise ValueError(
                 f"There is no such folder. Received: folder={self.path!r}"
             )
-        inner = _subfolders(self.path)
+        files, folders, self.problems = list_folder(self.path)
+        self.folders = [name.split("/") for name in folders]
+        inner = [parts[0] for parts in self.folders if len(parts) == 1]
         self.splits = [n for n in inner if n.lower() in SPLIT_NAMES]
         # A class may be called "test"; a split has classes, and a train split.
         self.has_splits = any(
-            SPLIT_NAMES[n.lower()] == "train" and _subfolders(self.path, n)
-            for n in self.splits
+            SPLIT_NAMES[parts[0].lower()] == "train"
+            for parts in self.folders
+            if len(parts) == 2 and parts[0] in self.splits
         )
         self.depth = 2 if self.has_splits else 1
-        listed = [(f, f[0].split("/")) for f in list_files(self.path)]
+        listed = [(f, f[0].split("/")) for f in files]
         kept = [(f, parts) for f, parts in listed if self._is_example(parts)]
         self.files = [f for f, _ in kept]
         self.labels = [parts[self.depth - 1] for _, parts in kept]
@@ -219,14 +222,14 @@ class _Folder:
                 f"not used, such as {outside[0]!r}."
             )
         filled = {"/".join(parts[: self.depth]) for _, parts in kept}
-        folders = _subfolders(self.path)
-        if self.has_splits:
-            folders = [
-                f"{split}/{name}"
-                for split in self.splits
-                for name in _subfolders(self.path, split)
-            ]
-        empty = [name for name in folders if name not in filled]
+        told = {name for name, _ in self.problems}
+        folders = [
+            "/".join(parts)
+            for parts in self.folders
+            if len(parts) == self.depth
+            and (parts[0] in self.splits or not self.has_splits)
+        ]
+        empty = [n for n in folders if n not in filled and n not in told]
         if empty:
             yield f"Folders without a file, left out: {empty}."
 
@@ -265,13 +268,6 @@ class _Folder:
         )
 
 
-def _subfolders(*folder):
-    with os.scandir(os.path.join(*folder)) as entries:
-        return sorted(
-            e.name for e in entries if e.is_dir() and e.name[0] != "."
-        )
-
-
 def _groups(names, group_by):
     if group_by is None:
         return None
@@ -295,8 +291,7 @@ def _groups(names, group_by):
 def _read_text(path):
     """Tuple of text, problem and digest."""
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = read_file(path)
         text = data.decode("utf-8-sig")
     except OSError as error:
         return None, f"cannot be read: {error.strerror}", ""

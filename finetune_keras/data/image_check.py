@@ -4,12 +4,17 @@ It needs Pillow and nothing else, so that it also runs as a script: processes
 beside the one that trains check files with no wait for Keras to start.
 """
 
+import errno
 import hashlib
 import io
 import json
 import os
+import stat
 import sys
 import warnings
+
+# No other plug-in of Pillow is to see a file: some start programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 
 # Read to RGB without a guess about the range of values.
 _EIGHT_BIT = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX")
@@ -20,6 +25,7 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0")
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"
 # Most photos that a network gets are smaller, and read at once.
 _MOST = 2**16
+_MOST_BYTES = 2**30
 _MORE_THAN_ONE = ("GIF", "TIFF", "WEBP", "PNG")
 
 
@@ -33,7 +39,7 @@ def check_image(path):
         Tuple `(digest, width, height, problem, note)`.
     """
     try:
-        data = _read(path)
+        data = read_file(path)
     except OSError as error:
         return "", 0, 0, f"cannot be read: {error.strerror}", None
     digest = hashlib.sha256(data).hexdigest()[:32]
@@ -45,25 +51,54 @@ def check_image(path):
         return digest, 0, 0, _problem(error, data), None
 
 
-def _read(path):
-    """Bytes of a file, with a third of the system calls of `open`."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+def read_file(path):
+    """Bytes of a file, with a third of the system calls of `open`.
+
+    Args:
+        path: String or path.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        OSError: If it is no plain file, such as a pipe, which may wait for
+            ever, or a device, which may never end; or of more than 1 GiB.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, f"it is {_kind(found.st_mode)}, no file")
+    if found.st_size > _MOST_BYTES:
+        raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes")
+    flags = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    handle = os.open(path, os.O_RDONLY | flags)
     try:
         data = os.read(handle, _MOST)
         if len(data) < _MOST:
             return data
-        parts = [data]
-        while parts[-1]:
+        parts, left = [data], _MOST_BYTES
+        while parts[-1] and left > 0:
             parts.append(os.read(handle, 16 * _MOST))
+            left -= len(parts[-1])
         return b"".join(parts)
     finally:
         os.close(handle)
 
 
+def _kind(mode):
+    kinds = {
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+        stat.S_IFDIR: "a folder",
+    }
+    return kinds.get(stat.S_IFMT(mode), "something else")
+
+
 def _decode(data):
     from PIL import Image
 
-    image = Image.open(io.BytesIO(data))
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
     width, height = image.size
     if orientation(image) > 4:
         width, height = height, width
@@ -113,7 +148,7 @@ def _problem(error, data):
             return "truncated or damaged: its header cannot be read"
         if b"ftyphei" in data[:16] or b"ftypmif" in data[:16]:
             return "HEIC, which Pillow cannot read; save it as JPEG"
-        return "not an image"
+        return f"not an image of {', '.join(FORMATS)}"
     message = str(error)
     if "truncated" in message.lower():
         return "truncated"

@@ -6,9 +6,11 @@ import os
 import numpy as np
 
 from finetune_keras.data.image_check import (
+    FORMATS,
     SIXTEEN_BIT,
     mode_problem,
     orientation,
+    read_file,
 )
 
 
@@ -22,9 +24,10 @@ def load_image(source, image_size, crop_to_aspect_ratio=False):
     antialiasing.
 
     Args:
-        source: String or path of a file, bytes of a file, a `PIL.Image.Image`,
-            or an array of shape `(height, width)` or `(height, width, 1, 3 or
-            4)` with values from 0 to 255 (uint16: to 65535).
+        source: String or path of a file, or bytes of one, in JPEG, PNG, WebP,
+            TIFF, BMP, GIF or PPM; a `PIL.Image.Image`; or an array of shape
+            `(height, width)` or `(height, width, 1, 3 or 4)` with values from
+            0 to 255 (uint16: to 65535).
         image_size: Integer, or tuple `(height, width)`, in pixels.
         crop_to_aspect_ratio: Boolean. `True` cuts the centre of the image out
             in the proportions of `image_size`; `False` squeezes the whole
@@ -99,17 +102,16 @@ def _open(source):
         return Image.fromarray(_pixels(source))
     try:
         if isinstance(source, (str, os.PathLike)):
-            with open(source, "rb") as file:
-                data = file.read()
+            data = read_file(source)
         else:
             data = source
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
         image.load()
     except Exception as error:
         # Decoders raise errors of many types, none with the name of the file.
         raise ValueError(
-            f"The image could not be read: {error}. Pass a file that Pillow "
-            f"can decode. Received: source={_short(source)}"
+            f"The image could not be read: {error}. Pass a file of "
+            f"{', '.join(FORMATS)}. Received: source={_short(source)}"
         ) from error
     return image
 

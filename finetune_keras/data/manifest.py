@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 
-_VERSION = 1
+_VERSION = 2
 _FIELDS = 7
 
 

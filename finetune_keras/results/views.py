@@ -93,7 +93,7 @@ def unpack(packed):
 
     stream = io.BytesIO(base64.b64decode(packed["image"]))
     # A copy, laid out as the images of this process are.
-    image = np.array(Image.open(stream))
+    image = np.array(Image.open(stream, formats=["JPEG"]))
     if keras.config.image_data_format() == "channels_first":
         image = np.moveaxis(image, -1, 0)
     text = packed["text"]
