@@ -70,6 +70,8 @@ def _behind_collapse(steps, cuts, output_keys, atoms):
 
 def collapses(step):
     """Tells whether a step turns a map or a sequence into one vector."""
+    if step.tensors[0].dtype == "bool":
+        return False  # a mask, which has no features
     if re.match(r"Global\w+Pooling", type(step.operation).__name__):
         return True
     ranks = [len(shape) for shape in step.input_shapes]

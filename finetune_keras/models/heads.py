@@ -155,34 +155,53 @@ def split_head(model):
     flat = flatten(model)
     if not head:
         return flat, graph.graph_of(flat).outputs[0]
-    position = _end_of_backbone(steps, cuts, atoms, head)
-    return flat, _same_tensor(flat, steps, position)
+    tensor = _end_of_backbone(model, steps, cuts, atoms, head)
+    return flat, _same_tensor(flat, steps, tensor)
 
 
-def _end_of_backbone(steps, cuts, atoms, head):
-    """Position of the last step below pooling, dropout and dense layers."""
+def _end_of_backbone(model, steps, cuts, atoms, head):
+    """The last tensor below pooling, dropout and dense layers.
+
+    It is the one that carries everything, not the output of the last step:
+    that may compute a mask, or a part of what the head reads.
+    """
     body = [atom for atom in atoms if atom not in head]
     start = max(atom.last for atom in body)
     stop = min(atom.first for atom in head)
-    best = start
-    for position in range(start, stop):
-        step = steps[position]
-        flattens = isinstance(step.operation, keras.layers.Flatten)
-        random = position > start and graph.is_random(step.operation)
-        if random or (position > start and (flattens or collapses(step))):
+    best = None
+    for position in [p for p in range(start, stop) if p in cuts]:
+        between = steps[start + 1 : position + 1]
+        if best is not None and any(map(_is_of_head, between)):
             break
-        if position in cuts:
-            best = position
+        best = cuts[position]
+    if best is None:
+        raise ValueError(
+            "The head reads several tensors of the backbone, and no single "
+            "one could take their place. Make a model of the features that "
+            "the new head is to read first: `keras.Model(model.inputs, "
+            f"features)`. Received: model={model.name!r}"
+        )
     return best
 
 
-def _same_tensor(flat, steps, position):
+def _is_of_head(step):
+    """Tells whether a step flattens, pools, or is random, as dropout is."""
+    flattens = isinstance(step.operation, keras.layers.Flatten)
+    return flattens or collapses(step) or graph.is_random(step.operation)
+
+
+def _same_tensor(flat, steps, tensor):
     """Output of the same call in the flattened model."""
+    position, place = next(
+        (i, [x is tensor for x in step.tensors].index(True))
+        for i, step in enumerate(steps)
+        if any(x is tensor for x in step.tensors)
+    )
     operation = steps[position].operation
     calls = [i for i, s in enumerate(steps) if s.operation is operation]
     flat_steps = graph.walk(flat)[0]
     same = [step for step in flat_steps if step.operation is operation]
-    return same[calls.index(position)].tensors[0]
+    return same[calls.index(position)].tensors[place]
 
 
 def _backbone_features(model):
@@ -268,6 +287,8 @@ def _pool(features, pooling, mask):
         return _flatten(features)
     if pooling == "token":
         return _first_token(features)
+    # That of an `Embedding(mask_zero=True)` goes along with the features.
+    mask = getattr(features, "_keras_mask", None) if mask is None else mask
     word = {"avg": "Average", "max": "Max"}[pooling]
     layer = getattr(keras.layers, f"Global{word}Pooling{rank - 2}D")
     layer = layer(name="head_pooling")
