@@ -29,6 +29,7 @@ from finetune_keras.adapters.targets import (
     base_leaves,
     check_places,
 )
+from finetune_keras.data.atomic import replacing, write_text
 from finetune_keras.models import graph
 
 _FORMAT = "finetune_keras.adapters.1"
@@ -89,11 +90,12 @@ def save_adapters(model, path, name=None, format=None):
         "base": fingerprints(model),
         "leaf_layers": list(base_leaves(model).values()),
     }
-    safetensors.save_file(
+    data = safetensors.save(
         {key: array_of(variable) for key, variable in tensors.items()},
-        str(path),
         metadata={"format": _FORMAT, "facts": json.dumps(facts)},
     )
+    with replacing(path) as file:
+        file.write(data)
 
 
 def load_adapters(model, path, name=None):
@@ -180,10 +182,9 @@ def _write_peft(safetensors, model, path, name, format):
     )
     folder = pathlib.Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2))
-    safetensors.save_file(
-        tensors, str(folder / WEIGHTS), metadata={"format": "pt"}
-    )
+    write_text(folder / CONFIG, json.dumps(config, indent=2))
+    with replacing(folder / WEIGHTS) as file:
+        file.write(safetensors.save(tensors, metadata={"format": "pt"}))
 
 
 def _read_peft(model, path):

@@ -1,9 +1,11 @@
 """What was found in files, remembered between runs."""
 
+import contextlib
 import hashlib
 import json
 import os
-import tempfile
+
+from finetune_keras.data.atomic import write_text
 
 _VERSION = 2
 _FIELDS = 7
@@ -51,16 +53,9 @@ class Manifest:
         self.entries = entries
         folder = os.path.dirname(self.path)
         text = json.dumps({"version": _VERSION, "files": entries})
-        temporary = None
-        try:
+        with contextlib.suppress(OSError):
             os.makedirs(folder, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
-            with os.fdopen(handle, "w") as file:
-                file.write(text)
-            os.replace(temporary, self.path)
-        except OSError:
-            if temporary and os.path.exists(temporary):
-                os.unlink(temporary)
+            write_text(self.path, text)
 
     def _read(self):
         try:

@@ -2,15 +2,14 @@
 
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
-import tempfile
 import zipfile
 
 import keras
 import numpy as np
 
+from finetune_keras.data.atomic import replacing
 from finetune_keras.results.answers import Answers
 from finetune_keras.results.calibration import find_calibration
 from finetune_keras.results.exported import RUNNERS, sample
@@ -77,13 +76,10 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
         "plan": plan and plan.to_dict(),
         "environment": describe_environment(),
     }
-    # Beside the target, so that the last step is a rename.
-    with tempfile.TemporaryDirectory(dir=path.parent or ".") as folder:
-        new = pathlib.Path(folder) / path.name
-        model.save(new)
-        with zipfile.ZipFile(new, "a") as file:
+    with replacing(path) as new:
+        model.save(new.name)
+        with zipfile.ZipFile(new.name, "a") as file:
             file.writestr(_MEMBER, json.dumps(facts))
-        os.replace(new, path)
     return str(path)
 
 

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import os
 import pathlib
 
 import keras
 import numpy as np
 
+from finetune_keras.data.atomic import replacing, write_text
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.summary import TrainableSummary
 from finetune_keras.models.table import format_table
@@ -70,9 +70,10 @@ def save_record(folder, model, history, plan=None, data=None, reports=None):
         "environment": describe_environment(),
     }
     figures = _save_figures(folder, history, reports or {})
-    _write(folder / "record.json", json.dumps(record, indent=1, default=str))
+    text = json.dumps(record, indent=1, default=str)
+    write_text(folder / "record.json", text)
     card = _card(record, model, history, plan, reports or {}, figures)
-    _write(folder / "MODEL_CARD.md", card)
+    write_text(folder / "MODEL_CARD.md", card)
     return record
 
 
@@ -123,7 +124,8 @@ def _save_figures(folder, history, reports):
     except ImportError:
         return []
     for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=100)
+        with replacing(folder / name) as file:
+            figure.savefig(file, format="png", dpi=100)
     return list(figures)
 
 
@@ -207,9 +209,3 @@ def _code(text):
     while fence in text:
         fence += "`"
     return f"{fence}\n{text}\n{fence}"
-
-
-def _write(path, text):
-    new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)

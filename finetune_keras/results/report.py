@@ -2,12 +2,12 @@
 
 import base64
 import json
-import os
 import pathlib
 import zlib
 
 import numpy as np
 
+from finetune_keras.data.atomic import write_text
 from finetune_keras.results import figures, views
 from finetune_keras.results.html import render
 from finetune_keras.results.predictions import Predictions
@@ -151,7 +151,7 @@ class Report:
         }
         text = json.dumps(record, allow_nan=False)
         if path is not None:
-            _write(path, text)
+            write_text(path, text)
         return text
 
     @classmethod
@@ -203,7 +203,7 @@ class Report:
         Raises:
             ImportError: If matplotlib is not installed.
         """
-        _write(path, render(self))
+        write_text(path, render(self))
 
     def plot_confusion(self):
         """Draws the confusion matrix, each row as shares of the true class.
@@ -301,14 +301,3 @@ def _no_report(source):
         "This is no report. Pass a file that `report.to_json(path)` wrote. "
         f"Received: source={views.shorten(str(source), 80)!r}"
     )
-
-
-def _write(path, text):
-    """Writes beside the file, then puts it in its place in one step."""
-    path = pathlib.Path(path)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        beside.write_text(text, "utf-8", errors="replace")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

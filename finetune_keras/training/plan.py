@@ -2,6 +2,7 @@
 
 import warnings
 
+from finetune_keras.data.atomic import write_text
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.table import format_table
 from finetune_keras.training.phase import Phase, checked
@@ -201,7 +202,7 @@ class Plan:
         Raises:
             ValueError: If `path` ends in something else.
         """
-        yaml_path(path).write_text(self.to_yaml(), encoding="utf-8")
+        write_text(yaml_path(path), self.to_yaml())
 
     @classmethod
     def load(cls, path):

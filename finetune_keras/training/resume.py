@@ -5,10 +5,12 @@ import hashlib
 import io
 import json
 import os
+import pathlib
 
 import keras
 import numpy as np
 
+from finetune_keras.data.atomic import open_lock, replacing
 from finetune_keras.training.start_counts import (
     set_start_iterations,
     start_iterations,
@@ -37,7 +39,7 @@ class Checkpoint:
         self.folder = os.fspath(folder)
         self.run = json.loads(json.dumps(run))
         os.makedirs(self.folder, exist_ok=True)
-        self._lock = open(os.path.join(self.folder, "run.lock"), "w")
+        self._lock = open_lock(os.path.join(self.folder, "run.lock"))
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -47,6 +49,9 @@ class Checkpoint:
                 "run a folder of its own. "
                 f"Received: checkpoint_dir={self.folder!r}"
             ) from error
+        # What a kill left behind while it was written.
+        for left in pathlib.Path(self.folder).glob("state.*.new.npz"):
+            left.unlink(missing_ok=True)
 
     def close(self):
         """Lets go of the folder."""
@@ -72,11 +77,8 @@ class Checkpoint:
         """Replaces the state, or leaves the old one whole."""
         data = encode({**facts, "run": self.run}, arrays)
         path = os.path.join(self.folder, _STATE)
-        with open(path + ".new", "wb") as file:
+        with replacing(path) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(path + ".new", path)
 
 
 def encode(facts, arrays):

@@ -9,6 +9,7 @@ import shutil
 
 import numpy as np
 
+from finetune_keras.data.atomic import open_lock
 from finetune_keras.tuning.oracles import write_json
 from finetune_keras.tuning.shared_data import describe
 
@@ -35,7 +36,7 @@ def in_use(folder):
         )
     folder.mkdir(parents=True, exist_ok=True)
     name = os.environ.get("KERASTUNER_TUNER_ID", "tuner0")
-    with open(folder / f"{name}.lock", "w") as file:
+    with open_lock(folder / f"{name}.lock") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -9,25 +9,19 @@ kept; trials of live workers, which a new chief would give to others too.
 import functools
 import json
 import os
-import pathlib
-import uuid
 
 import keras_tuner
 import numpy as np
 from keras_tuner import oracles
+
+from finetune_keras.data.atomic import write_text
 
 ENDED = ("COMPLETED", "FAILED")
 
 
 def write_json(path, data):
     """Writes a file whole, or leaves the old one."""
-    path = pathlib.Path(path)
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.new")
-    with open(part, "w") as file:
-        json.dump(data, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    write_text(path, json.dumps(data))
 
 
 class Durable:

@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import shutil
+import tempfile
 import time
 import traceback
 import weakref
@@ -12,6 +13,7 @@ import weakref
 import keras
 import numpy as np
 
+from finetune_keras.data.atomic import replacing
 from finetune_keras.data.pipeline import free_memory
 from finetune_keras.models.freezing import freeze, unfreeze
 from finetune_keras.training.fit_state import (
@@ -198,9 +200,8 @@ class Trials:
         return options
 
     def _keep_model(self, folder):
-        part = folder / f"new.{MODEL}"
-        self.model.save(part)
-        os.replace(part, folder / MODEL)
+        with replacing(folder / MODEL) as file:
+            self.model.save(file.name)
 
 
 def _given_up(folder):
@@ -245,9 +246,10 @@ def set_flags_of_best(model, plan, history):
 
 def copy_whole(source, target):
     """Copies a folder, so that there is all of it or none."""
-    part = target.with_name(target.name + ".new")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(source, part)
+    for left in target.parent.glob(f"{target.name}.*.new"):
+        shutil.rmtree(left, ignore_errors=True)
+    part = tempfile.mkdtemp(".new", f"{target.name}.", target.parent)
+    shutil.copytree(source, part, symlinks=True, dirs_exist_ok=True)
     os.replace(part, target)
 
 
