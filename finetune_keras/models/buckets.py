@@ -1,5 +1,7 @@
 """Examples of many lengths, in batches of similar ones."""
 
+import itertools
+
 import keras
 import numpy as np
 
@@ -100,7 +102,10 @@ class Buckets:
             yield _take(self.parts[part], rows)
 
     def dataset(self, shuffle=False):
-        """Makes a `tf.data.Dataset` of the batches that never ends.
+        """Makes a `tf.data.Dataset`; each pass over it is an epoch.
+
+        It ends after `len(self)` batches: of one without an end, Keras takes
+        more where `steps_per_execution` does not divide the epoch.
 
         Args:
             shuffle: Boolean, whether the order changes with each epoch. It
@@ -108,25 +113,32 @@ class Buckets:
                 Defaults to `False`.
 
         Returns:
-            A `tf.data.Dataset`; an epoch of it is `len(self)` batches.
+            A `tf.data.Dataset` of `len(self)` batches.
         """
         import tensorflow as tf
 
-        seed = np.random.randint(2**31) if shuffle else None
         spec = keras.tree.map_structure(
             lambda *a: tf.TensorSpec(_common_shape(a), a[0].dtype), *self.parts
         )
-        dataset = tf.data.Dataset.from_generator(
-            lambda: self._endless(seed), output_signature=spec
-        )
-        return dataset.prefetch(2)
+        seed = np.random.randint(2**31) if shuffle else None
+        batches = self._endless(seed)
+
+        def epoch():
+            # Taken at once where a pass begins: Keras leaves some passes on
+            # JAX and torch after a batch.
+            for part, rows in list(itertools.islice(batches, len(self))):
+                yield _take(part, rows)
+
+        dataset = tf.data.Dataset.from_generator(epoch, output_signature=spec)
+        known = tf.data.experimental.assert_cardinality(len(self))
+        return dataset.apply(known).prefetch(2)
 
     def _endless(self, seed):
         random = None if seed is None else np.random.default_rng(seed)
         now = self
         while True:
             for part, rows in now._batches(random):
-                yield _take(now.parts[part], rows)
+                yield now.parts[part], rows
             now = now.renew() if now.renew else now
 
     def _batches(self, random):

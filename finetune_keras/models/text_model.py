@@ -109,7 +109,6 @@ class TextModel(FineTuneModel):
             validation = self.tokenize(validation, batch_size)
         if isinstance(validation, Buckets):
             kwargs["validation_data"] = validation.dataset()
-            kwargs["validation_steps"] = len(validation)
         if not isinstance(train, Buckets):
             return super().fit(x, y, batch_size=batch_size, **kwargs)
         kwargs.pop("sample_weight", None)
@@ -120,9 +119,9 @@ class TextModel(FineTuneModel):
                 "`ft.from_arrays`. Received: validation_split"
             )
         dataset = train.dataset(shuffle=shuffle)
-        return super().fit(
-            dataset, steps_per_epoch=len(train), shuffle=False, **kwargs
-        )
+        if kwargs.get("steps_per_epoch"):
+            dataset = dataset.repeat()
+        return super().fit(dataset, shuffle=False, **kwargs)
 
     @functools.wraps(keras.Model.evaluate)
     def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
@@ -131,7 +130,7 @@ class TextModel(FineTuneModel):
         if not isinstance(data, Buckets):
             return super().evaluate(x, y, batch_size=batch_size, **kwargs)
         kwargs.pop("sample_weight", None)
-        return super().evaluate(data.dataset(), steps=len(data), **kwargs)
+        return super().evaluate(data.dataset(), **kwargs)
 
     @functools.wraps(keras.Model.predict)
     def predict(self, x, batch_size=None, verbose="auto", **kwargs):

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 
 from finetune_keras.models.buckets import Buckets
-from finetune_keras.training.inputs import steps_of, validation_steps_of
 
 
 def feed(model, train, validation, batch_size, shuffle):
@@ -29,9 +28,9 @@ def feed(model, train, validation, batch_size, shuffle):
         Dict of arguments of `model.fit`.
     """
     if isinstance(train, Buckets):
-        arguments = steps_of(train, shuffle)
+        arguments = {"x": train.dataset(shuffle), "shuffle": False}
         if validation is not None:
-            arguments.update(validation_steps_of(validation))
+            arguments["validation_data"] = validation.dataset()
         return arguments
     if not _may_be_endless(model, train, validation, batch_size):
         names = ("x", "y", "sample_weight")

@@ -2,7 +2,7 @@
 
 from finetune_keras.training.activation_store import cache_options
 from finetune_keras.training.compiled import ensure_compiled
-from finetune_keras.training.fit_options import check_fit
+from finetune_keras.training.fit_options import check_fit, check_steps
 from finetune_keras.training.fit_state import strategy_scope
 from finetune_keras.training.inputs import labels_rank
 from finetune_keras.training.run import Run
@@ -89,6 +89,7 @@ def fine_tune(
     # What is made on the way, an optimizer or a suffix, belongs to it too.
     with strategy_scope(model):
         ensure_compiled(model, plan, labels_rank(train))
+        check_steps(model, fit)
         run = Run(model, plan, train, validation, options, fit)
         with run.in_folder(checkpoint_dir):
             return run.run()

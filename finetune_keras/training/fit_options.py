@@ -79,6 +79,28 @@ def check_fit(fit, train, validation=None):
     return train, fit
 
 
+def check_steps(model, fit):
+    """Refuses numbers of steps that Keras would exceed.
+
+    Args:
+        model: Compiled `keras.Model`.
+        fit: Dict of the further arguments of `fine_tune`.
+
+    Raises:
+        ValueError: If one is no multiple of the `steps_per_execution` that
+            the model is compiled with.
+    """
+    at_once = model.steps_per_execution
+    for name in ("steps_per_epoch", "validation_steps"):
+        if (fit.get(name) or 0) % at_once:
+            raise ValueError(
+                f"`{name}` must be a multiple of {at_once}, the "
+                "`steps_per_execution` of the model: Keras takes so many "
+                f"batches at once, and would take more than these. "
+                f"Received: {name}={fit[name]}"
+            )
+
+
 def _check_names(fit):
     for name, value in fit.items():
         if name in _ELSEWHERE:

@@ -52,7 +52,10 @@ class Inputs:
     def fit_arguments(self):
         """Dict of what `fit` takes for it."""
         if self.is_buckets:
-            return steps_of(self.data, self.shuffle)
+            data = self.data.dataset(self.shuffle)
+            # So many steps need not be an epoch, and go on in the next one.
+            data = data.repeat() if self.steps else data
+            return {"x": data, "shuffle": False}
         if not self.is_arrays:
             ordered = not isinstance(self.data, keras.utils.PyDataset)
             # Keras warns of asking a dataset for another order.
@@ -88,9 +91,8 @@ class Inputs:
     @property
     def validation_arguments(self):
         """Dict of what `fit` takes to validate on it."""
-        if self.is_buckets:
-            return validation_steps_of(self.data)
-        data = tuple(self.data) if self.is_arrays else self.data
+        data = self.data.dataset() if self.is_buckets else self.data
+        data = tuple(self.data) if self.is_arrays else data
         return {"validation_data": data}
 
     def _check_form(self):
@@ -167,24 +169,10 @@ class Inputs:
         return batch[0], batch[1]
 
 
-def steps_of(buckets, shuffle):
-    """Dict of what `fit` takes to train on buckets."""
-    dataset = buckets.dataset(shuffle)
-    return {"x": dataset, "steps_per_epoch": len(buckets), "shuffle": False}
-
-
-def validation_steps_of(buckets):
-    """Dict of what `fit` takes to validate on buckets."""
-    return {
-        "validation_data": buckets.dataset(),
-        "validation_steps": len(buckets),
-    }
-
-
 def evaluation_arguments(data):
     """Dict of what `evaluate` takes to judge on arrays, data or buckets."""
     if isinstance(data, Buckets):
-        return {"x": data.dataset(), "steps": len(data)}
+        return {"x": data.dataset()}
     if not isinstance(data, (tuple, list)):
         return {"x": data}
     return dict(zip(("x", "y", "sample_weight"), data, strict=False))

@@ -48,11 +48,8 @@ def test_dataset_changes_the_order_with_each_epoch_and_repeats_by_seed():
 
     def epochs(seed):
         keras.utils.set_random_seed(seed)
-        batches = iter(buckets.dataset(shuffle=True))
-        return [
-            [tuple(next(batches)[1].numpy()) for _ in range(len(buckets))]
-            for _ in range(3)
-        ]
+        dataset = buckets.dataset(shuffle=True)
+        return [[tuple(y.numpy()) for _, y in dataset] for _ in range(3)]
 
     first = epochs(1)
     assert first[0] != first[1] != first[2]
@@ -64,9 +61,10 @@ def test_dataset_changes_the_order_with_each_epoch_and_repeats_by_seed():
 
 def test_dataset_without_shuffle_repeats():
     _, buckets = make([3, 20, 30, 17, 2, 9, 40])
-    batches = iter(buckets.dataset())
-    expected = [list(y) for _, y in buckets] * 2
-    assert [list(next(batches)[1].numpy()) for _ in expected] == expected
+    dataset = buckets.dataset()
+    expected = [list(y) for _, y in buckets]
+    for _ in range(2):
+        assert [list(y.numpy()) for _, y in dataset] == expected
 
 
 def test_renewed_data():
@@ -74,8 +72,9 @@ def test_renewed_data():
         return Buckets([(np.full((4, 2), 9), np.arange(4))], 4)
 
     first = Buckets([(np.zeros((4, 2), int), np.arange(4))], 4, again)
-    batches = iter(first.dataset())
-    assert [int(next(batches)[0].numpy().max()) for _ in range(2)] == [0, 9]
+    dataset = first.dataset()
+    seen = [[int(x.numpy().max()) for x, _ in dataset] for _ in range(2)]
+    assert seen == [[0], [9]]
 
 
 @pytest.mark.parametrize("shape", [(3,), (None, 2)])
