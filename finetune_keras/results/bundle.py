@@ -13,6 +13,13 @@ from finetune_keras.data.atomic import replacing
 from finetune_keras.results.answers import Answers
 from finetune_keras.results.calibration import find_calibration
 from finetune_keras.results.exported import RUNNERS, sample
+from finetune_keras.results.interpretation import probabilities
+from finetune_keras.results.predicts import (
+    check_predicts,
+    classes_of,
+    predicted_task,
+    predicts_logits,
+)
 from finetune_keras.results.raw_inputs import read_inputs
 
 _MEMBER = "finetune_keras.json"
@@ -28,7 +35,8 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
     `keras.models.load_model` reads it as well.
 
     Args:
-        model: A `keras.Model` with one output.
+        model: A `keras.Model` with one input and one output, a prediction for
+            each input; or a model for raw texts, such as `text_classifier`.
         path: String, where to save, ending in `.keras`. An old file is
             replaced only once the new one is whole.
         data: `DataSplits` that the model was trained on: its classes, task,
@@ -41,8 +49,9 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
         String, the path.
 
     Raises:
-        ValueError: If the path does not end in `.keras`, or the classes do
-            not go with the outputs.
+        ValueError: If the path does not end in `.keras`, the classes do not go
+            with the outputs, or the model does not predict from raw input: it
+            has several inputs, several outputs, or predictions for each pixel.
 
     Example:
 
@@ -65,10 +74,14 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
             "A bundle is a Keras file: give it a name that ends in `.keras`. "
             f"Received: path={str(path)!r}"
         )
+    check_predicts(model)
+    classes = classes_of(model, data, classes)
+    task = predicted_task(model, data, classes)
     facts = {
         "format": 1,
-        "classes": _classes(model, data, classes),
-        "task": _task(model, data),
+        "classes": classes,
+        "task": task,
+        "from_logits": predicts_logits(model, task),
         "image_size": getattr(data, "image_size", None),
         "crop_to_aspect_ratio": getattr(data, "crop_to_aspect_ratio", False),
         "features": getattr(data, "features", None),
@@ -197,14 +210,17 @@ class Bundle:
         outputs = self.model.predict(x, batch_size, verbose=verbose)
         if isinstance(outputs, list):
             return outputs
-        calibration = find_calibration(self.model)
-        return Answers(outputs, self.classes, self.facts["task"], calibration)
+        task, calibration = self.facts["task"], find_calibration(self.model)
+        if self.facts.get("from_logits"):
+            outputs = probabilities(outputs, task)
+        return Answers(outputs, self.classes, task, calibration)
 
     def export(self, path, format="tf_saved_model"):
         """Exports the model for serving, and checks what was written.
 
-        What is exported takes the arrays that `prepare` returns; scaling of
-        pixels and calibration are inside.
+        What is exported takes the arrays that `prepare` returns and gives what
+        the model gives, logits if these are logits; scaling of pixels and
+        calibration are inside.
 
         Args:
             path: String: a folder for a SavedModel, a file that ends in
@@ -252,35 +268,3 @@ def describe_environment():
         "backend": keras.backend.backend(),
         "packages": versions,
     }
-
-
-def _classes(model, data, classes):
-    if classes is None:
-        classes = getattr(data, "classes", None)
-    if classes is None:
-        encoder = getattr(model, "encoder", None)
-        classes = getattr(encoder, "classes", None)
-    if classes is None:
-        return None
-    classes = [str(name) for name in classes]
-    outputs = model.outputs[0].shape[-1]
-    # One sigmoid tells two classes apart.
-    if len(classes) != outputs and (len(classes), outputs) != (2, 1):
-        raise ValueError(
-            f"The model has {outputs} outputs. Name a class for each. "
-            f"Received: {len(classes)} classes {classes[:5]}"
-        )
-    return classes
-
-
-def _task(model, data):
-    encoder = getattr(model, "encoder", None)
-    told = getattr(encoder, "task", None) or getattr(data, "task", None)
-    if told:
-        return told
-    layer = find_calibration(model) or model.layers[-1]
-    activation = getattr(layer, "activation", None)
-    name = getattr(activation, "__name__", activation)
-    if name == "sigmoid" and model.outputs[0].shape[-1] > 1:
-        return "multi_label"
-    return "classification" if name in ("softmax", "sigmoid") else "regression"

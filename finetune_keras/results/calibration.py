@@ -5,12 +5,18 @@ import numpy as np
 
 from finetune_keras.models import graph
 from finetune_keras.models.heads import rebuild
+from finetune_keras.models.outputs import (
+    activation_of,
+    ends_in_logits,
+    task_of,
+)
 from finetune_keras.results.collect import without_copies
 from finetune_keras.results.decisions import (
     abstention_threshold,
     conformal_threshold,
     decision_thresholds,
 )
+from finetune_keras.results.interpretation import check_shape
 from finetune_keras.results.scaling import fit_scaling, scaled, top_label_ece
 
 
@@ -104,7 +110,9 @@ def calibrate(
     model shares all layers with `model`, and is saved and loaded as ever.
 
     Args:
-        model: A `keras.Model` that ends in a softmax or in sigmoids.
+        model: A `keras.Model` that ends in a softmax or in sigmoids, or in
+            logits and is compiled with a loss `from_logits=True`: then it
+            gets its softmax or sigmoid as well.
         validation: Data that the model was not trained on: a batched
             `tf.data.Dataset` or a tuple of arrays `(x, y)`.
         method: `"temperature"`, one factor for all classes, or `"vector"`, a
@@ -153,8 +161,8 @@ def calibrate(
     - [Sadinle et al., 2019](https://arxiv.org/abs/1609.00451), sets
     """
     _check(method, metric, coverage, error, conformal)
-    plain = _without_calibration(model)
-    activation = _activation(plain)
+    plain = _with_probabilities(_without_calibration(model))
+    activation = activation_of(plain)
     probabilities, labels = _predictions(plain, validation)
     labels = _as_labels(labels, probabilities, activation)
     scale, bias = fit_scaling(probabilities, labels, method, activation)
@@ -227,22 +235,27 @@ def _without_calibration(model):
     return rebuild(model, inner)
 
 
-def _activation(model):
-    outputs = getattr(model, "outputs", None) or []
-    layer = outputs and outputs[0]._keras_history.operation
-    activation = getattr(layer, "activation", None)
-    name = getattr(activation, "__name__", None)
-    if isinstance(layer, keras.layers.Softmax):
-        name = "softmax"
-    if len(outputs) != 1 or name not in ("softmax", "sigmoid"):
+def _with_probabilities(model):
+    """The same model, with a softmax or sigmoids behind logits."""
+    outputs = getattr(model, "outputs", None) or [None]
+    check_shape(outputs if len(outputs) > 1 else outputs[0], "calibrate")
+    activation, logits = activation_of(model), ends_in_logits(model)
+    if logits is None:
         raise ValueError(
             "Only a model with one output that ends in a softmax or in "
-            "sigmoids can be calibrated. For logits add "
+            "sigmoids can be calibrated. For logits compile it with their "
+            "loss, which says `from_logits=True`, or add "
             "`keras.layers.Softmax()` or `keras.layers.Activation('sigmoid')` "
-            f"as the last layer. Received: model={model!r} that ends in "
-            f"{layer!r} with activation {name!r}"
+            f"as the last layer. Received: model={model.name!r} that ends in "
+            f"{activation!r}"
         )
-    return name
+    if not logits:
+        return model
+    single = outputs[0].shape[-1] == 1
+    sigmoid = single or task_of(model) == "multi_label"
+    kind = "sigmoid" if sigmoid else "softmax"
+    layer = keras.layers.Activation(kind, dtype="float32", name="probabilities")
+    return rebuild(model, layer(outputs[0]))
 
 
 def _predictions(model, data):
@@ -285,6 +298,19 @@ def _compiled_like(calibrated, model):
     """Compiles it for `evaluate`, with metrics of its own."""
     if getattr(model, "compiled", False):
         config = model.get_compile_config() or {}
+        config = _of_probabilities(config) if ends_in_logits(model) else config
         config["optimizer"] = "sgd"
         calibrated.compile_from_config(config)
     return calibrated
+
+
+def _of_probabilities(config):
+    """Losses and metrics of logits, turned into those of probabilities."""
+    if isinstance(config, (list, tuple)):
+        return [_of_probabilities(part) for part in config]
+    if not isinstance(config, dict):
+        return config
+    return {
+        key: False if key == "from_logits" else _of_probabilities(part)
+        for key, part in config.items()
+    }

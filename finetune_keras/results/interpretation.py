@@ -2,8 +2,15 @@
 
 import numpy as np
 
+from finetune_keras.models.outputs import (
+    activation_of,
+    ends_in_logits,
+    loss_name,
+    loss_of,
+    task_of,
+)
+
 TASKS = ("classification", "multi_label", "regression")
-_REGRESSION_LOSSES = ("mean_", "huber", "log_cosh", "mse", "mae", "poisson")
 _TOLERANCE = 1e-2
 
 
@@ -29,13 +36,10 @@ class Interpretation:
         outputs = as_columns(outputs)
         self.names = None if classes is None else [str(c) for c in classes]
         self.columns = outputs.shape[1]
-        loss, activation = _loss_of(model), _activation_of(model)
         labels = self._numbers(labels)
-        self.task = task or _infer_task(
-            labels, outputs, _name(loss), activation
-        )
+        self.task = task or _infer_task(model, labels, outputs, from_logits)
         if from_logits is None:
-            from_logits = self._is_logits(outputs, loss, activation)
+            from_logits = self._is_logits(model, outputs)
         self.from_logits = from_logits
         self.classes = self._class_names()
 
@@ -75,29 +79,22 @@ class Interpretation:
             )
         if self.task == "regression":
             return outputs.astype("float32")
-        if self.task == "classification" and self.columns > 1:
-            return self._softmax(outputs).astype("float32")
         if self.from_logits:
-            outputs = 0.5 * (1.0 + np.tanh(0.5 * outputs))
-        elif not _in_unit_interval(outputs):
+            outputs = probabilities(outputs, self.task)
+        one_of_several = self.task == "classification" and self.columns > 1
+        fits = _sum_to_one if one_of_several else _in_unit_interval
+        if not fits(outputs):
             _not_probabilities(outputs)
-        if self.task == "classification":
+        if self.task == "classification" and self.columns == 1:
             outputs = np.concatenate([1.0 - outputs, outputs], axis=1)
         return np.clip(outputs, 0.0, 1.0).astype("float32")
 
-    def _softmax(self, outputs):
-        if self.from_logits:
-            powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-            return powers / powers.sum(axis=1, keepdims=True)
-        if not _sum_to_one(outputs):
-            _not_probabilities(outputs)
-        return np.clip(outputs, 0.0, 1.0)
-
-    def _is_logits(self, outputs, loss, activation):
-        if self.task == "regression" or activation in ("softmax", "sigmoid"):
+    def _is_logits(self, model, outputs):
+        if self.task == "regression":
             return False
-        if getattr(loss, "from_logits", False):
-            return True
+        told = ends_in_logits(model)
+        if told is not None:
+            return told
         if self.task == "classification" and self.columns > 1:
             return not _sum_to_one(outputs)
         return not _in_unit_interval(outputs)
@@ -173,20 +170,60 @@ class Interpretation:
         )
 
 
-def as_columns(outputs):
+def probabilities(logits, task):
+    """Probabilities of classes or labels from their logits.
+
+    Args:
+        logits: Array of shape (examples, outputs).
+        task: `"classification"` or `"multi_label"`.
+
+    Returns:
+        Array of the same shape: a softmax of several classes, otherwise
+        sigmoids.
+    """
+    logits = np.asarray(logits, "float64")
+    if task == "multi_label" or logits.shape[1] == 1:
+        return 0.5 * (1.0 + np.tanh(0.5 * logits))
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def as_columns(outputs, verb="evaluate"):
     """Outputs of shape (batch,) or (batch, columns) as columns."""
-    shapes = getattr(outputs, "shape", None)
-    if shapes is None or len(shapes) not in (1, 2):
-        found = type(outputs).__name__ if shapes is None else tuple(shapes)
-        raise ValueError(
-            "`evaluate` takes a model with one output of shape (batch,) or "
-            "(batch, classes). Make one of the output that you want: "
-            "`keras.Model(model.inputs, model.outputs[0])`. "
-            f"Received: outputs of {found}"
-        )
+    check_shape(outputs, verb)
     # Half precision of TensorFlow and JAX is no dtype of NumPy's own.
     outputs = np.asarray(outputs).astype("float32")
     return outputs.reshape(len(outputs), -1)
+
+
+def check_shape(outputs, verb):
+    """Raises where outputs are not one prediction for each input.
+
+    Args:
+        outputs: Tensor, array or a structure of them.
+        verb: String, which function takes them.
+    """
+    shape = getattr(outputs, "shape", None)
+    if shape is not None and len(shape) in (1, 2):
+        return
+    if shape is None:
+        found = type(outputs).__name__
+        how = (
+            "Of several outputs make a model of the one that you want: "
+            "`keras.Model(model.inputs, model.outputs[0])`; lists of tags are "
+            "for `ft.entity_scores`, and answers for `ft.answer_scores`."
+        )
+    else:
+        found = f"shape {tuple(shape)}"
+        how = (
+            "Predictions for each pixel or each step are judged by Keras: "
+            "`model.evaluate`, with metrics such as `keras.metrics.MeanIoU`. "
+            "Where one prediction is meant pool or flatten it first."
+        )
+    raise ValueError(
+        f"`{verb}` takes a model with one output of shape (batch,) or (batch, "
+        f"classes). {how} Received: outputs of {found}"
+    )
 
 
 def as_text(value):
@@ -198,53 +235,34 @@ def as_text(value):
     )
 
 
-def _infer_task(labels, outputs, loss, activation):
+def _infer_task(model, labels, outputs, from_logits):
     binary = bool(np.isin(labels, (0, 1)).all())
     several = labels.ndim == 2 and outputs.shape[1] > 1
-    if "crossentropy" in loss or activation == "softmax":
-        by_label = "binary" in loss and activation != "softmax"
-        return "multi_label" if by_label and several else "classification"
-    if activation == "sigmoid" and binary:
-        return "multi_label" if several else "classification"
-    if loss.startswith(_REGRESSION_LOSSES):
-        return "regression"
+    by_label = "multi_label" if several else "classification"
+    told = task_of(model)
+    if "crossentropy" not in loss_name(loss_of(model)):
+        if activation_of(model) == "sigmoid":
+            regression = told if told == "regression" else None
+            told = by_label if binary else regression
+    if told:
+        return by_label if told == "multi_label" else told
     if several:
         one_hot = binary and (labels.sum(axis=1) == 1).all()
         many = "multi_label" if binary else "regression"
         return "classification" if one_hot else many
-    if outputs.shape[1] == 1:
-        chance = binary and _in_unit_interval(outputs)
-        return "classification" if chance else "regression"
-    return "classification"
-
-
-def _loss_of(model):
-    loss = getattr(model, "loss", None)
-    if isinstance(loss, dict):
-        loss = list(loss.values())
-    if isinstance(loss, (list, tuple)):
-        loss = loss[0] if len(loss) == 1 else None
-    return loss
-
-
-def _name(loss):
-    if loss is None or isinstance(loss, str):
-        return loss or ""
-    return str(getattr(loss, "name", getattr(loss, "__name__", "")))
-
-
-def _activation_of(model):
-    """Name of the last activation, where the graph of the model tells it."""
-    outputs = getattr(model, "outputs", None)
-    if not outputs or len(outputs) != 1:
-        return None
-    operation = outputs[0]._keras_history.operation
-    if getattr(operation, "outputs", None) and hasattr(operation, "layers"):
-        return _activation_of(operation)
-    activation = getattr(operation, "activation", None)
-    if not isinstance(activation, str):
-        activation = getattr(activation, "__name__", type(operation).__name__)
-    return activation.lower()
+    if outputs.shape[1] > 1 or from_logits:
+        return "classification"
+    if not binary:
+        return "regression"
+    if _in_unit_interval(outputs):
+        return "classification"
+    raise ValueError(
+        "The labels are 0 and 1, and the only output of the model is no "
+        "probability: is it a logit, or a regression? Pass "
+        '`from_logits=True` or `task="regression"`, or compile the model '
+        "with its loss. Received: outputs from "
+        f"{outputs.min():.4g} to {outputs.max():.4g}"
+    )
 
 
 def _in_unit_interval(outputs):

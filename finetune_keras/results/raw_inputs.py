@@ -27,7 +27,8 @@ def read_inputs(inputs, model, facts):
     if hasattr(model, "tokenize"):
         return [inputs] if isinstance(inputs, (str, bytes)) else inputs
     tensor = model.inputs[0]
-    if tensor.dtype == "string":
+    preprocessor = getattr(model, "preprocessor", None)
+    if tensor.dtype == "string" or hasattr(preprocessor, "tokenizer"):
         return _texts(inputs)
     if facts["image_size"] or (len(tensor.shape) == 4 and _is_raw(inputs)):
         size = facts["image_size"] or tensor.shape[1:3]

@@ -5,6 +5,11 @@ import numpy as np
 
 from finetune_keras.models import graph
 from finetune_keras.models.layer_groups import layer_groups
+from finetune_keras.models.outputs import (
+    activation_of,
+    ends_in_logits,
+    task_of,
+)
 
 
 class HeadStart:
@@ -19,7 +24,8 @@ class HeadStart:
         report: String, what was done, for the history.
 
     Raises:
-        ValueError: If the plan insists on it and the head is not linear.
+        ValueError: If the plan insists on it, and the head is not linear or
+            does not tell one class among several apart.
     """
 
     def __init__(self, model, plan):
@@ -28,6 +34,7 @@ class HeadStart:
         self.head, self.report = None, "off"
         if plan.head_start is not None:
             try:
+                _check_task(model, self.optional)
                 self.head = linear_head(model)
             except ValueError as error:
                 self._leave(error)
@@ -45,8 +52,6 @@ class HeadStart:
         """
         method = "ridge" if self.optional else self.plan.head_start
         try:
-            if self.optional and not _is_softmax(self.head):
-                raise ValueError("The head ends in no softmax.")
             start_head(model, self.head, batches, method)
         except ValueError as error:
             self._leave(error)
@@ -60,9 +65,18 @@ class HeadStart:
         self.report = f"off: {error}"
 
 
-def _is_softmax(head):
-    name = getattr(head.activation, "__name__", None)
-    return name == "softmax" and head.units > 1
+def _check_task(model, optional):
+    """Raises where a head does not tell one class among several apart."""
+    task = task_of(model)
+    fits = task == "classification" or (task is None and not optional)
+    softmax = activation_of(model) == "softmax" or ends_in_logits(model)
+    if not fits or (optional and not softmax):
+        raise ValueError(
+            "Only a head that tells one class among several apart can be "
+            "solved in closed form: it ends in a softmax, or in the logits of "
+            f"one, and this one ends in no softmax. Received: {task=}, "
+            f"model={model.name!r} that ends in {activation_of(model)!r}"
+        )
 
 
 def linear_head(model):

@@ -61,7 +61,6 @@ VALUES = np.array([1.5, -2.0])
             True,
         ),
         (model_of(1), BINARY, ONE, "classification", False),
-        (model_of(1), BINARY, LOGIT1, "regression", False),
         (model_of(1), VALUES, LOGIT1, "regression", False),
         (model_of(1, "sigmoid"), VALUES, ONE, "regression", False),
         (model_of(1, loss="mse"), BINARY, ONE, "regression", False),

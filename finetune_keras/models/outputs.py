@@ -1,0 +1,152 @@
+"""What the outputs of a model mean, as far as the model itself tells it."""
+
+import functools
+import re
+import sys
+
+import keras
+
+# What leaves the meaning of its input as it is.
+_PASSES_ON = (
+    "activity_regularization",
+    "cast",
+    "dropout",
+    "flatten",
+    "identity",
+    "input_layer",
+    "linear",
+    "permute",
+    "reshape",
+    "squeeze",
+)
+_REGRESSION_LOSSES = (
+    "mean_",
+    "huber",
+    "log_cosh",
+    "poisson",
+    "tweedie",
+    "cosine_similarity",
+)
+
+
+def activation_of(model):
+    """Name of the last activation, such as `"softmax"` or `"linear"`.
+
+    Args:
+        model: A `keras.Model`.
+
+    Returns:
+        String, the name of the last layer where that has no activation, or
+        `None` where the model has no graph or several outputs.
+    """
+    outputs = getattr(model, "outputs", None)
+    if not outputs or len(outputs) != 1:
+        return None
+    tensor = outputs[0]
+    while True:
+        operation, index, _ = tensor._keras_history
+        name = _activation_name(operation)
+        if hasattr(operation, "layers"):
+            name = activation_of(operation)
+        inputs = operation._inbound_nodes[index].input_tensors
+        passes_on = name in _PASSES_ON and not getattr(operation, "weights", ())
+        if not passes_on or len(inputs) != 1:
+            return name
+        tensor = inputs[0]
+
+
+def _activation_name(operation):
+    activation = getattr(operation, "activation", None)
+    if activation is None:
+        activation = type(operation).__name__
+    if not isinstance(activation, str):
+        kind = type(activation).__name__
+        activation = getattr(activation, "__name__", kind)
+    return _snake_case(activation)
+
+
+def loss_of(model):
+    """The only loss that a model is compiled with, or `None`."""
+    loss = getattr(model, "loss", None)
+    if isinstance(loss, dict):
+        loss = list(loss.values())
+    if isinstance(loss, (list, tuple)):
+        loss = loss[0] if len(loss) == 1 else None
+    return loss
+
+
+def loss_name(loss):
+    """Name of a loss, the same for a string, an alias, a function, an object.
+
+    Args:
+        loss: What `loss_of` found.
+
+    Returns:
+        String such as `"binary_crossentropy"`, empty for `None`.
+    """
+    if loss is None:
+        return ""
+    if isinstance(loss, str):
+        loss = keras.losses.get(loss)
+    if isinstance(loss, functools.partial):
+        loss = loss.func
+    name = getattr(loss, "__name__", None)
+    return _snake_case(name or type(loss).__name__)
+
+
+def task_of(model):
+    """The task that a model is made for, by its loss and its last activation.
+
+    Args:
+        model: A `keras.Model`.
+
+    Returns:
+        `"classification"`, `"multi_label"`, `"regression"`, or `None` where
+        neither tells it.
+    """
+    loss, activation = loss_name(loss_of(model)), activation_of(model)
+    outputs = getattr(model, "outputs", None)
+    several = bool(outputs) and outputs[0].shape[-1] != 1
+    if "crossentropy" in loss:
+        by_label = "binary" in loss and activation != "softmax"
+        return "multi_label" if by_label and several else "classification"
+    if loss.startswith(_REGRESSION_LOSSES) and activation != "softmax":
+        return "regression"
+    if activation == "sigmoid":
+        return "multi_label" if several else "classification"
+    if activation == "softmax" or _is_hub_classifier(model):
+        return "classification"
+    return None
+
+
+def ends_in_logits(model):
+    """Tells whether the outputs of a classifier are logits.
+
+    Every room that reads outputs as probabilities asks this.
+
+    Args:
+        model: A `keras.Model`.
+
+    Returns:
+        Boolean, or `None` where the model does not tell: it ends in neither
+        softmax nor sigmoid, and no loss of it says `from_logits=True`.
+    """
+    if activation_of(model) in ("softmax", "sigmoid"):
+        return False
+    loss = loss_of(model)
+    told = getattr(loss, "keywords", None) or {}
+    if getattr(loss, "from_logits", False) or told.get("from_logits"):
+        return True
+    return True if _is_hub_classifier(model) else None
+
+
+def _is_hub_classifier(model):
+    """Tells KerasHub's classifiers, which end in logits by default."""
+    hub = sys.modules.get("keras_hub")
+    kinds = ("ImageClassifier", "TextClassifier")
+    kinds = [getattr(hub.models, kind, ()) for kind in kinds] if hub else []
+    return any(isinstance(model, kind) for kind in kinds)
+
+
+def _snake_case(name):
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
