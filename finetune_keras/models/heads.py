@@ -7,8 +7,9 @@ import keras
 from finetune_keras.models import graph
 from finetune_keras.models.head_finder import collapses, find_head
 from finetune_keras.models.layer_groups import weighted_atoms
+from finetune_keras.models.outside_graph import with_preprocessing
 from finetune_keras.models.pixel_guard import PixelModel
-from finetune_keras.models.replay import flatten
+from finetune_keras.models.replay import opened
 from finetune_keras.models.text_encoder import TextEncoder
 from finetune_keras.models.text_model import TextModel
 from finetune_keras.models.trainable_set import keep_trainable_set
@@ -82,7 +83,7 @@ def replace_head(model, num_classes, **head):
     flat, features = split_head(model)
     mask = padding_mask(flat)
     outputs = build_head(features, num_classes, mask, **head)
-    return rebuild(flat, outputs)
+    return rebuild(flat, outputs, whole=model)
 
 
 def remove_head(model):
@@ -114,11 +115,21 @@ def remove_head(model):
             "dense layer behind a pooling. Use it as it is. "
             f"Received: model={model.name!r} with output {features.shape}"
         )
-    return rebuild(flat, features)
+    return rebuild(flat, features, whole=model)
 
 
-def rebuild(model, outputs):
-    """Makes a model with new outputs on the inputs of another, of its kind."""
+def rebuild(model, outputs, whole=None):
+    """Makes a model with new outputs on the inputs of another, of its kind.
+
+    Args:
+        model: A `keras.Model` that has a graph.
+        outputs: `KerasTensor` of the graph, or a structure of them.
+        whole: The `keras.Model` that `model` was opened from, if it was: it
+            may do something before its graph. Defaults to `None`.
+
+    Returns:
+        A `keras.Model`.
+    """
     inputs = graph.graph_of(model).input
     kinds = [k for k in (PixelModel, TextModel) if isinstance(model, k)]
     new = (*kinds, keras.Model)[0](inputs, outputs, name=model.name)
@@ -134,7 +145,7 @@ def rebuild(model, outputs):
             # An adapter: the file of the new model is to have it, too.
             layer.keep_in(new)
             break
-    return new
+    return with_preprocessing(model if whole is None else whole, new)
 
 
 def split_head(model):
@@ -145,14 +156,14 @@ def split_head(model):
         `KerasTensor` below the head; its output where there is no head.
     """
     if graph.graph_of(model) is None:
-        flatten(model)
+        opened(model)
     steps, _, outputs = graph.walk(model)
     if len(outputs) > 1:
-        return flatten(model), _backbone_features(model)
+        return opened(model), _backbone_features(model)
     cuts = graph.cut_points(steps, outputs, masks=True)
     atoms = weighted_atoms(steps)
     head = find_head(steps, cuts, outputs, atoms)
-    flat = flatten(model)
+    flat = opened(model)
     if not head:
         return flat, graph.graph_of(flat).outputs[0]
     tensor = _end_of_backbone(model, steps, cuts, atoms, head)

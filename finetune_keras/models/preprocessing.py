@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from finetune_keras.models.graph import graph_of, walk
+from finetune_keras.models.outside_graph import prepares_inputs
 from finetune_keras.models.pixel_guard import PixelModel, looks_scaled
 
 __all__ = [
@@ -57,6 +58,8 @@ def preprocessing_mode(model):
     ```
     """
     names = [model.name]
+    if prepares_inputs(model):
+        return "inside"
     for step in walk(model)[0] if graph_of(model) is not None else []:
         if _scales(step.operation):
             return "inside"
@@ -77,7 +80,10 @@ def _scales(operation):
             keras.layers.Normalization,
             keras.layers.Lambda,
         )
-        return isinstance(operation, scaling)
+        # The second is what a preprocessor of KerasHub scales with.
+        return isinstance(operation, scaling) or hasattr(
+            operation, "image_converter"
+        )
     return type(operation).__name__ in ARITHMETIC
 
 

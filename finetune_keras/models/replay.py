@@ -5,6 +5,7 @@ import contextlib
 import keras
 
 from finetune_keras.models.graph import graph_of, walk
+from finetune_keras.models.outside_graph import with_preprocessing
 
 
 def flatten(model):
@@ -15,10 +16,14 @@ def flatten(model):
 
     Returns:
         A `keras.Model` with the same inputs, outputs and layers, in which no
-        layer is a model. `model` itself if there is nothing to open.
+        layer is a model. `model` itself if there is nothing to open. What a
+        KerasHub task does before its graph is part of it: its scaling and
+        resizing become the first layer, and with its tokeniser it is a
+        `TextModel`.
 
     Raises:
-        ValueError: If `model` has no graph.
+        ValueError: If `model` has no graph, or prepares its inputs in a way
+            that cannot stand in one.
 
     Example:
 
@@ -31,6 +36,12 @@ def flatten(model):
     print([layer.name for layer in ft.flatten(nested).layers])
     ```
     """
+    flat = opened(model)
+    return model if flat is model else with_preprocessing(model, flat)
+
+
+def opened(model):
+    """Does what `flatten` does with the graph alone, as it stands."""
     if graph_of(model) is None:
         raise ValueError(
             "Only a functional or sequential model that has been built has a "

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from finetune_keras.models import graph
+from finetune_keras.models.outside_graph import own_methods
 from finetune_keras.models.tf_data import is_augmented
 from finetune_keras.training.activation_store import CacheRefused
 from finetune_keras.training.fit_state import keras_generator_left_as_it_was
@@ -63,6 +64,10 @@ def check_methods(model):
     for one, name in [*pairs, *((x, "call") for x in inner)]:
         if not _is_ours(getattr(one, name)):
             raise CacheRefused(f"{one.name!r} has a `{name}` of its own")
+    # Those of KerasHub run a preprocessor first, and so do we.
+    lost = own_methods(model)
+    if lost:
+        raise CacheRefused(f"{model.name!r} has a `{lost[0]}` of its own")
 
 
 def check_below(operations, trained):

@@ -10,6 +10,7 @@ from finetune_keras.models.outputs import (
     ends_in_logits,
     task_of,
 )
+from finetune_keras.models.outside_graph import own_methods
 
 
 class HeadStart:
@@ -36,6 +37,7 @@ class HeadStart:
             try:
                 _check_task(model, self.optional)
                 self.head = linear_head(model)
+                _check_methods(model)
             except ValueError as error:
                 self._leave(error)
         self.is_due = self.head is not None
@@ -76,6 +78,17 @@ def _check_task(model, optional):
             "solved in closed form: it ends in a softmax, or in the logits of "
             f"one, and this one ends in no softmax. Received: {task=}, "
             f"model={model.name!r} that ends in {activation_of(model)!r}"
+        )
+
+
+def _check_methods(model):
+    lost = own_methods(model)
+    if lost:
+        raise ValueError(
+            f"{type(model).__name__} has {lost} of its own, and what they do "
+            "to the data cannot be told, so that the head cannot be solved "
+            "for it. Leave out `head_start`. "
+            f"Received: model={model.name!r}"
         )
 
 

@@ -6,6 +6,10 @@ import keras
 import numpy as np
 
 from finetune_keras.models.buckets import Buckets
+from finetune_keras.models.outside_graph import (
+    prepares_inputs,
+    texts_as_arrays,
+)
 from finetune_keras.models.tf_data import is_shuffled
 
 
@@ -30,6 +34,8 @@ class Inputs:
         if hasattr(model, "tokenize"):
             data = model.tokenize(data, batch_size, training=name == "train")
         self.is_arrays = isinstance(data, (tuple, list))
+        if self.is_arrays and prepares_inputs(model):
+            data = texts_as_arrays(data)
         if self.is_arrays and len(data) == 3 and data[2] is None:
             data = data[:2]
         self.data = data

@@ -1,11 +1,13 @@
 """What one phase trains, and on what."""
 
 import contextlib
+import itertools
 
 import keras
 
 from finetune_keras.models.buckets import Buckets
-from finetune_keras.models.replay import flatten
+from finetune_keras.models.outside_graph import prepared, prepares_inputs
+from finetune_keras.models.replay import opened
 from finetune_keras.training.activation_store import CacheRefused
 from finetune_keras.training.cache_checks import check_data
 from finetune_keras.training.feed import feed
@@ -72,7 +74,7 @@ class PhaseWork:
         if not (resumable or self.model.optimizer.built):
             return
         if self._views is None:
-            batch = self.train.example()
+            batch = self._example()
         else:
             view = self._views[0]
             batch = next(iter(view)) if isinstance(view, Buckets) else view
@@ -83,6 +85,9 @@ class PhaseWork:
         """Returns a flat model, and batches that it takes, once over all."""
         if self._views is None:
             batches = self.train.batches()
+            if prepares_inputs(self.model):
+                data = self._prepared()
+                batches = itertools.islice(data, self.train.steps)
             if keras.backend.backend() != "tensorflow":
                 # There a model predicts no batch of tensors of TensorFlow.
                 batches = (
@@ -94,9 +99,18 @@ class PhaseWork:
                     )
                     for x, *labels in batches
                 )
-            return flatten(self.model), batches
+            return opened(self.model), batches
         view = self._views[0]
         return self.target, view if isinstance(view, Buckets) else [view]
+
+    def _example(self):
+        batch = self.train.example()
+        if batch is None or not prepares_inputs(self.model):
+            return batch
+        return next(iter(self._prepared()))
+
+    def _prepared(self):
+        return prepared(self.model, self.train.data, self.train.batch_size)
 
     def evaluate(self):
         """Returns a dict of the loss and metrics on validation data."""

@@ -6,7 +6,8 @@ import numpy as np
 from finetune_keras.models import graph
 from finetune_keras.models.buckets import Buckets
 from finetune_keras.models.layer_groups import layer_groups
-from finetune_keras.models.replay import flatten, layer_names_kept, tail
+from finetune_keras.models.outside_graph import prepared, prepares_inputs
+from finetune_keras.models.replay import layer_names_kept, opened, tail
 from finetune_keras.models.tf_data import is_shuffled
 from finetune_keras.training.activation_store import (
     CacheRefused,
@@ -53,6 +54,7 @@ class PrefixCache:
             raise CacheRefused("JAX does not predict in several processes")
         self.options = options
         self.folder = folder
+        self.model = model
         check_methods(model)
         # Dropout below the cut, in models that say so, is left out.
         self.quiet_layers = ()
@@ -134,6 +136,11 @@ class PrefixCache:
         self.quiet = inputs.name != "train"
         views = 1 if self.quiet else self.views
         check_data(inputs, self.views)
+        if prepares_inputs(self.model):
+            # Such a model's own `fit` leaves arrays in their order.
+            inputs.shuffled = inputs.is_dataset and is_shuffled(inputs.data)
+            data = prepared(self.model, inputs.data, inputs.batch_size)
+            return [self._store_dataset(inputs, data) for _ in range(views)]
         if inputs.is_arrays:
             inputs.shuffled = True
             return [self._store_arrays(inputs) for _ in range(views)]
@@ -141,7 +148,7 @@ class PrefixCache:
             inputs.shuffled = True
             return [self._store_buckets(inputs) for _ in range(views)]
         inputs.shuffled = is_shuffled(inputs.data)
-        return [self._store_dataset(inputs) for _ in range(views)]
+        return [self._store_dataset(inputs, inputs.data) for _ in range(views)]
 
     def _store_arrays(self, inputs):
         x, *labels = inputs.data
@@ -170,10 +177,10 @@ class PrefixCache:
             )
             self._run(part, store, start, batch)
 
-    def _store_dataset(self, inputs):
-        count = _count_batches(inputs.data)
+    def _store_dataset(self, inputs, data):
+        count = _count_batches(data)
         labels, seen, start, store = [], set(), 0, None
-        for x, *rest in inputs.data:
+        for x, *rest in data:
             if store is None:
                 batch = _size(x)
                 extent = count * batch, None
@@ -185,7 +192,7 @@ class PrefixCache:
             start += self._run(x, store, start, batch)
             labels.append(keras.tree.map_structure(np.asarray, rest))
             seen.update(example_digests(x))
-        self._check_repeats(inputs.data, seen)
+        self._check_repeats(data, seen)
         inputs.batch_size = batch
         labels = keras.tree.map_structure(_join, *labels)
         store = [array[:start] for array in store]
@@ -281,7 +288,7 @@ class PrefixCache:
 def _flat(model):
     if graph.graph_of(model) is None:
         raise CacheRefused("a subclassed model has no graph to cut")
-    flat = graph.graph_of(flatten(model))
+    flat = graph.graph_of(opened(model))
     return keras.Model(flat.input, flat.output)
 
 
