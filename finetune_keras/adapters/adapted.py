@@ -173,15 +173,3 @@ def _without_activation(layer):
                 members["activation"] = activation
             else:
                 del members["activation"]
-
-
-def forget_traces(model):
-    """Lets a model trace its steps anew at their next use."""
-    for name in ("train_function", "test_function", "predict_function"):
-        function = getattr(model, name, None)
-        # `jax.jit` would know the step again, and use the trace of before.
-        for cell in getattr(function, "__closure__", None) or ():
-            if hasattr(cell.cell_contents, "clear_cache"):
-                cell.cell_contents.clear_cache()
-        if function is not None:
-            setattr(model, name, None)

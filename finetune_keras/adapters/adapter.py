@@ -8,11 +8,7 @@ import warnings
 
 from keras import ops
 
-from finetune_keras.adapters.adapted import (
-    detach,
-    forget_traces,
-    is_adapted,
-)
+from finetune_keras.adapters.adapted import detach, is_adapted
 from finetune_keras.adapters.method import Method
 from finetune_keras.adapters.saved_model import (
     adapters_by_name,
@@ -26,6 +22,7 @@ from finetune_keras.adapters.targets import (
     head_layers,
 )
 from finetune_keras.models.freezing import freeze, unfreeze
+from finetune_keras.models.traces import forget_traces
 from finetune_keras.models.trainable_set import keep_trainable_set
 
 
@@ -35,7 +32,7 @@ def add_adapters(model, method, target_layers=None, name="default"):
     The model is changed in place: its layers stay the same objects with the
     same weights, and those chosen get a small trained layer inside, named
     `adapter_` and `name`. Other models that share these layers get it too,
-    once they are compiled again if they have been used. A
+    and forget what they have traced, KerasHub's `generate` with it. A
     functional or sequential model becomes an `AdapterModel` or
     `AdapterSequential`, which behaves the same and keeps the adapters in its
     `.keras` file; other models warn that their file will not.

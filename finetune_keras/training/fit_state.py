@@ -10,6 +10,8 @@ import keras
 import numpy as np
 from keras.src.backend.common import global_state
 
+from finetune_keras.models.traces import FUNCTIONS, clear_trace
+
 
 def compile_arguments(model):
     """Returns the arguments that `model.compile` was called with."""
@@ -72,10 +74,10 @@ def strategy_scope(model):
 
 def renew_functions(model):
     """Lets a model trace its steps anew, within a running `fit` too."""
-    for name in ("train_function", "test_function", "predict_function"):
-        if keras.backend.backend() == "jax":
-            _clear_trace(getattr(model, name))
-        setattr(model, name, None)
+    for name in FUNCTIONS:
+        clear_trace(getattr(model, name, None))
+        if hasattr(model, name):
+            setattr(model, name, None)
     # A running `fit` needs it at once; before one, on JAX, it would fix where
     # state is kept that is not there yet.
     if keras.distribution.distribution() is None or _is_built(model):
@@ -88,17 +90,6 @@ def renew_functions(model):
 def _is_built(model):
     parts = (model.optimizer, model._compile_loss, model._compile_metrics)
     return all(part is None or part.built for part in parts)
-
-
-def _clear_trace(function):
-    """Clears a trace that JAX would use again while anyone holds it.
-
-    `jax.jit` knows a function by equality, and `model.train_step` is equal to
-    itself: a new `jit` of it would get the trace of the old one.
-    """
-    for cell in getattr(function, "__closure__", None) or ():
-        if hasattr(cell.cell_contents, "clear_cache"):
-            cell.cell_contents.clear_cache()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,51 @@
+"""What a model has traced of itself, and how it comes to forget it."""
+
+import gc
+
+import keras
+
+from finetune_keras.models import graph
+
+# The last is of KerasHub's generative tasks.
+FUNCTIONS = (
+    "train_function",
+    "test_function",
+    "predict_function",
+    "generate_function",
+)
+
+
+def forget_traces(model):
+    """Lets all that computes with layers of a model be traced anew.
+
+    That is the model, the models in it, and those around: a layer does not
+    know them, but the task that holds a backbone goes on with what it has
+    traced of it.
+
+    Args:
+        model: A `keras.Model`, whose layers now compute something else.
+    """
+    own = {id(model), *map(id, graph.all_layers(model))}
+    # Type by type: to ask an object itself may wake what only stands for one.
+    models = [x for x in gc.get_objects() if issubclass(type(x), keras.Model)]
+    for other in models:
+        traced = [name for name in FUNCTIONS if vars(other).get(name)]
+        layers = other._flatten_layers() if traced else ()
+        if any(id(layer) in own for layer in layers):
+            for name in traced:
+                clear_trace(getattr(other, name))
+                setattr(other, name, None)
+
+
+def clear_trace(function):
+    """Clears a trace that JAX would use again while anyone holds it.
+
+    `jax.jit` knows a function by equality, and `model.train_step` is equal to
+    itself: a new `jit` of it would get the trace of the old one.
+
+    Args:
+        function: A function that Keras has made, or `None`.
+    """
+    for cell in getattr(function, "__closure__", None) or ():
+        if hasattr(cell.cell_contents, "clear_cache"):
+            cell.cell_contents.clear_cache()
