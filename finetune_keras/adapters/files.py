@@ -14,6 +14,7 @@ from finetune_keras.adapters.file_base import (
     head_of,
     renamed,
 )
+from finetune_keras.adapters.method import read_method
 from finetune_keras.adapters.peft_files import (
     CONFIG,
     WEIGHTS,
@@ -150,7 +151,7 @@ def load_adapters(model, path, name=None):
     if "leaf_layers" in facts:
         facts, tensors = renamed(model, facts, tensors)
     name = facts["name"] if name is None else name
-    method = keras.saving.deserialize_keras_object(facts["method"])
+    method = read_method(facts["method"])
     if not folder:
         check_base(model, facts["base"], path)
     if not folder or tensors["head"]:

@@ -1,5 +1,7 @@
 """What all methods have in common: arguments that can be kept and compared."""
 
+import keras
+
 
 class Method:
     """A way of adapting, with its arguments.
@@ -78,3 +80,31 @@ class Method:
     def __repr__(self):
         pairs = [f"{k}={v!r}" for k, v in self.get_config().items()]
         return f"{type(self).__name__}({', '.join(pairs)})"
+
+
+def read_method(config, custom_objects=None):
+    """Makes the method that a file names, and nothing but a method.
+
+    Args:
+        config: Dict, what `keras.saving.serialize_keras_object` made of one.
+        custom_objects: Dict, as for Keras. Defaults to `None`.
+
+    Returns:
+        A `Method`.
+
+    Raises:
+        ValueError: If it names another class, which is not made then.
+    """
+    config = config if isinstance(config, dict) else {}
+    name = config.get("registered_name")
+    found = keras.saving.get_registered_object(name, custom_objects)
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise ValueError(
+            "What adapts a model must be an adapter method, such as `ft.LoRA`; "
+            "one of your own must be registered with `keras.saving` first. "
+            f"Received, from a file: {name!r}"
+        )
+    names = ("module", "class_name", "config", "registered_name")
+    return keras.saving.deserialize_keras_object(
+        {key: config.get(key) for key in names}, custom_objects=custom_objects
+    )

@@ -6,6 +6,7 @@ import keras
 
 from finetune_keras.adapters.adapted import attach, base_classes
 from finetune_keras.adapters.layer import adapters_in, bases
+from finetune_keras.adapters.method import read_method
 from finetune_keras.models import graph
 from finetune_keras.models.text_model import TextModel
 from finetune_keras.models.trainable_set import (
@@ -45,9 +46,7 @@ class _KeepsAdapters:
         saved = config.pop("leaf_layers", ())
         model = super().from_config(config, custom_objects=custom_objects)
         for name, facts in adapters.items():
-            method = keras.saving.deserialize_keras_object(
-                facts["method"], custom_objects=custom_objects
-            )
+            method = read_method(facts["method"], custom_objects)
             paths = paths_now(saved, graph.leaf_layers(model).values())
             layers = [path_now(path, paths) for path in facts["layers"]]
             attach_adapters(model, method, layers, name)

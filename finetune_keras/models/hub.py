@@ -4,6 +4,7 @@ import inspect
 import os
 
 import keras
+from keras.src.saving import serialization_lib
 
 _SPECIAL = ("inputs", "training", "self")
 
@@ -17,8 +18,13 @@ class HubLayer(keras.layers.Layer):
     that are trainable there are weights of this layer: they are frozen,
     trained and saved with the model. The SavedModel itself stays where it is:
     a `.keras` file holds its path and the weights, and is loaded where the
-    path still leads to it. A SavedModel is a program: load only those that
-    you trust.
+    path still leads to it.
+
+    A SavedModel is a program: load only those that you trust. A `.keras` file
+    could name any, so that Keras's safe mode, which is the default of
+    `load_model`, refuses this layer before anything is read or fetched. Load
+    files of your own by `keras.models.load_model(path, safe_mode=False)` or
+    `ft.load_bundle(path, safe_mode=False)`.
 
     TensorFlow backend only. Under mixed precision the layer stays in float32.
 
@@ -161,6 +167,19 @@ class HubLayer(keras.layers.Layer):
             "signature": self.signature,
             "output_key": self.output_key,
         }
+
+    @classmethod
+    def from_config(cls, config):
+        if serialization_lib.in_safe_mode():
+            raise ValueError(
+                "The file holds a `HubLayer`: loading it would read or fetch a "
+                "SavedModel that the file names, and run it. If you trust the "
+                "file and that SavedModel, load it by "
+                "`keras.models.load_model(path, safe_mode=False)` or "
+                "`ft.load_bundle(path, safe_mode=False)`. "
+                f"Received: handle={config.get('handle')!r}"
+            )
+        return super().from_config(config)
 
 
 def _resolve(handle):

@@ -96,17 +96,22 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
     return str(path)
 
 
-def load_bundle(path):
+def load_bundle(path, safe_mode=True):
     """Loads what `save_bundle` saved, in safe mode.
+
+    In safe mode no file can run code, or have another file read or fetched,
+    which a `HubLayer` and a `Lambda` layer do.
 
     Args:
         path: String.
+        safe_mode: Boolean, as for `keras.models.load_model`. Pass `False` only
+            for a file that you trust. Defaults to `True`.
 
     Returns:
         A `Bundle`.
 
     Raises:
-        ValueError: If the file is no bundle.
+        ValueError: If the file is no bundle, or cannot be loaded in safe mode.
 
     Example:
 
@@ -131,7 +136,7 @@ def load_bundle(path):
             "`keras.models.load_model`; `save_bundle` adds what it takes to "
             f"predict from raw input. Received: path={str(path)!r}"
         ) from error
-    return Bundle(keras.models.load_model(path), facts)
+    return Bundle(keras.models.load_model(path, safe_mode=safe_mode), facts)
 
 
 class Bundle:

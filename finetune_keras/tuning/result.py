@@ -98,7 +98,7 @@ class Search:
             ),
         )
 
-    def best(self, rank=1):
+    def best(self, rank=1, safe_mode=True):
         """Loads the model and the plan of the best trial.
 
         Of several executions of a trial it is the best one.
@@ -106,6 +106,9 @@ class Search:
         Args:
             rank: Integer, 1 for the best trial, 2 for the next. Defaults to
                 `1`.
+            safe_mode: Boolean, as for `keras.models.load_model`: models with
+                a `HubLayer` or a `Lambda` layer need `False`. Defaults to
+                `True`.
 
         Returns:
             `(model, plan)`: a compiled `keras.Model` with the weights of its
@@ -123,7 +126,8 @@ class Search:
                 "Pass a higher `keep` to `ft.tune`. "
                 f"Received: rank={rank!r}"
             )
-        return keras.models.load_model(path), row["plan"]
+        model = keras.models.load_model(path, safe_mode=safe_mode)
+        return model, row["plan"]
 
     def plot(self):
         """Draws the score against each part that was varied.
