@@ -1,8 +1,12 @@
 """Raw labels to what a model is trained on; the task they make."""
 
+import collections
+import numbers
 import typing
 
 import numpy as np
+
+from finetune_keras.data.label_checks import one_column
 
 TASKS = ("classification", "multi_label", "regression")
 _FEW = 20
@@ -53,6 +57,75 @@ def encode(labels, task=None, classes=None):
     return Targets(task, *_class_ids(labels, classes))
 
 
+def check_classes(classes, name="classes"):
+    """Names of classes as a list of strings.
+
+    Integers are names only where they are their own places, 0, 1, ...: others
+    could be meant as places or as labels.
+
+    Args:
+        classes: List of strings, in the order of the outputs.
+        name: String, the argument that messages speak of. Defaults to
+            `"classes"`.
+
+    Returns:
+        List of strings.
+
+    Raises:
+        ValueError: If it is a string or a set, if a name is no string, or
+            stands twice.
+    """
+    listed = isinstance(classes, (list, tuple))
+    if not listed and getattr(classes, "ndim", None) != 1:
+        _refuse_classes(name, classes, "It has an order.")
+    names = [x.decode() if isinstance(x, bytes) else x for x in classes]
+    if all(x is not True and x is not False for x in names):
+        places = names == list(range(len(names)))
+        names = [str(int(x)) for x in names] if places else names
+    odd = [x for x in names if not isinstance(x, str)]
+    if odd or not names:
+        what = f"{odd[0]!r} is no string." if odd else "There is none."
+        _refuse_classes(name, classes, what)
+    twice, count = collections.Counter(names).most_common(1)[0]
+    if count > 1:
+        _refuse_classes(name, classes, f"{twice!r} stands twice.")
+    return [str(x) for x in names]
+
+
+def count_classes(classes, name="classes"):
+    """Tells how many classes there are, and their names where they are known.
+
+    Args:
+        classes: See `check_classes`; or an integer.
+        name: See `check_classes`.
+
+    Returns:
+        `(count, names)`; names are `None` for an integer.
+    """
+    if isinstance(classes, numbers.Integral):
+        return classes, None
+    names = check_classes(classes, name)
+    return len(names), names
+
+
+def _refuse_classes(name, classes, why):
+    raise ValueError(
+        f"`{name}` must be a list of names, all different strings, in the "
+        f"order of the outputs. {why} Received: {name}={classes!r}"
+    )
+
+
+def as_array(values):
+    """An array; beside texts, what is no text does not become one."""
+    if isinstance(values, (list, tuple)) and any(
+        isinstance(value, (str, bytes)) for value in values
+    ):
+        array = np.empty(len(values), object)
+        array[:] = values
+        return array
+    return np.asarray(values)
+
+
 def split_labels(labels, separator):
     """Turns `"a,b"` into `["a", "b"]`; an empty string into no label."""
     return [
@@ -69,10 +142,7 @@ def _as_array(labels):
         rows = np.empty(len(labels), object)
         rows[:] = [list(x) for x in labels]
         return rows
-    labels = np.asarray(labels)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        return labels[:, 0]
-    return labels
+    return one_column(as_array(labels))
 
 
 def _is_matrix(rows):
@@ -98,7 +168,7 @@ def is_missing(value):
 
 def _check_missing(labels):
     if labels.dtype == object:
-        missing = [i for i, x in enumerate(labels) if is_missing(x)]
+        missing = [i for i, x in enumerate(labels) if _lacks(x)]
     elif labels.dtype.kind == "f":
         bad = ~np.isfinite(labels)
         missing = np.flatnonzero(bad.reshape(len(labels), -1).any(1))
@@ -106,9 +176,17 @@ def _check_missing(labels):
         missing = np.flatnonzero(labels == "") if _textual(labels) else []
     if len(missing):
         raise ValueError(
-            f"{len(missing)} examples have no label. Leave them out. "
+            f"{len(missing)} examples have no label, or one that is NaN or "
+            "infinite. Leave them out. "
             f"Received: missing labels at {[int(i) for i in missing[:10]]}"
         )
+
+
+def _lacks(label):
+    """Tells whether a label, or one of several, is missing."""
+    if isinstance(label, list):
+        return any(map(is_missing, label))
+    return is_missing(label)
 
 
 def _infer(labels):
@@ -140,17 +218,32 @@ def _class_ids(labels, classes):
             )
         labels = labels.argmax(1)
     if _whole_numbers(labels) and classes is not None:
-        return _check_names(classes), _named_ids(labels, len(classes))
+        names = check_classes(classes)
+        return names, _named_ids(labels, names)
     labels = labels if _whole_numbers(labels) else np.array(_texts(labels))
     values, ids = np.unique(labels, return_inverse=True)
     names = [str(value) for value in values]
     if classes is None:
         return names, ids.astype("int32")
-    order = _positions(names, _check_names(classes))
-    return list(classes), np.array(order, "int32")[ids]
+    classes = check_classes(classes)
+    order = _positions(names, classes)
+    return classes, np.array(order, "int32")[ids]
 
 
-def _named_ids(labels, count):
+def _named_ids(labels, names):
+    count = len(names)
+    apart = [
+        name
+        for i, name in enumerate(names)
+        if name.isdecimal() and int(name) < count and int(name) != i
+    ]
+    if apart:
+        raise ValueError(
+            "Integers as labels are the places of their names in `classes`, "
+            f"where {apart[0]!r} stands in another place. Leave out `classes`, "
+            "or pass the labels as strings. "
+            f"Received: classes={names} and integer labels"
+        )
     if labels.min() < 0 or labels.max() >= count:
         raise ValueError(
             f"`classes` has {count} names, for the labels 0 to {count - 1}. "
@@ -161,16 +254,17 @@ def _named_ids(labels, count):
 
 def _multi_hot(labels, classes):
     if labels.ndim == 2:
-        names = classes or [str(i) for i in range(labels.shape[1])]
-        if len(_check_names(names)) != labels.shape[1]:
+        names = [str(i) for i in range(labels.shape[1])]
+        names = names if classes is None else check_classes(classes)
+        if len(names) != labels.shape[1]:
             raise ValueError(
                 f"`classes` must have {labels.shape[1]} names, one a column of "
                 f"the labels. Received: classes={classes!r}"
             )
-        return list(names), labels.astype("float32")
+        return names, labels.astype("float32")
     rows = [_texts(row) for row in labels]
     found = sorted({name for row in rows for name in row})
-    names = list(_check_names(classes)) if classes is not None else found
+    names = check_classes(classes) if classes is not None else found
     _positions(found, names)
     place = {name: i for i, name in enumerate(names)}
     y = np.zeros((len(rows), len(names)), "float32")
@@ -180,25 +274,20 @@ def _multi_hot(labels, classes):
 
 
 def _floats(labels):
-    try:
-        return labels.astype("float32")
-    except (TypeError, ValueError) as error:
+    odd = [x for x in labels.ravel().tolist() if not _is_float(x)]
+    if odd:
         raise ValueError(
-            "Labels of a regression must be numbers. "
-            f"Received: {labels.ravel()[0]!r}"
-        ) from error
-
-
-def _check_names(classes):
-    good = isinstance(classes, (list, tuple)) and all(
-        isinstance(name, str) for name in classes
-    )
-    if not good or len(set(classes)) != len(classes):
-        raise ValueError(
-            "`classes` must be a list of different strings. "
-            f"Received: classes={classes!r}"
+            "Labels of a regression must be numbers that float32 can hold. "
+            f"Received: {odd[0]!r}, and {len(odd) - 1} more"
         )
-    return list(classes)
+    return labels.astype("float32")
+
+
+def _is_float(value):
+    try:
+        return bool(abs(float(value)) <= np.finfo("float32").max)
+    except (TypeError, ValueError):
+        return False
 
 
 def _positions(found, names):

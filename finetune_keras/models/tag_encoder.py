@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from finetune_keras.data.labels import check_classes
 from finetune_keras.models.text_encoder import (
     TextEncoder,
     as_text,
@@ -40,8 +41,9 @@ class TagEncoder(TextEncoder):
     labels_are_sequences = True
 
     def __init__(self, tokenizer, sequence_length=128, classes=()):
-        super().__init__(tokenizer, sequence_length, classes)
-        if len(set(self.classes)) < 2 or len(set(self.classes)) < len(classes):
+        classes = check_classes(classes, "tags") if len(classes) else []
+        super().__init__(tokenizer, sequence_length, classes or None)
+        if len(classes) < 2:
             raise ValueError(
                 "`tags` must be a list of at least two different names. "
                 f"Received: tags={list(classes)!r}"

@@ -2,6 +2,7 @@
 
 import keras
 
+from finetune_keras.data.labels import count_classes
 from finetune_keras.models.backbones import backbone as make_backbone
 from finetune_keras.models.heads import replace_head
 from finetune_keras.models.pixel_guard import PixelModel
@@ -47,8 +48,7 @@ def image_classifier(backbone, num_classes, augmentation=None, **head):
     print(model.predict(pixels, verbose=0).shape)  # (2, 2)
     ```
     """
-    if isinstance(num_classes, (list, tuple)):
-        num_classes = len(num_classes)
+    num_classes, _ = count_classes(num_classes, "num_classes")
     weights = {"weights": "imagenet"} if isinstance(backbone, str) else {}
     model = make_backbone(backbone, **weights)
     model = replace_head(model, num_classes, **head)

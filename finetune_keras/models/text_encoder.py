@@ -3,6 +3,9 @@
 import keras
 import numpy as np
 
+from finetune_keras.data.label_checks import one_column
+from finetune_keras.data.labels import as_array, check_classes, is_missing
+
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
 class TextEncoder:
@@ -49,7 +52,7 @@ class TextEncoder:
             )
         self.tokenizer = tokenizer
         self.sequence_length = sequence_length
-        self.classes = None if classes is None else [str(c) for c in classes]
+        self.classes = None if classes is None else check_classes(classes)
         # How many end tokens stand between two texts.
         self.separators = 2 if "Roberta" in type(tokenizer).__name__ else 1
 
@@ -86,11 +89,17 @@ class TextEncoder:
 
     def labels(self, y):
         """Turns labels into arrays; class names into their numbers."""
-        y = np.asarray(y)
+        y = one_column(as_array(y))
         if y.dtype.kind not in "OSU":
             return y
         numbers = {name: i for i, name in enumerate(self.classes or ())}
         unknown = [name for name in y.ravel() if as_text(name) not in numbers]
+        missing = [i for i, name in enumerate(y) if is_missing(name)]
+        if unknown and missing:
+            raise ValueError(
+                f"{len(missing)} of the {len(y)} texts have no label. Leave "
+                f"them out. Received: missing labels at {missing[:10]}"
+            )
         if unknown:
             raise ValueError(
                 f"The labels must be numbers or of the classes {self.classes}. "

@@ -1,9 +1,8 @@
 """Whole models for texts: classes, values, tags, answers, masked words."""
 
-import numbers
-
 import keras
 
+from finetune_keras.data.labels import count_classes
 from finetune_keras.models import graph
 from finetune_keras.models.answer_encoder import AnswerEncoder
 from finetune_keras.models.heads import build_head, padding_mask
@@ -70,8 +69,7 @@ def text_classifier(
     ```
     """
     base, options = _base(backbone, sequence_length, tokenizer)
-    names = None if isinstance(classes, numbers.Integral) else list(classes)
-    num_classes = classes if names is None else len(names)
+    num_classes, names = count_classes(classes)
     features = base.output
     pooled = isinstance(features, dict) and "pooled_output" in features
     head = {"pooling": "token", **head}

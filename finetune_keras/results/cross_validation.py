@@ -5,6 +5,7 @@ import math
 import keras
 import numpy as np
 
+from finetune_keras.data.label_checks import one_column
 from finetune_keras.models.table import format_table
 from finetune_keras.results.evaluation import evaluate
 from finetune_keras.training.fine_tune import fine_tune
@@ -194,6 +195,7 @@ def _check(folds, repeats, y, groups):
 
 def _strata(y):
     """What to spread evenly over the folds, or `None`."""
+    y = one_column(y)
     if y.dtype.kind == "f" and y.ndim == 1 and (y != np.round(y)).any():
         return None
     if y.ndim == 1:

@@ -4,6 +4,7 @@ import numbers
 
 import numpy as np
 
+from finetune_keras.data.labels import check_classes
 from finetune_keras.models.tf_data import is_shuffled
 from finetune_keras.results import bootstrap as resampling
 from finetune_keras.results import metrics
@@ -183,12 +184,7 @@ def _check_threshold(predictions):
 
 def _class_names(classes, data):
     names = getattr(data, "class_names", None) if classes is None else classes
-    if isinstance(names, str):
-        raise ValueError(
-            "`classes` must be a list of names, in the order of the outputs. "
-            f"Received: classes={classes!r}"
-        )
-    return None if names is None else [as_text(name) for name in names]
+    return None if names is None else check_classes(names)
 
 
 def _columns(slices, data):

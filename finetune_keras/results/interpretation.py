@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from finetune_keras.data.label_checks import one_column
 from finetune_keras.models.outputs import (
     activation_of,
     ends_in_logits,
@@ -114,8 +115,7 @@ class Interpretation:
 
     def _numbers(self, labels):
         labels = np.asarray(labels)
-        if labels.ndim == 2 and labels.shape[1] == 1:
-            labels = labels[:, 0]
+        labels = one_column(labels) if labels.ndim == 2 else labels
         if labels.ndim not in (1, 2):
             raise ValueError(
                 "Labels must be one number or one row for each example, of "

@@ -1,5 +1,6 @@
 """What a model predicts from raw input, as a bundle has to know it."""
 
+from finetune_keras.data.labels import check_classes
 from finetune_keras.models.outputs import (
     activation_of,
     ends_in_logits,
@@ -45,7 +46,7 @@ def classes_of(model, data, classes):
         classes = getattr(encoder, "classes", None)
     if classes is None:
         return None
-    classes = [str(name) for name in classes]
+    classes = check_classes(classes)
     outputs = model.outputs[0].shape[-1]
     # One sigmoid tells two classes apart.
     if len(classes) != outputs and (len(classes), outputs) != (2, 1):

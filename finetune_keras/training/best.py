@@ -1,6 +1,7 @@
 """The best weights over all phases."""
 
 import math
+import warnings
 
 import keras
 import numpy as np
@@ -69,6 +70,13 @@ class Best:
                 "The monitored metric has a value for each class. Give it an "
                 'average, such as `F1Score(average="macro")`. '
                 f"Received: monitor={self.monitor!r}"
+            )
+        if math.isnan(value):
+            warnings.warn(
+                f"The monitored metric {self.monitor!r} is NaN, so that no "
+                "epoch is the best. Where the loss is a number, look for NaN "
+                "among the validation data.",
+                stacklevel=2,
             )
         return value - weight_penalty(self.monitor, self.model)
 

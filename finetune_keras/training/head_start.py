@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from finetune_keras.data.label_checks import check_class_ids, one_column
 from finetune_keras.models import graph
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.outputs import (
@@ -146,7 +147,9 @@ def start_head(model, head, batches, method):
         found = features.predict_on_batch(batch[0])[: len(y[-1])]
         x.append(_rows(found))
     x, y = np.concatenate(x), np.concatenate(y)
-    y = y.argmax(axis=1) if y.ndim > 1 and y.shape[1] > 1 else y.reshape(-1)
+    y = one_column(y)
+    y = y.argmax(axis=1) if y.ndim > 1 else y
+    check_class_ids(y, max(head.units, 2), "train")
     missing = set(range(head.units)) - set(np.unique(y).tolist())
     if missing or head.units < 2:
         raise ValueError(

@@ -5,6 +5,7 @@ import itertools
 import keras
 import numpy as np
 
+from finetune_keras.data.label_checks import as_numbers, check_targets
 from finetune_keras.models.buckets import Buckets
 from finetune_keras.models.outside_graph import (
     prepares_inputs,
@@ -50,9 +51,8 @@ class Inputs:
             self._check_arrays()
         if self.is_buckets:
             self.batch_size = data.batch_size
-        x_y = self._peek()
-        if x_y is not None:
-            _check_labels(model, *x_y, name)
+        for labels in self._labels():
+            _check_labels(model, labels, name)
 
     @property
     def fit_arguments(self):
@@ -134,11 +134,19 @@ class Inputs:
     def _check_arrays(self):
         parts = keras.tree.flatten(tuple(self.data))
         odd = [part for part in parts if not getattr(part, "shape", ())]
+        if isinstance(odd and odd[0], (str, bytes)):
+            as_numbers(keras.tree.flatten(self.data[1]), self.name)
         if odd:
             raise ValueError(
                 f"`{self.name}` must hold arrays, or lists, tuples or dicts "
                 "of arrays. Turn lists of numbers into arrays with "
                 f"`numpy.array`. Received: {odd[0]!r} among the arrays"
+            )
+        if any(map(_is_no_number, keras.tree.flatten(self.data[0]))):
+            raise ValueError(
+                f"`{self.name}` holds an array of nothing but NaN or infinity. "
+                "Look at how it is made. Received: arrays of shapes "
+                f"{[tuple(part.shape) for part in parts]}"
             )
         sizes = [part.shape[0] for part in parts]
         if 0 in sizes or len(set(sizes)) > 1:
@@ -147,15 +155,12 @@ class Inputs:
                 f"empty. Received: arrays of length {sizes}"
             )
 
-    def _peek(self):
-        """First batch as `(x, y)`; all labels of arrays."""
+    def _labels(self):
+        """Labels that can be looked at: all of arrays, else of a batch."""
         if self.is_arrays:
-            return self.data[0], self.data[1]
+            return [self.data[1]]
         if self.is_buckets:
-            x, y, *_ = self.data.parts[0]
-            if getattr(y, "ndim", None) == 1:
-                y = np.concatenate([part[1] for part in self.data.parts])
-            return x, y
+            return [part[1] for part in self.data.parts]
         if isinstance(self.data, keras.utils.PyDataset):
             return self._first(self.data[0] if len(self.data) else None)
         if self.is_dataset:
@@ -164,7 +169,7 @@ class Inputs:
             # Looking into a shuffled one would change its later orders.
             if not is_shuffled(self.data):
                 return self._first(next(iter(self.data), None))
-        return None
+        return []
 
     def _first(self, batch):
         if batch is None:
@@ -172,7 +177,7 @@ class Inputs:
                 f"`{self.name}` is empty: it has no batch. "
                 f"Received: {self.name}={self.data!r}"
             )
-        return batch[0], batch[1]
+        return [batch[1]]
 
 
 def evaluation_arguments(data):
@@ -184,46 +189,54 @@ def evaluation_arguments(data):
     return dict(zip(("x", "y", "sample_weight"), data, strict=False))
 
 
+def _is_no_number(array):
+    """Tells whether there is no finite number in an array of floats."""
+    if getattr(getattr(array, "dtype", None), "kind", None) != "f":
+        return False
+    # The first rows tell it of most arrays, whatever their size.
+    parts = (array[:8], array) if len(array) else ()
+    return all(not np.isfinite(part).any() for part in parts) and bool(parts)
+
+
 def _has_labels(spec):
     return isinstance(spec, tuple) and len(spec) in (2, 3)
 
 
-def _check_labels(model, x, y, name):
-    """Compares labels with the outputs of the model."""
-    y = keras.tree.flatten(y)
-    if len(getattr(model, "outputs", ())) != 1 or len(y) != 1:
-        return
-    rank, outputs = len(model.outputs[0].shape), model.outputs[0].shape[-1]
-    if outputs is None:
-        return
-    y = np.asarray(y[0])
-    loss = str(getattr(model.loss, "name", model.loss))
-    if "sparse" in loss:
-        ignored = getattr(model.loss, "ignore_class", None)
-        y = y if ignored is None else y[y != ignored]
-        if y.size and (y.min() < 0 or y.max() >= outputs):
-            raise ValueError(
-                f"The labels of `{name}` go from {y.min()} to {y.max()}, and "
-                f"the model has {outputs} outputs, for 0 to {outputs - 1}. "
-                "Give the head as many classes as there are, or number the "
-                f"labels from 0. Received: {name}={type(y).__name__}"
-            )
-    elif "crossentropy" in loss and y.ndim == rank and y.shape[-1] != outputs:
-        raise ValueError(
-            f"The labels of `{name}` have {y.shape[-1]} columns, and the "
-            f"model has {outputs} outputs. Received: labels of {y.shape}"
-        )
-    elif "categorical" in loss and y.ndim < rank:
-        raise ValueError(
-            f"The labels of `{name}` are integers, and the loss {loss!r} "
-            "wants one column a class. Compile the model with "
-            '"sparse_categorical_crossentropy". '
-            f"Received: labels of {y.shape}"
-        )
+def _check_labels(model, y, name):
+    """Compares labels with the outputs of the model and their losses."""
+    for labels, loss, output in _each_output(model, y):
+        shape = None if output is None else tuple(output.shape)
+        check_targets(labels, loss, shape, name)
+
+
+def _each_output(model, y):
+    """Lists `(labels, loss, output)`, as far as they can be told apart."""
+    outputs = getattr(model, "outputs", None) or [None]
+    loss = getattr(model, "loss", None)
+    if len(outputs) == 1:
+        parts = keras.tree.flatten(y), keras.tree.flatten(loss), outputs
+        same = all(len(part) == 1 and part[0] is not None for part in parts[:2])
+        return list(zip(*parts, strict=True)) if same else []
+    names = model.output_names
+    labels, losses = _by_name(y, names), _by_name(loss, names)
+    return [
+        (labels[name], losses[name], output)
+        for name, output in zip(names, outputs, strict=True)
+        if labels.get(name) is not None and losses.get(name) is not None
+    ]
+
+
+def _by_name(parts, names):
+    if isinstance(parts, (list, tuple)) and len(parts) == len(names):
+        return dict(zip(names, parts, strict=True))
+    return parts if isinstance(parts, dict) else {}
 
 
 def labels_rank(train):
-    """Rank of a batch of labels, where it can be told without reading."""
+    """Rank of a batch of labels, where it can be told without reading.
+
+    A last dimension of one is not counted: ids of classes may come as columns.
+    """
     if isinstance(train, (tuple, list)) and len(train) > 1:
         y = train[1]
         if isinstance(y, dict):
@@ -231,8 +244,12 @@ def labels_rank(train):
         # Lists of tags may differ in length.
         if isinstance(y, (list, tuple)) and len(y):
             return 1 + np.ndim(y[0])
-        return np.ndim(y)
+        return _rank(np.shape(y))
     spec = getattr(train, "element_spec", None)
     if isinstance(spec, tuple) and len(spec) > 1:
-        return len(getattr(spec[1], "shape", ()) or ())
+        return _rank(getattr(spec[1], "shape", ()) or ())
     return None
+
+
+def _rank(shape):
+    return len(shape) - (len(shape) > 1 and shape[-1] == 1)

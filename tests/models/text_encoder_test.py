@@ -198,7 +198,7 @@ def test_bad_tags(bert):
         encoder.prepare([["a", "a"]], [["O"]])
     with pytest.raises(ValueError, match="sentence 0"):
         encoder.prepare([["a"]], [["X"]])
-    with pytest.raises(ValueError, match="two different"):
+    with pytest.raises(ValueError, match="'O' stands twice"):
         TagEncoder(bert, 8, ["O", "O"])
 
 
