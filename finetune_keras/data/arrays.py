@@ -11,7 +11,7 @@ from finetune_keras.data.examples import (
     digest,
     take_options,
 )
-from finetune_keras.data.labels import is_missing
+from finetune_keras.data.labels import as_array, is_missing
 from finetune_keras.data.splits import check_fractions
 
 
@@ -84,28 +84,38 @@ def matrix(columns):
             "Several columns must be of numbers; encode texts first. "
             f"Received: texts in {texts}"
         )
-    return np.stack([np.asarray(c, "f4") for c in columns.values()], axis=1)
+    numbers = {n: _as_float32(c, f"Column {n!r}") for n, c in columns.items()}
+    return np.stack(list(numbers.values()), axis=1)
 
 
 def as_features(x):
     """Texts as an array of objects, anything else as an array of numbers."""
-    x = np.asarray(x)
+    x = as_array(x)
     if is_text(x):
-        return np.array([_text(value) for value in x], object)
+        return np.array([_text(i, value) for i, value in enumerate(x)], object)
     if x.dtype.kind not in "biuf" or not x.ndim or not len(x):
         raise ValueError(
             "`x` must be an array of numbers or a list of strings, and not "
             f"empty. Received: x of {x.dtype}, shape {x.shape}"
         )
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        rows = ~np.isfinite(x.reshape(len(x), -1)).all(axis=1)
-        raise ValueError(
-            f"{rows.sum()} examples have missing or infinite values. Fill "
-            "them in or leave them out. Received: such values at "
-            f"{np.flatnonzero(rows)[:10].tolist()}"
-        )
     # Integers stay: they may be ids of tokens.
-    return x if x.dtype.kind in "iu" else x.astype("float32")
+    return x if x.dtype.kind in "iu" else _as_float32(x, "`x`")
+
+
+def _as_float32(values, name):
+    """Numbers as float32; raises for what that cannot hold."""
+    with np.errstate(over="ignore"):
+        numbers = np.asarray(values, "float32")
+    bad = ~np.isfinite(numbers.reshape(len(numbers), -1)).all(axis=1)
+    if bad.any():
+        first = np.flatnonzero(bad)
+        raise ValueError(
+            f"{name} has {bad.sum()} examples with values that are missing, "
+            "infinite, or too large for float32 (3.4e38). Fill them in, scale "
+            "them or leave them out. Received: such values at "
+            f"{first[:10].tolist()}, the first {values[first[0]]!r}"
+        )
+    return numbers
 
 
 def is_text(column):
@@ -132,5 +142,12 @@ def digests(x):
     return [digest(row) for row in x]
 
 
-def _text(value):
-    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+def _text(place, value):
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if not isinstance(value, str):
+        raise ValueError(
+            "Every text must be a string. Leave out examples without one. "
+            f"Received: {value!r} of type {type(value).__name__} at {place}"
+        )
+    return str(value)

@@ -1,22 +1,22 @@
 """Files of comma- or tab-separated values."""
 
 import csv
-import math
+import io
 import os
-import re
 
-import numpy as np
-
+from finetune_keras.data.columns import odd_among_numbers, read_numbers
 from finetune_keras.data.datasets import DataSplits
+from finetune_keras.data.decoding import read_text
 from finetune_keras.data.examples import COMMON, IMAGES, take_options
-from finetune_keras.data.frames import FRAME, read_table
+from finetune_keras.data.frames import (
+    FRAME,
+    column_names,
+    read_table,
+    texts_meant,
+)
 from finetune_keras.data.splits import check_fractions
 
-_CSV = {"separator": None, "quotes": True}
-_INTEGER = re.compile(r"\s*[+-]?(0|[1-9]\d*)\s*", re.ASCII)
-_FLOAT = re.compile(
-    r"\s*[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII
-)
+_CSV = {"separator": None, "quotes": True, "encoding": None}
 
 
 def from_csv(
@@ -33,10 +33,12 @@ def from_csv(
 
     The first line names the columns. A column is of integers or floats where
     every value is one, else of strings; `"NA"` and `"None"` are strings, an
-    empty value is missing.
+    empty value is missing. Where most values of a feature or label are numbers
+    and a few are not, such as `"1,5"`, the file is refused, with the line; of
+    other columns it is noted.
 
     Args:
-        path: String or path; UTF-8. Tabs separate in a `.tsv` file.
+        path: String or path. Tabs separate in a `.tsv` file.
         features: See `from_frame`.
         label: See `from_frame`.
         validation_split: See `from_frame`. Defaults to `0.15`.
@@ -45,14 +47,15 @@ def from_csv(
         seed: Integer. See `from_frame`. Defaults to `0`.
         **options: Those of `from_frame`, where `folder` is that of the file by
             default; `separator=None`, to say another one; `quotes=True`,
-            `False` where `"` is a sign like any other.
+            `False` where `"` is a sign like any other; `encoding=None`, such
+            as `"cp1252"`, by default UTF-8 or what the file begins with.
 
     Returns:
         `DataSplits`.
 
     Raises:
-        ValueError: If lines differ in their number of values, and as
-            `from_frame`.
+        ValueError: If lines differ in their number of values, the encoding is
+            another one, numbers cannot be read, and as `from_frame`.
 
     Example:
 
@@ -70,53 +73,76 @@ def from_csv(
     separator = options.pop("separator")
     if separator is None:
         separator = "\t" if path.lower().endswith((".tsv", ".tab")) else ","
-    frame = _read_csv(path, separator, options.pop("quotes"))
+    text = read_text(path, options.pop("encoding"))
+    lines, rows = _split(path, text, separator, options.pop("quotes"))
+    frame = {name: read_numbers(column) for name, column in rows.items()}
     if options["folder"] is None:
         options["folder"] = os.path.dirname(path)
     fractions = check_fractions(validation_split, test_split)
     columns = (features, label, group_by)
+    notes = _check_numbers(frame, lines, columns, options)
     examples = read_table(frame, columns, options, f"File {path!r}")
+    examples.notes += notes
     return DataSplits(examples, fractions, seed, options)
 
 
-def _read_csv(path, separator, quotes):
+def _split(path, text, separator, quotes):
+    """Numbers of the lines, and a dict from names to columns of strings."""
     quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(
-            file, delimiter=separator, quoting=quoting, strict=True
-        )
-        try:
-            rows = [row for row in reader if row]
-        except csv.Error as error:
-            raise ValueError(
-                f"Line {reader.line_num} cannot be read: {error}. Where quotes "
-                "are signs like any other, pass `quotes=False`. "
-                f"Received: path={path!r}"
-            ) from error
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=separator,
+        quoting=quoting,
+        strict=True,
+    )
+    try:
+        rows = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise ValueError(
+            f"Line {reader.line_num} cannot be read: {error}. Where quotes "
+            "are signs like any other, pass `quotes=False`. "
+            f"Received: path={path!r}"
+        ) from error
     if len(rows) < 2:
         raise ValueError(
             "The file must hold a line of names and lines of values. "
             f"Received: path={path!r} with {len(rows)} lines"
         )
-    header, *rows = rows
-    uneven = [i for i, row in enumerate(rows) if len(row) != len(header)]
+    (_, header), *rows = rows
+    uneven = [(i, row) for i, row in rows if len(row) != len(header)]
     if uneven or len(set(header)) != len(header):
+        line, row = uneven[0] if uneven else (1, header)
         raise ValueError(
             f"Each line must have {len(header)} values with names of their "
-            f"own, {header}. {len(uneven)} lines have not, such as "
-            f"{rows[uneven[0]] if uneven else header}. Is the separator "
-            f"right? Received: separator={separator!r}"
+            f"own, {header}. {len(uneven)} lines have not, such as line {line}"
+            f", {row}. Is the separator right? "
+            f"Received: separator={separator!r}"
         )
-    columns = zip(*rows, strict=True)
-    return {n: _typed(c) for n, c in zip(header, columns, strict=True)}
+    columns = zip(*(row for _, row in rows), strict=True)
+    return [i for i, _ in rows], dict(zip(header, columns, strict=True))
 
 
-def _typed(column):
-    """Integers or floats where all are; what has a leading zero is a name."""
-    given = [v for v in column if v.strip()]
-    for kind, pattern in ((int, _INTEGER), (float, _FLOAT)):
-        if given and all(map(pattern.fullmatch, given)):
-            return np.array(
-                [kind(v) if v.strip() else math.nan for v in column]
+def _check_numbers(frame, lines, columns, options):
+    """Notes on columns that are almost of numbers; raises for those used."""
+    features, labels = column_names(columns[0]), column_names(columns[1])
+    meant = texts_meant(features, labels, options)
+    notes = []
+    for name, column in frame.items():
+        odd = odd_among_numbers(column) if column.dtype == object else []
+        if not odd or name in meant:
+            continue
+        found = (
+            f"Column {name!r} is of texts, for {len(odd)} of {len(column)} "
+            f"values are no plain numbers, such as {column[odd[0]]!r} in line "
+            f"{lines[odd[0]]}."
+        )
+        if name in [*features, *labels]:
+            raise ValueError(
+                f"{found} Write numbers as 1234.5, and leave out the lines in "
+                "which one is missing. Where texts are meant, read the table "
+                "yourself and use `ft.from_frame`; for classes pass "
+                f'`task="classification"`. Received: {name!r} as a '
+                f"{'label' if name in labels else 'feature'}"
             )
-    return np.array(column, object)
+        notes.append(found)
+    return notes

@@ -11,6 +11,7 @@ from finetune_keras.data.arrays import (
     is_text,
     matrix,
 )
+from finetune_keras.data.columns import odd_among_numbers
 from finetune_keras.data.datasets import DataSplits
 from finetune_keras.data.examples import (
     COMMON,
@@ -21,7 +22,7 @@ from finetune_keras.data.examples import (
     take_options,
 )
 from finetune_keras.data.files import check_bad_files, check_images
-from finetune_keras.data.labels import split_labels
+from finetune_keras.data.labels import as_array, split_labels
 from finetune_keras.data.pipeline import ImageStore
 from finetune_keras.data.splits import check_fractions
 
@@ -112,7 +113,8 @@ def read_table(frame, names, options, source):
     Returns:
         `Examples`.
     """
-    inputs, labels, groups = _names(names[0]), _names(names[1]), names[2]
+    inputs, labels = column_names(names[0]), column_names(names[1])
+    groups = names[2]
     columns = {str(name): _column(frame, name) for name in frame}
     used = [options["split"]] if options["split"] else []
     named = [groups] if isinstance(groups, str) else []
@@ -121,9 +123,12 @@ def read_table(frame, names, options, source):
             "Name at least one column for each of `features` and `label`. "
             f"Received: features={inputs}, label={labels}"
         )
-    _check_columns(columns, [*inputs, *labels, *used, *named])
+    _check_columns(columns, [*inputs, *labels, *used], named)
     examples = _examples(columns, inputs, labels, options)
     examples.source, examples.features = source, inputs
+    texts = texts_meant(inputs, labels, options)
+    names = [name for name in [*inputs, *labels] if name not in texts]
+    examples.notes += [*_almost_numbers(columns, names)]
     count = len(examples.names)
     examples.groups = checked_groups(
         columns[groups] if named else groups, count
@@ -137,7 +142,8 @@ def read_table(frame, names, options, source):
     return examples
 
 
-def _names(names):
+def column_names(names):
+    """Names of columns as a list, of one name too."""
     return [names] if isinstance(names, str) else list(names)
 
 
@@ -149,15 +155,43 @@ def _column(frame, name):
         column = np.empty(len(values), object)
         column[:] = values
         return column
-    return np.asarray(values)
+    return as_array(values)
 
 
-def _check_columns(columns, names):
-    unknown = [name for name in names if name not in columns]
+def texts_meant(inputs, labels, options):
+    """Columns of which it is told that they are texts: paths and classes."""
+    paths = inputs if options["image_size"] is not None else []
+    told = options["task"] in ("classification", "multi_label")
+    told = told or options["classes"] or options["label_separator"] is not None
+    return [*paths, *(labels if told else [])]
+
+
+def _almost_numbers(columns, names):
+    """Notes on texts that are numbers but for a few."""
+    for name in names:
+        column = columns[name]
+        odd = odd_among_numbers(column) if is_text(column) else []
+        if odd:
+            yield (
+                f"Column {name!r} is of texts, for {len(odd)} of "
+                f"{len(column)} values are no plain numbers, such as "
+                f"{column[odd[0]]!r} at {odd[0]}."
+            )
+
+
+def _check_columns(columns, names, groups):
+    unknown = [name for name in names + groups if name not in columns]
     if unknown:
         raise ValueError(
             f"There are no columns {unknown}. Columns: {list(columns)}. "
-            f"Received: {names}"
+            f"Received: {names + groups}"
+        )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            "A column is a feature, a label or that of the splits, and once: "
+            "a model that sees its label has nothing to learn. "
+            f"Received: {twice} twice, in {names}"
         )
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) != 1 or not min(lengths.values()):
@@ -187,9 +221,11 @@ def _inputs(columns):
         return matrix(columns)
     if len(columns) > 1:
         raise ValueError(
-            "A column of texts must be the only feature: join the texts, or "
-            f"encode them as numbers. Received: features={list(columns)}, "
-            f"texts in {texts}"
+            "A column of texts must be the only feature. A few values are "
+            "encoded as columns of numbers, `pandas.get_dummies(frame, "
+            f"columns={texts}, dtype=float)`; sentences are joined to one "
+            "column, and the numbers with them as words, or left out. "
+            f"Received: features={list(columns)}, texts in {texts}"
         )
     return as_features(columns[texts[0]])
 

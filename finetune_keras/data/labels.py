@@ -10,6 +10,7 @@ from finetune_keras.data.label_checks import one_column
 
 TASKS = ("classification", "multi_label", "regression")
 _FEW = 20
+_MOST = float(np.finfo("float32").max)
 
 
 class Targets(typing.NamedTuple):
@@ -285,7 +286,7 @@ def _floats(labels):
 
 def _is_float(value):
     try:
-        return bool(abs(float(value)) <= np.finfo("float32").max)
+        return bool(abs(float(value)) <= _MOST)
     except (TypeError, ValueError):
         return False
 

@@ -1,11 +1,14 @@
 """Text files with more than one label each: tagged words, answers."""
 
+import io
 import json
 
 import numpy as np
 
+from finetune_keras.data.decoding import read_text
 
-def read_conll(path, separator=None):
+
+def read_conll(path, separator=None, encoding=None):
     """Reads sentences with a tag for each word.
 
     One word a line, with its tag in the last column; an empty line ends a
@@ -13,15 +16,18 @@ def read_conll(path, separator=None):
     and WNUT-17 come so.
 
     Args:
-        path: String, path of the file, in UTF-8.
+        path: String, path of the file.
         separator: String between the columns. Defaults to `None`, white
             space.
+        encoding: String, such as `"latin-1"`. Defaults to `None`: UTF-8, or
+            what the file begins with.
 
     Returns:
         `(sentences, tags)`: two lists of lists of strings.
 
     Raises:
-        ValueError: If a line has no tag; the message gives its number.
+        ValueError: If a line has no tag or is of another encoding; the message
+            gives its number.
 
     Example:
 
@@ -35,22 +41,22 @@ def read_conll(path, separator=None):
     ```
     """
     sentences, tags = [[]], [[]]
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if line.startswith("-DOCSTART-"):
-                continue
-            columns = line.strip().split(separator)
-            if columns in ([], [""]):
-                sentences.append([])
-                tags.append([])
-            elif len(columns) < 2:
-                raise ValueError(
-                    "Each line must hold a word and its tag. Received: "
-                    f"{line.strip()!r} in line {number} of {str(path)!r}"
-                )
-            else:
-                sentences[-1].append(columns[0])
-                tags[-1].append(columns[-1])
+    lines = io.StringIO(read_text(path, encoding), newline=None)
+    for number, line in enumerate(lines, start=1):
+        if line.startswith("-DOCSTART-"):
+            continue
+        columns = line.strip().split(separator)
+        if columns in ([], [""]):
+            sentences.append([])
+            tags.append([])
+        elif len(columns) < 2:
+            raise ValueError(
+                "Each line must hold a word and its tag. Received: "
+                f"{line.strip()!r} in line {number} of {str(path)!r}"
+            )
+        else:
+            sentences[-1].append(columns[0])
+            tags[-1].append(columns[-1])
     return [s for s in sentences if s], [t for t in tags if t]
 
 
@@ -84,24 +90,36 @@ def read_squad(path):
     print(x, y, answers)
     ```
     """
-    with open(path, encoding="utf-8") as file:
-        data = json.load(file)
-    if not isinstance(data, dict) or "data" not in data:
+    text = read_text(path)
+    try:
+        rows = list(_rows(json.loads(text), path))
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        lines = "Extra data" in str(error)
+        found = "JSON Lines, an object a line" if lines else repr(error)
         raise ValueError(
-            'The file must hold a dict with "data", a list of articles with '
-            f'"paragraphs", as SQuAD has them. Received: path={str(path)!r}'
-        )
-    questions, contexts, spans, answers = [], [], [], []
+            'The file must hold one object with "data", a list of articles as '
+            'SQuAD has them: {"data": [{"paragraphs": [{"context": "...", '
+            '"qas": [{"question": "...", "answers": [{"text": "...", '
+            '"answer_start": 0}]}]}]}]}. Questions of another form go to '
+            "`fine_tune` as lists, ((questions, contexts), spans). "
+            f"Received: path={str(path)!r}, with {found}"
+        ) from error
+    questions, contexts, spans, answers = map(
+        list, zip(*rows, strict=True) if rows else ([],) * 4
+    )
+    return (questions, contexts), np.array(spans), answers
+
+
+def _rows(data, path):
+    """Yields question, context, span and accepted answers of each question."""
     for article in data["data"]:
         for paragraph in article["paragraphs"]:
             context = paragraph["context"]
             for entry in paragraph["qas"]:
-                questions.append(entry["question"])
-                contexts.append(context)
                 found = entry.get("answers") or []
-                spans.append(_span(found, context, path))
-                answers.append([answer["text"] for answer in found])
-    return (questions, contexts), np.array(spans), answers
+                span = _span(found, context, path)
+                texts = [answer["text"] for answer in found]
+                yield entry["question"], context, span, texts
 
 
 def _span(answers, context, path):

@@ -113,7 +113,7 @@ def test_paths_of_images(tmp_path):
         ({"features": "nothing"}, "no columns.*nothing"),
         ({"features": []}, "at least one column"),
         ({"features": ["text", "age"]}, "only feature"),
-        ({"label": ["ill", "age"]}, "Several columns must be of numbers"),
+        ({"label": ["ill", "stay"]}, "Several columns must be of numbers"),
         ({"group_by": "nobody"}, "no columns.*nobody"),
         ({"group_by": [1, 2]}, "array with 60 values"),
         ({"seed": 0, "batch": 3}, "no option"),
