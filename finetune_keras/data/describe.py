@@ -2,6 +2,8 @@
 
 import statistics
 
+from finetune_keras.data.printable import printable
+
 _MOST_CLASSES = 30
 _MOST_LINES = 20
 
@@ -33,7 +35,7 @@ def describe(data, examples):
         [f"{_shown(a)} = {_shown(b)}" for a, b in data.duplicates],
     )
     lines += _listing(f"Notes: {len(data.notes)}", data.notes)
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def _title(data, examples):

@@ -7,6 +7,7 @@ import keras
 
 from finetune_keras.data.check_pool import check_all
 from finetune_keras.data.manifest import Manifest
+from finetune_keras.data.printable import printable
 
 
 class FileCheck(typing.NamedTuple):
@@ -37,7 +38,7 @@ def check_images(folder, files, verbose=1):
     new = [i for i, found in enumerate(known) if found is None]
     if new:
         if verbose:
-            print(f"Checking {len(new)} files in {folder}")
+            print(printable(f"Checking {len(new)} files in {folder}"))
         paths = [os.path.join(folder, files[i][0]) for i in new]
         for i, result in zip(new, _check_all(paths, verbose), strict=True):
             known[i] = result

@@ -269,5 +269,5 @@ def has_automatic_name(layer):
 
 
 def _squash(name):
-    stem, number = re.fullmatch(r"(.*?)(_\d+)?", name).groups()
+    stem, number = re.fullmatch(r"(?s)(.*?)(_\d+)?", name).groups()
     return stem.replace("_", "") + (number or "")

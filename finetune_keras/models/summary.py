@@ -4,6 +4,7 @@ import html
 
 import keras
 
+from finetune_keras.data.printable import printable
 from finetune_keras.models.freezing import is_batch_norm, is_recompile_due
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.table import format_table
@@ -93,7 +94,8 @@ class TrainableSummary:
 
     def __str__(self):
         table = format_table(_COLUMNS, [_cells(row) for row in self.rows])
-        return "\n".join([f"Model: {self.name}", table, *self.notes])
+        lines = [f"Model: {self.name}", table, *self.notes]
+        return printable("\n".join(lines))
 
     __repr__ = __str__
 

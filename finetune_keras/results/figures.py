@@ -6,8 +6,8 @@ import warnings
 import numpy as np
 
 from finetune_keras.results import metrics, views
-from finetune_keras.results.text import chance, one_line, outcome, printable
-from finetune_keras.training.figure import new_figure
+from finetune_keras.results.text import chance, one_line, outcome
+from finetune_keras.training.figure import as_label, new_figure
 
 _MOST_NAMES = 40
 _MOST_NUMBERS = 15
@@ -101,7 +101,7 @@ def _draw_input(axes, entry):
     if pixels is not None:
         axes.imshow(pixels)
     else:
-        text = _plain(views.text_of(entry["input"]))
+        text = as_label(views.text_of(entry["input"]))
         text = "\n".join(textwrap.wrap(text, 34)[:9])
         axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=7)
     probability = entry["probability"]
@@ -114,12 +114,7 @@ def _draw_input(axes, entry):
 
 
 def _name(value):
-    return _plain(one_line(value, 24))
-
-
-def _plain(text):
-    """Dollars would begin a formula in matplotlib."""
-    return printable(text).replace("$", r"\$")
+    return as_label(one_line(value, 24))
 
 
 def _check_classification(report, subject):

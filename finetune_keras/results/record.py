@@ -3,11 +3,13 @@
 import hashlib
 import json
 import pathlib
+from urllib.parse import quote
 
 import keras
 import numpy as np
 
 from finetune_keras.data.atomic import replacing, write_text
+from finetune_keras.data.printable import as_file_name, as_markdown
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.summary import TrainableSummary
 from finetune_keras.models.table import format_table
@@ -30,7 +32,8 @@ def save_record(folder, model, history, plan=None, data=None, reports=None):
         plan: Its `Plan`. Defaults to `None`.
         data: `DataSplits`, for counts and fingerprint. Defaults to `None`.
         reports: Dict from a name, such as `"test"`, to a `Report`. Defaults
-            to `None`.
+            to `None`. Where a name cannot be part of the name of a file, its
+            figure gets a name that can.
 
     Returns:
         Dict, what `record.json` holds.
@@ -118,9 +121,12 @@ def _save_figures(folder, history, reports):
     figures = {}
     try:
         figures["history.png"] = history.plot()
+        files = _file_names(reports)
         for name, report in reports.items():
             if report.confusion is not None:
-                figures[f"{name}_confusion.png"] = report.plot_confusion()
+                figures[f"{files[name]}_confusion.png"] = (
+                    report.plot_confusion()
+                )
     except ImportError:
         return []
     for name, figure in figures.items():
@@ -129,10 +135,24 @@ def _save_figures(folder, history, reports):
     return list(figures)
 
 
+def _file_names(names):
+    """Dict from names to names that files can have, all different."""
+    found = {}
+    for name in names:
+        file = unique = as_file_name(str(name))
+        number = 1
+        # Some file systems do not tell capitals apart.
+        while unique.lower() in map(str.lower, found.values()):
+            number += 1
+            unique = f"{file}_{number}"
+        found[name] = unique
+    return found
+
+
 def _card(record, model, history, plan, reports, figures):
     facts, data = record["model"], record["data"]
     lines = [
-        f"# Model card: {model.name}",
+        f"# Model card: {as_markdown(model.name)}",
         "",
         f"Fine-tuned with Keras: {facts['parameters']:,} parameters, of which "
         f"{facts['trainable']:,} trained in the last phase. Best epoch: "
@@ -146,8 +166,9 @@ def _card(record, model, history, plan, reports, figures):
         lines += ["## Plan", "", _code(str(plan)), ""]
     lines += ["## Training, as it happened", "", _code(_phases(history)), ""]
     for name, report in reports.items():
-        lines += [f"## Metrics: {name}", "", _code(_metrics(report)), ""]
-    lines += [f"![{name}]({name})" for name in figures]
+        lines += [f"## Metrics: {as_markdown(str(name))}", ""]
+        lines += [_code(_metrics(report)), ""]
+    lines += [f"![{n}]({quote(n)})" for n in figures]
     lines += ["", "## Use and limits", "", _TO_FILL_IN, ""]
     environment = json.dumps(record["environment"], indent=1)
     lines += ["## Environment", "", _code(environment), ""]
@@ -163,7 +184,7 @@ _TO_FILL_IN = (
 def _best(history):
     if history.best_epoch is None:
         return "the last one"
-    value = f"{history.monitor} {history.best_value:.4g}"
+    value = f"{as_markdown(history.monitor)} {history.best_value:.4g}"
     return f"{history.best_epoch + 1} ({value})"
 
 

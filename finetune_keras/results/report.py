@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 
 from finetune_keras.data.atomic import write_text
+from finetune_keras.data.printable import printable
 from finetune_keras.results import figures, views
 from finetune_keras.results.html import render
 from finetune_keras.results.predictions import Predictions
@@ -85,7 +86,7 @@ class Report:
 
     def __repr__(self):
         found = ", ".join(
-            f"{name}={value:.4g}"
+            f"{printable(name)}={value:.4g}"
             for name, value in list(self.metrics.items())[:2]
             if value is not None
         )

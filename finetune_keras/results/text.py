@@ -1,13 +1,11 @@
 """Reports and numbers as plain text."""
 
-import unicodedata
-
+from finetune_keras.data.printable import printable
 from finetune_keras.models.table import format_table
 from finetune_keras.results.metrics import MAIN_METRIC
 
 _MOST_CLASSES = 20
 _WORST = 5
-_DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 NAMES = {
     "roc_auc": "ROC-AUC",
     "pr_auc": "PR-AUC",
@@ -33,7 +31,7 @@ def format_report(report):
         parts.append(_tabulate(slice_rows(report, column)))
     if report.worst:
         parts.append(_tabulate(_worst_rows(report)))
-    return "\n\n".join(parts)
+    return printable("\n\n".join(parts))
 
 
 def headline(report):
@@ -103,7 +101,7 @@ def facts_line(facts):
 
 def label(name):
     """Name of a metric for people."""
-    return NAMES.get(name, name.replace("_", " "))
+    return NAMES.get(name, printable(name.replace("_", " ")))
 
 
 def number(value, digits=4):
@@ -134,23 +132,6 @@ def one_line(value, most=30):
     """A name without line breaks, cut where it is long."""
     text = printable(" ".join(str(value).split()))
     return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def printable(text):
-    """Text without control characters, halves of pairs and changed direction.
-
-    No font and no file can take them, or they rearrange what stands around.
-    """
-    return "".join("\ufffd" if _is_control(c) else c for c in text)
-
-
-def _is_control(character):
-    if character in "\n\t" or character.isprintable():
-        return False
-    # Joiners stay: scripts and emoji need them.
-    return unicodedata.category(character) in ("Cc", "Cs") or (
-        character in _DIRECTIONS
-    )
 
 
 def _worst_rows(report):

@@ -2,6 +2,8 @@
 
 import importlib.util
 
+from finetune_keras.data.printable import printable
+
 
 def new_figure(width, height):
     """Makes an empty `matplotlib.figure.Figure`.
@@ -24,3 +26,15 @@ def new_figure(width, height):
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def as_label(text):
+    """Text for a figure, in which a dollar would begin a formula.
+
+    Args:
+        text: String.
+
+    Returns:
+        String.
+    """
+    return printable(text).replace("$", r"\$")

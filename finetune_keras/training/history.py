@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 
+from finetune_keras.data.printable import printable
 from finetune_keras.models.table import format_table
-from finetune_keras.training.figure import new_figure
+from finetune_keras.training.figure import as_label, new_figure
 
 
 class FineTuneHistory:
@@ -83,8 +84,8 @@ class FineTuneHistory:
         if self.best_epoch is None:
             return table
         return (
-            f"{table}\nBest: epoch {self.best_epoch + 1}, {self.monitor} "
-            f"{as_text(self.best_value)}"
+            f"{table}\nBest: epoch {self.best_epoch + 1}, "
+            f"{printable(self.monitor)} {as_text(self.best_value)}"
         )
 
     __repr__ = __str__
@@ -117,12 +118,12 @@ class FineTuneHistory:
             start = phase["first_epoch"] + 0.5
             axes.axvline(start, color="0.7", linewidth=1)
             axes.annotate(
-                phase["name"],
+                as_label(phase["name"]),
                 (start, 1.01),
                 xycoords=("data", "axes fraction"),
                 fontsize=8,
             )
-        axes.set(xlabel="epoch", ylabel=name)
+        axes.set(xlabel="epoch", ylabel=as_label(name))
         axes.legend()
 
 

@@ -2,6 +2,7 @@
 
 import sys
 
+from finetune_keras.data.printable import printable
 from finetune_keras.models.summary import TrainableSummary
 from finetune_keras.training.history import as_text
 
@@ -26,7 +27,7 @@ class Progress:
         if not self.verbose:
             return
         summary = TrainableSummary(model)
-        self.name = facts["name"]
+        self.name = printable(facts["name"])
         self._print(
             f"Phase {index + 1}/{len(self.plan)} [{self.name}]: trains "
             f"{summary.num_trainable:,} of {summary.num_params:,} "
@@ -42,7 +43,8 @@ class Progress:
         if self.live and batch % 5 == 0:
             numbers = _numbers(logs)
             sys.stdout.write(
-                f"\r{self.label} [{self.name}] - step {batch + 1}{numbers}"
+                f"\r{self.label} [{self.name}] - step {batch + 1}"
+                f"{printable(numbers)}"
             )
             sys.stdout.flush()
 
@@ -56,7 +58,7 @@ class Progress:
 
     def _print(self, line):
         start = "\r\033[K" if self.live else ""
-        print(start + line, flush=True)
+        print(start + printable(line), flush=True)
 
 
 _LEFT_OUT = ("epoch", "phase", "seconds")

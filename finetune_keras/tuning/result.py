@@ -6,6 +6,7 @@ import pathlib
 import keras
 import numpy as np
 
+from finetune_keras.data.printable import printable
 from finetune_keras.models.table import format_table
 from finetune_keras.training.figure import new_figure
 from finetune_keras.training.monitor import rises
@@ -83,7 +84,7 @@ class Search:
         for row in self.trials:
             if row["status"] == "failed":
                 text += f"\nTrial {row['trial']} failed: {row['reason']}"
-        return _Text(text)
+        return _Text(printable(text))
 
     def ranked(self):
         """Returns the trials as a list, the best first, failed ones last."""

@@ -9,6 +9,7 @@ import time
 
 import keras_tuner
 
+from finetune_keras.data.printable import printable
 from finetune_keras.training.monitor import rises
 from finetune_keras.tuning.folder import OVER
 from finetune_keras.tuning.oracles import write_json
@@ -110,7 +111,8 @@ class FineTuneTuner(keras_tuner.Tuner):
         result = self.trials.run(trial.hyperparameters, folder, past)
         drop_models(self.folder, self.rising, self.trials.keep)
         if self.speaks:
-            print(self._line(trial.trial_id, result), flush=True)
+            line = printable(self._line(trial.trial_id, result))
+            print(line, flush=True)
         if result["status"] == "failed":
             raise keras_tuner.errors.FailedTrialError(result["reason"])
         return {self.hypermodel.objective: result["score"]}

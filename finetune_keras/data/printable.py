@@ -1,0 +1,61 @@
+"""Names and texts of strangers, made safe to show."""
+
+import re
+import unicodedata
+
+_DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
+def printable(text):
+    """Text without control characters, halves of pairs and changed direction.
+
+    No font and no file can take them, they rearrange what stands around, or
+    a terminal obeys them.
+
+    Args:
+        text: String.
+
+    Returns:
+        String; line breaks and tabs stay.
+    """
+    return "".join("\ufffd" if _is_control(c) else c for c in text)
+
+
+def _is_control(character):
+    if character in "\n\t" or character.isprintable():
+        return False
+    # Joiners stay: scripts and emoji need them.
+    return unicodedata.category(character) in ("Cc", "Cs") or (
+        character in _DIRECTIONS
+    )
+
+
+def as_file_name(name):
+    """Makes one part of the name of a file out of any name.
+
+    Args:
+        name: String.
+
+    Returns:
+        String of letters, digits, `_`, `-` and inner dots, not empty.
+    """
+    # Cut, since the name of a file has a limit.
+    return re.sub(r"[^\w.-]", "_", name)[:40].lstrip(".") or "_"
+
+
+def as_markdown(name):
+    """Makes any name a part of a line of Markdown that stands for itself.
+
+    Args:
+        name: String.
+
+    Returns:
+        String; a span of code where it has more than words.
+    """
+    name = " ".join(printable(name).split())
+    if re.fullmatch(r"\w+([ -]\w+)*", name):
+        return name
+    # A fence longer than any in the name cannot be closed by it.
+    runs = re.findall("`+", name)
+    fence = "`" * (1 + max(map(len, runs), default=0))
+    return f"{fence} {name} {fence}" if runs else f"`{name}`"
