@@ -223,6 +223,7 @@ MANY = 4096
 
 def check_texts(texts):
     """Makes a list of strings of texts, or says which one is none."""
+    texts = _column(texts)
     if isinstance(texts, (str, bytes)):
         texts = [texts]
     if hasattr(texts, "numpy"):
@@ -236,6 +237,23 @@ def check_texts(texts):
                 f"position {i}"
             )
     return texts
+
+
+def _column(texts):
+    """Texts out of a frame or an array of one column."""
+    if not _is_frame(texts):
+        return one_column(texts) if hasattr(texts, "ndim") else texts
+    if len(texts.columns) != 1:
+        raise ValueError(
+            "Texts are one column of a frame, `frame['text']`, and pairs of "
+            "them a tuple of two, `(frame['first'], frame['second'])`. "
+            f"Received: a frame with the columns {list(texts.columns)}"
+        )
+    return texts.iloc[:, 0]
+
+
+def _is_frame(x):
+    return hasattr(x, "iloc") and hasattr(x, "columns")
 
 
 def as_text(text):
@@ -259,6 +277,8 @@ def is_raw(x):
         return False
     if isinstance(x, (str, bytes)):
         return True
+    if _is_frame(x):
+        return any(is_raw(x.iloc[:, i]) for i in range(x.shape[1]))
     dtype = getattr(x, "dtype", None)
     if dtype is not None:
         return str(dtype) in ("string", "object", "str") or (

@@ -62,6 +62,7 @@ class TextModel(FineTuneModel):
             `Buckets`.
         """
         if isinstance(data, (tuple, list)) and is_raw(data[0]):
+            self._check_labelled(data)
             changes = training and self.encoder.is_random
             return self._bucket(lambda: data, batch_size or 32, changes)
         if _is_text_dataset(data):
@@ -70,6 +71,19 @@ class TextModel(FineTuneModel):
                 return self._bucket(lambda: _gather(data), size, True)
             return self.tokenize(_gather(data), size, training)
         return data
+
+    def _check_labelled(self, data):
+        alone = isinstance(data[0], (str, bytes))
+        if self.encoder.task == "masked_words" and not alone:
+            return
+        if alone or len(data) == 1 or data[1] is None:
+            raise ValueError(
+                "Texts to learn from or to judge on must hold labels: pass "
+                "(texts, labels). Texts alone, (texts,), are for a "
+                "`masked_language_model`, and for `predict` as they are. "
+                f"Received: a {type(data).__name__} of {len(data)} with "
+                f"{'texts' if alone else 'no labels'} in it"
+            )
 
     def _bucket(self, read, batch_size, changes=False):
         def make():
