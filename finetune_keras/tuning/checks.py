@@ -42,7 +42,7 @@ def check(hypermodel, settings, options, train, validation):
         ValueError: If one is out of range.
     """
     _check_settings(settings)
-    _check_objective(hypermodel)
+    _check_objective(hypermodel, options, validation)
     _check_names(hypermodel, options)
     _check_options(hypermodel, options)
     _check_data(hypermodel, options, train, validation)
@@ -73,7 +73,7 @@ def _check_settings(settings):
         )
 
 
-def _check_objective(hypermodel):
+def _check_objective(hypermodel, options, validation):
     objective = hypermodel.objective
     if not isinstance(objective, str):
         name = getattr(objective, "name", "val_accuracy")
@@ -82,6 +82,10 @@ def _check_objective(hypermodel):
             "whether it is to rise follows from it. "
             f"Received: objective={objective!r}"
         )
+    # A callback or a `train` of one's own may report anything.
+    own = type(hypermodel).train is not FineTuneHyperModel.train
+    if not (own or options.get("callbacks") or validation is None):
+        check_is_validated(objective)
     parts = hypermodel.space.parts
     penalties = [n for n in ("l1", "l2") if _varies(parts.get(n))]
     if objective.endswith("loss") and penalties:
@@ -90,6 +94,16 @@ def _check_objective(hypermodel):
             f"{objective!r} prefers the smallest. Use a metric, such as "
             'objective="val_accuracy".',
             stacklevel=4,
+        )
+
+
+def check_is_validated(objective):
+    """Refuses a metric of training, by which a search finds who memorises."""
+    if not objective.startswith("val_"):
+        raise ValueError(
+            f"`objective` {objective!r} is measured on the training data, "
+            "which a search would reward for being memorised. Name that of "
+            f"validation, 'val_{objective}'. Received: objective={objective!r}"
         )
 
 

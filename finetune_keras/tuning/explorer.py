@@ -7,6 +7,7 @@ import keras
 import keras_tuner
 
 from finetune_keras.training.fit_state import compile_arguments
+from finetune_keras.tuning.checks import check_is_validated
 from finetune_keras.tuning.hypermodel import FineTuneHyperModel, sized
 
 
@@ -124,6 +125,8 @@ def _check_objective(model, objective):
     for metric in [m for some in metrics for m in some]:
         names.append(getattr(metric, "name", None) or _name(metric))
     known = [f"val_{n}" for n in ["loss", *names] if n != "compile_metrics"]
+    if f"val_{objective}" in known:
+        check_is_validated(objective)
     if objective.startswith("val_") and objective not in known:
         raise ValueError(
             "The metric that decides is not among those of the model, which "

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 import traceback
+import warnings
 import weakref
 
 import keras
@@ -133,6 +134,7 @@ class Trials:
             self.model = None
             self.hypermodel.release()
         scores = [run["score"] for run in runs]
+        _warn_of_equals(scores)
         return {
             "status": "completed",
             "score": float(np.mean(scores)),
@@ -167,6 +169,8 @@ class Trials:
         model = self.hypermodel.build(hp)
         if isinstance(model, keras.Model):
             self.pristine.restore(model)
+        # `build` may have set a seed of its own, the same each time.
+        keras.utils.set_random_seed(self.seed + number)
         options = self._options(hp, number, folder, past)
         plan, history = self.hypermodel.train(hp, model, *self.data, **options)
         value = history.best_value
@@ -202,6 +206,17 @@ class Trials:
     def _keep_model(self, folder):
         with replacing(folder / MODEL) as file:
             self.model.save(file.name)
+
+
+def _warn_of_equals(scores):
+    if len(scores) > 1 and len(set(scores)) == 1:
+        warnings.warn(
+            f"All {len(scores)} executions of the trial have the score "
+            f"{scores[0]:.6g}: nothing in it is random, or `build` gives what "
+            "is random a seed of its own. They tell no more than one does.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def _given_up(folder):
