@@ -1,6 +1,7 @@
 """Proof of what moved in a phase, and what did not."""
 
 import hashlib
+import warnings
 
 import keras
 import numpy as np
@@ -15,6 +16,10 @@ class Audit:
     as digests, trained weights as copies, so that the memory it takes is that
     of what trains. Other state, that layers keep for themselves, such as the
     vectors of `keras.layers.SpectralNormalization`, is not judged.
+
+    A frozen weight that moved is a fault for certain. A group that trains and
+    did not move may be one, or the rate is too small for it, or its gradient
+    is 0: that is said, and no more.
 
     Args:
         model: A `keras.Model` whose flags are those of the phase.
@@ -55,37 +60,56 @@ class Audit:
                     self.before.pop(id(layer.kernel), None)
         self.updates = self._count_updates()
 
-    def check(self):
+    def check(self, rate=None):
         """Compares the weights with those remembered.
+
+        Args:
+            rate: Float, the learning rate of the phase, for the warning.
+                Defaults to `None`.
 
         Returns:
             Dict from the name of each group to a dict with `trained`, a
-            boolean, and `change`, the Euclidean norm of the change.
+            boolean, `change`, the Euclidean norm of the change, and, of a
+            group that trains and has not moved, `note`, a sentence.
 
         Raises:
-            RuntimeError: If a frozen weight or statistic has moved, or a
-                group that trains has not.
+            RuntimeError: If a frozen weight or statistic has moved.
+
+        Warns:
+            UserWarning: If a group that trains has not moved.
         """
         ledger = {}
-        updated = self._count_updates() != self.updates
+        updates = self._count_updates() - self.updates
         for group in self.groups:
             change = self._change(group)
             trained = any(self._trains(v) for v in group.variables)
-            ledger[group.name] = {"trained": trained, "change": change}
-            if trained and change == 0 and updated:
-                raise RuntimeError(
-                    f"The layer group {group.name!r} trains in this phase and "
-                    "has not moved at all. Is it cut off from the loss, its "
-                    "learning rate 0, or its activation dead?"
-                )
+            entry = {"trained": trained, "change": change}
+            if trained and change == 0 and updates:
+                entry["note"] = self._note(group, updates, rate)
+            ledger[group.name] = entry
+        _warn(ledger)
         return ledger
 
+    def _note(self, group, updates, rate):
+        """Says what may be the reason that a group has not moved."""
+        note = f"not moved in {updates} update{'s' if updates > 1 else ''}"
+        trained = [v for v in group.variables if self._trains(v)]
+        steps = [(rate or 0.0) * self._multiplier(v) for v in trained]
+        if rate and all(map(_is_below_grain, steps, trained)):
+            return (
+                f"{note}: a step of about {max(steps):.2g} is lost in the "
+                "rounding of its weights"
+            )
+        return f"{note}: its gradient may be 0"
+
     def _trains(self, variable):
-        if id(variable) not in self.trained:
-            return False
+        moves = id(variable) in self.trained
+        return moves and self._multiplier(variable) != 0
+
+    def _multiplier(self, variable):
         optimizer = _inner_optimizer(self.model)
         multiplier = getattr(optimizer, "learning_rate_multiplier", None)
-        return multiplier is None or multiplier(variable) != 0
+        return 1.0 if multiplier is None else multiplier(variable)
 
     def _count_updates(self):
         """How often the optimizer has moved the weights, so far as is known.
@@ -95,8 +119,7 @@ class Audit:
         optimizer = _inner_optimizer(self.model)
         if optimizer is None:
             return 0
-        steps = int(keras.ops.convert_to_numpy(optimizer.iterations))
-        return steps // (optimizer.gradient_accumulation_steps or 1)
+        return int(keras.ops.convert_to_numpy(optimizer.iterations))
 
     def _change(self, group):
         total = 0.0
@@ -113,6 +136,33 @@ class Audit:
                 after = _copy(variable).astype("float64")
                 total += float(np.sum((after - before) ** 2))
         return total**0.5
+
+
+def _warn(ledger):
+    names = {}
+    for name, entry in ledger.items():
+        if "note" in entry:
+            names.setdefault(entry["note"], []).append(name)
+    if not names:
+        return
+    lines = [f"\n  {', '.join(n)}: {note}" for note, n in names.items()]
+    warnings.warn(
+        "Layer groups that train in this phase have not moved. Likely causes: "
+        "a learning rate, or its factor by depth, below the rounding of the "
+        "weights; a gradient of 0, by an activation that is dead, a signal "
+        "that fades on its way through weights that are not pretrained, or no "
+        f"path to the loss; few steps. The run goes on.{''.join(lines)}",
+        UserWarning,
+        stacklevel=2,
+    )
+
+
+def _is_below_grain(step, variable):
+    """Tells whether a step changes none of the weights, as they round."""
+    values = np.abs(_copy(variable).astype("float32"))
+    grain = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+    smallest = values.min(initial=np.inf) * grain.get(variable.dtype, 2.0**-24)
+    return bool(step < smallest)
 
 
 def _frozen(layer, trained):

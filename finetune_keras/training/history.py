@@ -13,16 +13,17 @@ class FineTuneHistory:
 
     Attributes:
         epochs: List of dicts, one an epoch: `epoch` and `phase` (counted from
-            0), `learning_rate`, `seconds`, and the metrics of Keras; one with
-            a value for each class, such as `keras.metrics.F1Score()`, is a
-            list of them.
+            0), `learning_rate`, that of its last step, `seconds`, and the
+            metrics of Keras; one with a value for each class, such as
+            `keras.metrics.F1Score()`, is a list of them.
         phases: List of dicts, one a phase: `name`, `first_epoch`,
             `last_epoch`, `stopped` (`True` when a plateau ended it) and
             `cache`, a sentence on the prefix cache; of the first one also
             `head_start`, how the head was solved, and `solved`, the metrics
             right after it.
         ledger: List of dicts, one a phase: group name to a dict with
-            `trained` and `change`, the norm of the change of its weights.
+            `trained` and `change`, the norm of the change of its weights; of
+            a group that trained and has not moved also `note`, a sentence.
         monitor: String, the metric that the best epoch is chosen by.
         best_epoch: Integer, the epoch whose weights the model has now; -1 is
             the head solved in closed form, before the first one.

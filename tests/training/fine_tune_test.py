@@ -178,9 +178,10 @@ def test_audit_catches_an_idle_group():
     model = network()
     model.get_layer("block2_norm").gamma.assign(np.zeros(6))
     model.get_layer("block2_norm").beta.assign(np.full(6, -1.0))
-    with pytest.raises(RuntimeError, match="block2.*not moved") as caught:
-        ft.fine_tune(model, ft.Plan(PLAN[1:2]), photos(), photos(), verbose=0)
-    history = caught.value.history
+    with pytest.warns(UserWarning, match="block2: not moved"):
+        history = ft.fine_tune(
+            model, ft.Plan(PLAN[1:2]), photos(), photos(), verbose=0
+        )
     assert len(history.epochs) == PLAN[1].epochs
     logs = model.evaluate(*photos(), verbose=0, return_dict=True)
     assert logs["loss"] == pytest.approx(history.best_value, rel=1e-5)
