@@ -54,11 +54,14 @@ def check_schedule(plan, optimizer):
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     rate = inner.get_config()["learning_rate"]
     scheduled = not isinstance(rate, (int, float))
-    if scheduled and any(phase.learning_rate for phase in plan):
+    if scheduled and any(
+        phase.learning_rate or phase.schedule != "constant" for phase in plan
+    ):
         raise ValueError(
             "The model is compiled with a learning-rate schedule, and the "
             "plan gives rates of its own. Compile it with a number, or leave "
-            f"out `learning_rate` in the phases. Received: {rate}"
+            "out `learning_rate` and `schedule` in the phases. "
+            f"Received: {rate}"
         )
     return scheduled
 

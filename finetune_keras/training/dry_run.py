@@ -1,11 +1,8 @@
 """What a plan will train and how long it will take, before it runs."""
 
 import itertools
-import math
 import statistics
 import time
-
-import keras
 
 from finetune_keras.models.freezing import freeze, unfreeze
 from finetune_keras.models.summary import trainable_summary
@@ -154,8 +151,8 @@ def _duration(seconds):
 def _read(data, model, name, batch_size):
     """Returns the first batch of data, and how many batches it has."""
     inputs = Inputs(data, model, name, batch_size)
-    count = _num_batches(inputs)
-    if count is None or count < 0:
+    count = inputs.num_batches
+    if count is None:
         raise ValueError(
             f"How many batches `{name}` has is not known, and so not how long "
             "an epoch takes. For a `tf.data.Dataset`, say it with "
@@ -166,20 +163,6 @@ def _read(data, model, name, batch_size):
     skipped = count // 2 if inputs.is_buckets else 0
     batch = next(itertools.islice(inputs.batches(), skipped, None))
     return batch_arguments(batch), count
-
-
-def _num_batches(inputs):
-    data = inputs.data
-    if inputs.is_buckets:
-        return len(data)
-    if inputs.is_arrays:
-        size = keras.tree.flatten(data[1])[0].shape[0]
-        return math.ceil(size / inputs.batch_size)
-    if inputs.is_dataset:
-        return int(data.cardinality())
-    if isinstance(data, keras.utils.PyDataset):
-        return data.num_batches
-    return len(data) if hasattr(data, "__len__") else None
 
 
 def _try(model, phase, train, validation=None):

@@ -60,9 +60,12 @@ def fine_tune(
             first epoch.
         FloatingPointError: If the loss is not finite any more. The model has
             the best weights until then.
-        RuntimeError: If the audit finds a frozen weight that moved, or a
-            group that trains and did not. The model has the best weights
-            here too, and both errors have the history as `error.history`.
+        RuntimeError: If the audit finds a frozen weight that moved. The model
+            has the best weights here too, and both errors have the history as
+            `error.history`.
+
+    Warns:
+        UserWarning: If a group that trains has not moved in a phase.
 
     Example:
 

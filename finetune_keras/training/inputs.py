@@ -1,6 +1,7 @@
 """Training and validation data, met at the door."""
 
 import itertools
+import math
 
 import keras
 import numpy as np
@@ -70,6 +71,22 @@ class Inputs:
         names = ("x", "y", "sample_weight")
         parts = dict(zip(names, self.data, strict=False))
         return {**parts, "batch_size": self.batch_size}
+
+    @property
+    def num_batches(self):
+        """Integer, batches an epoch, or `None` where it is not known."""
+        if self.steps:
+            return self.steps
+        if self.is_arrays:
+            size = keras.tree.flatten(self.data[1])[0].shape[0]
+            return -(-size // self.batch_size)
+        if self.is_dataset:
+            count = int(self.data.cardinality())
+        elif isinstance(self.data, keras.utils.PyDataset):
+            count = self.data.num_batches
+        else:
+            count = len(self.data) if hasattr(self.data, "__len__") else None
+        return None if count is None or not 0 <= count < math.inf else count
 
     def batches(self):
         """Iterates once over `(x, y)` in batches, an epoch at most."""

@@ -8,6 +8,7 @@ from finetune_keras.models import graph
 from finetune_keras.models.freezing import BATCH_NORM, is_batch_norm
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.selection import select_layers
+from finetune_keras.training.schedules import SCHEDULES
 
 
 class PlanError(ValueError):
@@ -48,9 +49,9 @@ class Phase:
         batch_norm: `"frozen"` keeps `BatchNormalization` outside the head in
             inference mode, `"train"` trains what `layers` names of it, as in
             `unfreeze`. Defaults to `"frozen"`.
-        schedule: `"constant"`, `"cosine"` (down to 0 over the epochs of the
-            phase) or `"one_cycle"`, see `learning_rate_at`. Defaults to
-            `"constant"`.
+        schedule: `"constant"`, or, from step to step over all epochs of the
+            phase, `"cosine"` (down to 0) or `"one_cycle"`, see
+            `learning_rate_at`. Defaults to `"constant"`.
 
     Raises:
         ValueError: If an argument has the wrong type or is out of range.
@@ -136,18 +137,18 @@ class Phase:
         return chosen
 
     def learning_rate_at(self, epoch, learning_rate=None):
-        """Computes the learning rate of an epoch, before any decay by depth.
+        """Computes the learning rate of a step, before any decay by depth.
 
-        - `"constant"`: the same in all epochs.
-        - `"cosine"`: half a cosine from the full rate in the first epoch to 0
-          where an epoch after the last would begin.
-        - `"one_cycle"`: the value in the middle of the epoch of the cycle that
-          `OneCycle` makes: up from 1/25 of the rate in the first quarter of
-          the phase, then down to 1/100,000, both as half cosines. The middle,
-          since the start would spend a short phase at the lowest rate.
+        - `"constant"`: the same in all steps.
+        - `"cosine"`: half a cosine from the full rate in the first step to 0
+          where a step after the last would follow.
+        - `"one_cycle"`: the cycle that `OneCycle` makes: up from 1/25 of the
+          rate in the first quarter of the phase, then down to 1/100,000, both
+          as half cosines.
 
         Args:
-            epoch: Integer, the epoch in this phase, from 0.
+            epoch: Number, where in this phase the step is, in epochs from 0:
+                2 is the first step of the third epoch, 2.5 one amid it.
             learning_rate: Positive float, taken where the phase has none of
                 its own: the rate of the compiled optimizer. Defaults to `None`.
 
@@ -175,7 +176,10 @@ class Phase:
                 "rate of its own to start from. Pass that of the compiled "
                 "optimizer. Received: learning_rate=None"
             )
-        return float(rate * _SCHEDULES[self.schedule](epoch, self.epochs))
+        if self.schedule == "constant":
+            return rate
+        schedule = SCHEDULES[self.schedule](1.0, self.epochs)
+        return rate * float(schedule(epoch))
 
     def to_dict(self):
         """Returns a dict of the arguments, of plain values only."""
@@ -211,24 +215,6 @@ def _last_groups(groups, number):
             f"{names}. Received: layers={number}"
         )
     return groups[-count:]
-
-
-def _one_cycle(epoch, epochs):
-    share = (epoch + 0.5) / epochs
-    if share < 0.25:
-        return _half_cosine(1 / 25, 1.0, share / 0.25)
-    return _half_cosine(1.0, 1e-5, (share - 0.25) / 0.75)
-
-
-def _half_cosine(start, end, share):
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))
-
-
-_SCHEDULES = {
-    "constant": lambda epoch, epochs: 1.0,
-    "cosine": lambda epoch, epochs: _half_cosine(1.0, 0.0, epoch / epochs),
-    "one_cycle": _one_cycle,
-}
 
 
 def checked(name, value, *path):
@@ -319,6 +305,6 @@ CHECKS = {
 }
 _CHOICES = {
     "batch_norm": list(BATCH_NORM),
-    "schedule": list(_SCHEDULES),
+    "schedule": list(SCHEDULES),
     "head_start": [None, "auto", "ridge", "lda"],
 }

@@ -62,6 +62,17 @@ class PhaseWork:
     def num_views(self):
         return len(self._views or [0])
 
+    @property
+    def num_batches(self):
+        """Integer, batches an epoch, or `None` where it is not known."""
+        if self._views is None:
+            return self.train.num_batches
+        view = self._views[0]
+        if isinstance(view, Buckets):
+            return len(view)
+        size = len(keras.tree.flatten(view[0])[0])
+        return -(-size // self.train.batch_size)
+
     def build(self, resumable):
         """Builds what `fit` would build from a batch that it draws.
 

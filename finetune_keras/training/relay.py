@@ -49,15 +49,19 @@ class Relay(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.run.begin_epoch(epoch)
         self._pass_on("on_epoch_begin", epoch, logs)
+        self.run.rates.adopt()
 
     def on_train_batch_end(self, batch, logs=None):
         self.run.end_batch(batch, logs)
         self._pass_on("on_train_batch_end", batch, logs)
+        if self.callbacks:
+            self.run.rates.adopt_in_epoch()
         self.run.look_for_a_stop()
 
     def on_epoch_end(self, epoch, logs=None):
         logs = {} if logs is None else logs
         self._pass_on("on_epoch_end", epoch, logs)
+        self.run.rates.adopt()
         self.run.end_epoch(epoch, logs)
 
     def _pass_on(self, name, *args, **logs):

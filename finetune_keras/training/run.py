@@ -14,13 +14,14 @@ from finetune_keras.models.replay import layer_names_kept
 from finetune_keras.training import resume
 from finetune_keras.training.audit import Audit
 from finetune_keras.training.best import Best, check_monitor
-from finetune_keras.training.compiled import check_schedule, is_layerwise
+from finetune_keras.training.compiled import is_layerwise
 from finetune_keras.training.fit_state import sync_state
 from finetune_keras.training.head_start import HeadStart
 from finetune_keras.training.history import FineTuneHistory, as_plain
 from finetune_keras.training.inputs import Inputs
 from finetune_keras.training.phase_work import PhaseWork
 from finetune_keras.training.progress import Progress
+from finetune_keras.training.rate_clock import RateClock
 from finetune_keras.training.relay import Relay
 from finetune_keras.training.retrace import retrace
 from finetune_keras.training.workers import agree_on, open_checkpoint
@@ -66,8 +67,7 @@ class Run:
         frequency = self.fit.get("validation_freq", 1)
         self.best = Best(monitor, model, mode, frequency)
         self.groups = layer_groups(model)
-        self.scheduled = check_schedule(plan, model.optimizer)
-        self.rate = self._learning_rate()
+        self.rates = RateClock(model, plan)
         # Without any, the multipliers of the user's own optimizer hold.
         self.decays = any(phase.layerwise_lr_decay for phase in plan)
         self.checkpoint = None
@@ -96,8 +96,10 @@ class Run:
             except (FloatingPointError, KeyboardInterrupt) as error:
                 self._give_up(error)
                 raise
+            finally:
+                self.rates.end_phase()
             state = None
-        self._put_rate_back()
+        self.rates.end(self.phase)
         self.relay.end(self.logs)
         if self.history.best_epoch is not None:
             self.best.restore()
@@ -135,7 +137,7 @@ class Run:
             self.over = True
             self.progress.total -= phase.epochs
         self.progress.begin_phase(index, self.full, self.history.phases[-1])
-        self._set_rate_before()
+        self.rates.begin_phase(phase, self.phase_epoch, self.work.num_batches)
         while self._goes_on():
             self._run_segment()
             if self.checkpoint and self._goes_on():
@@ -149,7 +151,7 @@ class Run:
 
     def _check(self, audit):
         try:
-            return audit.check()
+            return audit.check(self.rates.base)
         except RuntimeError as error:
             self._give_up(error)
             raise
@@ -264,19 +266,14 @@ class Run:
     # === What happens in it ===
 
     def begin_epoch(self, epoch):
-        """Sets the rate that the plan has for an epoch, where it changes."""
-        if not self.scheduled:
-            rate = self.phase.learning_rate_at(self.phase_epoch, self.rate)
-            if rate != self.planned_rate:
-                self.full.optimizer.learning_rate = rate
-            self.planned_rate = rate
-        # On JAX the variables of a running epoch cannot be read.
-        self.epoch_rate = self._learning_rate()
+        """Begins an epoch, before the callbacks of the user."""
+        self.rates.begin_epoch(self.work.target, self.phase_epoch)
         self.started = time.perf_counter()
         self.progress.begin_epoch(epoch)
 
     def end_batch(self, batch, logs):
         """Looks at the loss of a batch."""
+        self.batches = batch + 1
         if not np.isfinite(logs.get("loss", 0.0)):
             self._diverged(batch, logs["loss"])
         self.progress.step(batch, logs)
@@ -288,7 +285,7 @@ class Run:
             "epoch": epoch,
             "phase": self.index,
             **{name: as_plain(value) for name, value in logs.items()},
-            "learning_rate": self._learning_rate(),
+            "learning_rate": self.rates.end_epoch(self.batches),
             "seconds": time.perf_counter() - self.started,
         }
         self.history.epochs.append(row)
@@ -305,23 +302,6 @@ class Run:
         if getattr(self.full, "stop_training", False):
             self.stopped = True
             self.work.target.stop_training = True
-
-    def _set_rate_before(self):
-        """Knows the rate of the epoch before, which callbacks may change."""
-        self.planned_rate = None
-        if self.phase_epoch and not self.scheduled:
-            before = self.phase_epoch - 1
-            self.planned_rate = self.phase.learning_rate_at(before, self.rate)
-
-    def _put_rate_back(self):
-        """Ends a schedule on the model's own rate with that rate."""
-        own = self.phase.learning_rate is None
-        if own and self.phase.schedule != "constant" and not self.scheduled:
-            self.full.optimizer.learning_rate = self.rate
-
-    def _learning_rate(self):
-        rate = self.full.optimizer.learning_rate
-        return float(keras.ops.convert_to_numpy(rate))
 
     def _judge(self, epoch, logs):
         if self.history.monitor is None:
@@ -342,7 +322,7 @@ class Run:
             self.history.phases[-1]["stopped"] = True
 
     def _diverged(self, batch, loss):
-        rate = self.epoch_rate
+        rate = self.rates.rate_of(batch)
         phase = self.history.phases[-1]["name"]
         raise FloatingPointError(
             f"The loss became {loss} in epoch {self.epoch + 1}, step "
@@ -384,7 +364,7 @@ class Run:
             phase_best=self.phase_best,
             over=self.over,
             seed=self.seed,
-            rate=self.rate,
+            rates=self.rates.get_state(),
             history=self.history.get_config(),
             watched=self.best.watched(),
         )
@@ -395,7 +375,7 @@ class Run:
         for name in ("epoch", "phase_epoch", "wait", "phase_best", "over"):
             setattr(self, name, facts[name])
         self.start_phase, self.seed = facts["index"], facts["seed"]
-        self.rate = facts["rate"]
+        self.rates.set_state(facts["rates"])
         self.history = FineTuneHistory.from_config(facts["history"])
         self.best.unpack(self.full, facts["watched"], arrays)
 

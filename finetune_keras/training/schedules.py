@@ -163,6 +163,14 @@ class SlantedTriangular(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
+# Those that a phase may name; each takes the peak and the number of steps.
+SCHEDULES = {
+    "constant": None,
+    "cosine": keras.optimizers.schedules.CosineDecay,
+    "one_cycle": OneCycle,
+}
+
+
 def _half_cosine(start, end, share):
     return end + (start - end) * (1.0 + ops.cos(math.pi * share)) / 2.0
 

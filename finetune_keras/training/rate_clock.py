@@ -1,0 +1,164 @@
+"""The learning rate of a run, from step to step."""
+
+import warnings
+
+import keras
+
+from finetune_keras.training.compiled import check_schedule
+from finetune_keras.training.fit_state import renew_functions
+from finetune_keras.training.schedules import SCHEDULES
+
+
+class RateClock:
+    """Gives each step of a phase the rate that the plan has for it.
+
+    A schedule is a factor in the train step, by the steps that the optimizer
+    has made in the phase. `optimizer.learning_rate` reads as the rate of the
+    next step. What a callback assigns to it is taken for that: the rest of the
+    schedule is scaled alike.
+
+    Args:
+        model: Compiled `keras.Model`.
+        plan: A `Plan`.
+
+    Attributes:
+        compiled: Float, the rate that the optimizer was compiled with.
+        num_steps: Integer, steps an epoch, or `None` where the data does not
+            tell and no epoch has been counted.
+    """
+
+    def __init__(self, model, plan):
+        self.model = model
+        inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+        self.optimizer = inner
+        self.is_compiled = check_schedule(plan, model.optimizer)
+        self.compiled = self.base = self._own_rate()
+        self.start = keras.Variable(
+            0, dtype="int32", trainable=False, name="start"
+        )
+        self.num_steps, self.factor, self.waits = None, None, False
+
+    # === Phases and epochs ===
+
+    def begin_phase(self, phase, epoch, num_steps):
+        """Begins a phase, or goes on with it.
+
+        Args:
+            phase: A `Phase`.
+            epoch: Integer, how many of its epochs are done.
+            num_steps: Integer, steps an epoch, or `None` if not known.
+        """
+        self.phase = phase
+        self.num_steps = num_steps or self.num_steps
+        if not epoch:
+            self.start.assign(self._steps())
+        if not epoch and not self.is_compiled:
+            rate = phase.learning_rate or self.compiled
+            self.optimizer.learning_rate = rate
+        self.base = self._own_rate()
+        if phase.schedule != "constant":
+            self._set_factor(epoch)
+
+    def begin_epoch(self, model, epoch):
+        """Begins an epoch of the phase; `model` is what `fit` runs."""
+        self.before = self._steps()
+        if self.waits and self.num_steps:
+            self._set_factor(epoch)
+            renew_functions(model)
+        # TensorFlow counts a step where data ends unforeseen, and none where
+        # gradients overflow. JAX has the start in its trace.
+        if self.num_steps and keras.backend.backend() != "jax":
+            self.start.assign(self.before - epoch * self.num_steps)
+
+    def end_epoch(self, count):
+        """Ends an epoch of so many steps; returns the rate of the last."""
+        self.num_steps = self.num_steps or count
+        return self.rate_of(count - 1)
+
+    def end_phase(self):
+        """Leaves the optimizer with a rate that stands still."""
+        if self.factor is not None:
+            self.factor, self.waits = None, False
+            del vars(self.optimizer)["_get_current_learning_rate"]
+            renew_functions(self.model)
+
+    def end(self, phase):
+        """Ends a schedule on the model's own rate with that rate."""
+        if phase.learning_rate is None and phase.schedule != "constant":
+            self.optimizer.learning_rate = self.compiled
+
+    # === Steps ===
+
+    def rate_of(self, batch):
+        """Returns the rate of a step of this epoch, a float."""
+        if self.factor is None:
+            return self.base
+        step = self.before - int(self.start) + batch
+        return self.base * float(self.factor(step))
+
+    def adopt(self):
+        """Takes over what a callback has assigned to the rate."""
+        value = self._own_rate()
+        if self.factor is not None and value != self.base:
+            share = float(self.factor(self._steps() - int(self.start)))
+            # Nothing follows a share of 0, the end of a cosine.
+            self.optimizer.learning_rate = value / (share or 1.0)
+            value = self._own_rate()
+        self.base = value
+
+    def adopt_in_epoch(self):
+        """Does so after a batch, where variables can be read then."""
+        if self.factor is not None and keras.backend.backend() != "jax":
+            self.adopt()
+
+    def _set_factor(self, epoch):
+        phase, schedule = self.phase, SCHEDULES[self.phase.schedule]
+        self.waits = not self.num_steps
+        if self.waits:
+            _warn_of_one_rate(phase)
+            share = float(schedule(1.0, phase.epochs)(epoch + 0.5))
+            self.factor = lambda step: share
+        else:
+            self.factor = schedule(1.0, phase.epochs * self.num_steps)
+        # Keras asks for it in each step that it traces.
+        vars(self.optimizer)["_get_current_learning_rate"] = self._now
+
+    def _now(self):
+        rate = type(self.optimizer)._get_current_learning_rate(self.optimizer)
+        return rate * self.factor(self.optimizer._iterations - self.start)
+
+    def _own_rate(self):
+        """The rate without the factor."""
+        rate = type(self.optimizer)._get_current_learning_rate(self.optimizer)
+        return float(keras.ops.convert_to_numpy(rate))
+
+    def _steps(self):
+        """Batches so far; `iterations` leaves out those accumulated."""
+        return int(keras.ops.convert_to_numpy(self.optimizer._iterations))
+
+    # === Resume ===
+
+    def get_state(self):
+        """Returns what a run that goes on must know, as plain data."""
+        return {
+            "compiled": self.compiled,
+            "num_steps": self.num_steps,
+            "start": int(self.start),
+        }
+
+    def set_state(self, state):
+        """Takes what `get_state` returned."""
+        self.compiled = state["compiled"]
+        self.num_steps = state["num_steps"]
+        self.start.assign(state["start"])
+
+
+def _warn_of_one_rate(phase):
+    warnings.warn(
+        "How many batches `train` has is not known before the first epoch, "
+        f"and the {phase.schedule!r} schedule goes by step: that epoch has "
+        "one rate, that of its middle. Pass `steps_per_epoch`, or say it with "
+        "`dataset.apply(tf.data.experimental.assert_cardinality(n))`.",
+        UserWarning,
+        stacklevel=2,
+    )
