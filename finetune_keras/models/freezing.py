@@ -1,9 +1,11 @@
 """Freeze and unfreeze, leaf by leaf, with a BatchNorm policy."""
 
+import warnings
+
 import keras
 
 from finetune_keras.models import graph
-from finetune_keras.models.layer_groups import layer_groups
+from finetune_keras.models.layer_groups import layer_groups, outside_group
 from finetune_keras.models.selection import select_layers
 from finetune_keras.models.trainable_set import keep_trainable_set
 
@@ -17,17 +19,21 @@ def freeze(model, layers="all"):
     statistics. Flags are set on leaf layers, so that an inner model's own flag
     neither hides nor undoes them. They are saved with the model.
 
+    Layers that the model holds beside its graph, such as a teacher, are frozen
+    by `"all"` and by their name; every other selection leaves them as they are.
+
     After `compile`, Keras goes on training what it trained before until the
     model is compiled again; `trainable_summary` says so.
 
     Args:
         model: A `keras.Model`, built.
         layers: Which layers, as in `select_layers`: `"all"`, `"backbone"`, a
-            group, name, regular expression, class, slice, callable, `Layer`,
-            or a list of these. Defaults to `"all"`.
+            group, name, regular expression, class, callable, `Layer`, an
+            integer (the head and the last n groups before it), or a list of
+            these. Defaults to `"all"`.
 
     Raises:
-        ValueError: If `layers` matches nothing.
+        ValueError: If `layers` matches nothing, or `model` is not built yet.
 
     Example:
 
@@ -39,11 +45,19 @@ def freeze(model, layers="all"):
     print([v.path for v in model.trainable_variables])
     ```
     """
-    _set_flags(model, select_layers(model, layers), False)
+    chosen = select_layers(model, layers)
+    if isinstance(layers, str) and layers == "all":
+        outside = outside_group(model)
+        chosen += outside.layers if outside else []
+    _set_flags(model, chosen, False)
+    keep_trainable_set(model, stacklevel=3)
 
 
 def unfreeze(model, layers="all", batch_norm="frozen"):
     """Lets layers train again.
+
+    Layers that the model holds beside its graph, such as a teacher, stay as
+    they are unless they are named.
 
     Args:
         model: A `keras.Model`, built.
@@ -58,8 +72,8 @@ def unfreeze(model, layers="all", batch_norm="frozen"):
 
     Raises:
         ValueError: If `layers` matches nothing, or nothing but BatchNorm that
-            stays frozen, or if `"synchronized"` is asked for on a backend
-            other than TensorFlow.
+            stays frozen, if `model` is not built yet, or if `"synchronized"`
+            is asked for on a backend other than TensorFlow.
 
     Example:
 
@@ -87,6 +101,7 @@ def unfreeze(model, layers="all", batch_norm="frozen"):
     if batch_norm == "synchronized":
         for layer in filter(is_batch_norm, chosen):
             layer.synchronized = True
+    keep_trainable_set(model, stacklevel=3)
 
 
 def _check_batch_norm(batch_norm):
@@ -122,17 +137,62 @@ def is_recompile_due(model):
     }
 
 
+class TrainOnly:
+    """Unfreezes what is asked for and freezes the rest, again and again.
+
+    What the model holds beside its graph, such as a teacher, is as the user
+    left it, except while it is named.
+
+    Args:
+        model: A `keras.Model`, built, with the user's flags.
+    """
+
+    def __init__(self, model):
+        self.model = model
+        outside = outside_group(model)
+        beside = graph.layers_beside(model)
+        beside += outside.layers if outside else []
+        self.layers = [(layer, layer._trainable) for layer in beside]
+        variables = outside.variables if outside else []
+        self.variables = [(v, v.trainable) for v in variables]
+
+    def __call__(self, layers, batch_norm="frozen"):
+        """Sets the flags.
+
+        Args:
+            layers: What trains, as in `select_layers`.
+            batch_norm: See `unfreeze`.
+        """
+        for layer, trainable in self.layers:
+            graph.set_own_flag(layer, trainable)
+        for variable, trainable in self.variables:
+            variable.trainable = trainable
+        with warnings.catch_warnings():
+            # What a file cannot keep is told of the flags in the end.
+            warnings.simplefilter("ignore")
+            _set_flags(self.model, select_layers(self.model), False)
+            unfreeze(self.model, layers, batch_norm)
+
+
 def _set_flags(model, layers, trainable):
-    for layer in layers:
-        graph.set_own_flag(layer, trainable)
-    leaves = set(graph.leaf_layers(model))
-    for container in [model, *graph.all_layers(model)]:
+    if not model.trainable:
+        # What its flag has hidden so far is frozen, whenever it was built.
+        for leaf in graph.leaf_layers(model):
+            graph.set_own_flag(leaf, False)
+    leaves, chosen = set(graph.every_leaf(model)), set(layers)
+    beside = [
+        layer
+        for layer in graph.layers_beside(model)
+        if not chosen.isdisjoint(graph.leaf_layers(layer))
+    ]
+    for container in [model, *graph.all_layers(model), *beside]:
         # A container's flag is no say of its own: it must hide nothing.
         if container not in leaves:
             graph.set_own_flag(container, True)
+    for layer in layers:
+        graph.set_own_flag(layer, trainable)
     if model in leaves:
         _let_show(model)
-    keep_trainable_set(model)
 
 
 def _let_show(model):
@@ -145,8 +205,8 @@ def _let_show(model):
 
 def _pretrained_norms(model, layers):
     norms = [x for x in layers if is_batch_norm(x)]
-    if not norms or graph.graph_of(model) is None:
-        return norms
+    if not norms:
+        return []
     last = layer_groups(model)[-1]
     new = last.layers if last.name == "head" else []
     return [layer for layer in norms if layer not in new]

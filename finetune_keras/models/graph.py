@@ -7,6 +7,7 @@ Everything here reads Keras's own graph of nodes. It is the one place of the
 import re
 
 import keras
+from keras.src.models.functional import functional_like_constructor
 
 
 class Step:
@@ -192,6 +193,35 @@ def all_layers(layer):
     return list(found.values())
 
 
+def layers_beside(model):
+    """Lists the layers that a model holds, and no graph or layer of it does.
+
+    A teacher, a momentum encoder or a network of the loss are such: attributes
+    of a functional model, or of one inside.
+    """
+    known = {id(model), *map(id, all_layers(model))}
+    return [x for x in model._flatten_layers() if id(x) not in known]
+
+
+def every_leaf(model):
+    """Lists `leaf_layers`, and those with weights that stand beside the graph.
+
+    Args:
+        model: A `keras.Model`.
+
+    Returns:
+        Dict from each leaf to its path.
+    """
+    leaves = leaf_layers(model)
+    beside = layers_beside(model)
+    inside = {id(x) for layer in beside for x in all_layers(layer)}
+    for layer in beside:
+        if id(layer) not in inside:
+            found = leaf_layers(layer, layer.name).items()
+            leaves.update((x, path) for x, path in found if own_variables(x))
+    return leaves
+
+
 def set_own_flag(layer, trainable):
     """Sets the flag of a layer and of its own weights, not of inner ones."""
     layer._trainable = trainable
@@ -210,6 +240,13 @@ def is_fixed(layer, variable):
 def saves_inner_flags(layer):
     """Tells whether Keras's file keeps the flags of the layers inside."""
     return isinstance(layer, keras.Sequential) or is_plain_functional(layer)
+
+
+def lists_layers(model):
+    """Tells whether Keras's file of a model lists its layers, with flags."""
+    return isinstance(model, keras.Sequential) or (
+        graph_of(model) is model and functional_like_constructor(type(model))
+    )
 
 
 def is_plain_functional(model):

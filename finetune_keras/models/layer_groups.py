@@ -1,7 +1,5 @@
 """Layer groups: any model as an ordered list of parts, input to output."""
 
-import warnings
-
 import keras
 
 from finetune_keras.models import graph
@@ -12,6 +10,9 @@ from finetune_keras.models.block_names import (
     unique_names,
 )
 from finetune_keras.models.head_finder import find_head
+from finetune_keras.models.subclassed import is_norm, parts_by_call
+
+OUTSIDE = "outside the graph"
 
 
 class LayerGroup:
@@ -46,8 +47,9 @@ class LayerGroup:
 
     @property
     def variables(self):
-        """List of the weights of the group, statistics included."""
-        return [v for layer in self.layers for v in graph.own_variables(layer)]
+        """List of the weights of the group, statistics included, each once."""
+        own = [v for layer in self.layers for v in graph.own_variables(layer)]
+        return list({id(variable): variable for variable in own}.values())
 
     @property
     def num_params(self):
@@ -77,24 +79,31 @@ def layer_groups(model, granularity="block"):
     Groups follow from the graph (a residual, inception or transformer block is
     a stretch between two points where one tensor carries everything) and from
     the names of the layers. Each leaf layer with weights is in exactly one
-    group. A shared layer is in the group of its first call. The head, where
-    the model has one, is the last group and is called `"head"`.
+    group. A shared layer is in the group of its first call, weights of the
+    model's own are in the first one. The head, where the model has one, is the
+    last group and is called `"head"`.
 
     Args:
-        model: A `keras.Model`, built. A subclassed model has no graph: its
-            top-level layers are the groups, normalisation joined to the layer
-            before it and weights of its own to the first group, and a warning
-            says so.
+        model: A `keras.Model`, built. A subclassed model has no graph: the
+            layers that it holds as attributes are the groups, under the names
+            of those attributes, in the order in which it calls them, with
+            normalisation joined to the layer before it. No boundary between
+            them can be cut.
         granularity: `"block"` for stem, blocks and head, or `"layer"` for one
             group for each layer with weights below the head. Defaults to
             `"block"`.
 
     Returns:
         List of `LayerGroup`s. Any slice of it says where to freeze:
-        `ft.unfreeze(model, ft.layer_groups(model)[-2:])`.
+        `ft.unfreeze(model, ft.layer_groups(model)[-2:])`. Layers that the
+        model holds and does not call, such as a teacher, are in none.
 
     Raises:
-        ValueError: If `granularity` is unknown, or `model` has no weights yet.
+        ValueError: If `granularity` is unknown, or `model` is not built yet.
+
+    Warns:
+        UserWarning: If the call of a subclassed model cannot be traced: then
+            its layers stand in the order of their definition.
 
     Example:
 
@@ -111,12 +120,7 @@ def layer_groups(model, granularity="block"):
             '`granularity` must be "block" or "layer". '
             f"Received: granularity={granularity!r}"
         )
-    if not isinstance(model, keras.Model) or not model.weights:
-        raise ValueError(
-            "Layer groups are made of layers with weights, and this model has "
-            "none yet. Give it an `Input`, or call it on data once. "
-            f"Received: model={model!r}"
-        )
+    check_built(model)
     if graph.graph_of(model) is None:
         return _groups_without_graph(model)
     steps, _, outputs = graph.walk(model)
@@ -130,7 +134,32 @@ def layer_groups(model, granularity="block"):
         parts = _blocks(steps, joints, body)
     if head:
         parts.append(("head", head))
-    return _make_groups(steps, graph.cut_points(steps, outputs), parts)
+    groups = _make_groups(steps, graph.cut_points(steps, outputs), parts)
+    known = {id(layer) for group in groups for layer in group.layers}
+    groups[0].layers[:0] = [
+        layer
+        for layer in graph.leaf_layers(model)
+        if graph.own_variables(layer) and id(layer) not in known
+    ]
+    return groups
+
+
+def check_built(model):
+    """Refuses a model whose weights are not all there yet."""
+    if not isinstance(model, keras.Model) or not model.weights:
+        raise ValueError(
+            "Layer groups are made of layers with weights, and this model has "
+            "none yet. Give it an `Input`, or call it on data once. "
+            f"Received: model={model!r}"
+        )
+    if graph.graph_of(model) is None and not model.built:
+        late = [layer.name for layer in model.layers if not layer.built]
+        raise ValueError(
+            "The model is not built yet, and what it makes later would not "
+            "be frozen or trained as asked for. Call it on a batch, or call "
+            f"`build`, first. Received: model={model.name!r} of type "
+            f"{type(model).__name__}, not built: {late}"
+        )
 
 
 def weighted_atoms(steps):
@@ -218,24 +247,21 @@ def _outer_leaves(atom):
     return [leaf for leaf in leaves if id(leaf) not in inside]
 
 
-def is_norm(layer):
-    """Tells whether a layer normalises or scales rather than mixes."""
-    name = type(layer).__name__
-    return "Normalization" in name or "Scale" in name or name == "PReLU"
-
-
 def _make_groups(steps, cuts, parts):
     names = unique_names([name for name, _ in parts])
-    groups = []
+    groups, seen = [], set()
     for i, (name, (_, atoms)) in enumerate(zip(names, parts, strict=True)):
         layers = [
             leaf
             for atom in atoms
             for leaf in graph.leaf_layers(atom.layer, atom.path)
-            if graph.own_variables(leaf)
+            if graph.own_variables(leaf) and leaf not in seen
         ]
+        # A layer that another one holds is in the group of its first call.
+        seen.update(layers)
         cut = _cut_between(steps, cuts, parts[:i], parts[i:])
-        groups.append(LayerGroup(name, layers, cut))
+        if layers:
+            groups.append(LayerGroup(name, layers, cut))
     return groups
 
 
@@ -265,23 +291,7 @@ def _size(shape):
 
 
 def _groups_without_graph(model):
-    warnings.warn(
-        f"{type(model).__name__} is a subclassed model without a graph: its "
-        "top-level layers, in the order of their definition, are its layer "
-        "groups, and no boundary between them can be cut.",
-        stacklevel=3,
-    )
-    layers = [layer for layer in model.layers if layer.weights]
-    parts = []
-    for layer in layers:
-        leaves = [x for x in graph.leaf_layers(layer) if graph.own_variables(x)]
-        # Alone, a frozen `BatchNormalization` would be a group of nothing.
-        if parts and all(map(is_norm, leaves)):
-            parts[-1][1].extend(leaves)
-        else:
-            parts.append((layer.name, leaves))
-    if len(parts) > 1 and isinstance(layers[-1], keras.layers.Dense):
-        parts[-1] = ("head", parts[-1][1])
+    parts = parts_by_call(model)
     if not parts:
         return [LayerGroup(model.name, [model])]
     if graph.own_variables(model):
@@ -291,3 +301,33 @@ def _groups_without_graph(model):
         LayerGroup(name, leaves)
         for name, (_, leaves) in zip(names, parts, strict=True)
     ]
+
+
+def outside_group(model, groups=None):
+    """Gathers the weights that a model holds and no call of it passes.
+
+    They belong to a teacher, a momentum encoder or a network of the loss, and
+    keep the flags that a person gave them, unless they are named.
+
+    Args:
+        model: A `keras.Model`, built.
+        groups: List of its `LayerGroup`s. Made where not given.
+
+    Returns:
+        A `LayerGroup` called `"outside the graph"`, or `None`.
+    """
+    groups = layer_groups(model) if groups is None else groups
+    known = {id(layer) for group in groups for layer in group.layers}
+    layers = [
+        layer
+        for layer in graph.every_leaf(model)
+        if id(layer) not in known and graph.own_variables(layer)
+    ]
+    return LayerGroup(OUTSIDE, layers) if layers else None
+
+
+def all_groups(model):
+    """Lists the layer groups, and `outside_group` where there is one."""
+    groups = layer_groups(model)
+    outside = outside_group(model, groups)
+    return [*groups, outside] if outside else groups

@@ -6,7 +6,7 @@ import keras
 
 from finetune_keras.data.printable import printable
 from finetune_keras.models.freezing import is_batch_norm, is_recompile_due
-from finetune_keras.models.layer_groups import layer_groups
+from finetune_keras.models.layer_groups import all_groups
 from finetune_keras.models.table import format_table
 
 _COLUMNS = ("group", "layers", "parameters", "trainable", "batch norm")
@@ -47,7 +47,9 @@ class TrainableSummary:
 
     Attributes:
         rows: List of dicts with `group`, `layers`, `parameters`, `trainable`
-            and `batch_norm`, one a group.
+            and `batch_norm`, one a group. The last may be `"outside the
+            graph"`: layers that the model holds and does not call, such as a
+            teacher.
         num_params: Integer, all parameters.
         num_trainable: Integer, the parameters that an optimizer may move.
         optimizer_bytes: Integer, bytes of the optimizer's state, or `None`
@@ -67,7 +69,10 @@ class TrainableSummary:
 
     def __init__(self, model, optimizer=None):
         self.name = model.name
-        self.rows = [_row(group) for group in layer_groups(model)]
+        trained = {id(v) for v in model.trainable_variables}
+        self.rows, counted = [], set()
+        for group in all_groups(model):
+            self.rows.append(_row(group, trained, counted))
         self.num_params = sum(row["parameters"] for row in self.rows)
         self.num_trainable = sum(row["trainable"] for row in self.rows)
         optimizer = optimizer or getattr(model, "optimizer", None)
@@ -114,12 +119,15 @@ class TrainableSummary:
         )
 
 
-def _row(group):
-    trainable = [v for v in group.variables if v.trainable]
+def _row(group, trained, counted):
+    """Counts a group without what was counted before: weights may be shared."""
+    variables = [v for v in group.variables if id(v) not in counted]
+    counted.update(map(id, variables))
+    trainable = [v for v in variables if id(v) in trained]
     return {
         "group": group.name,
         "layers": len(group.layers),
-        "parameters": group.num_params,
+        "parameters": sum(map(_size, variables)),
         "trainable": sum(_size(v) for v in trainable),
         "batch_norm": _batch_norm_mode(group),
     }

@@ -121,8 +121,14 @@ def without_number(name):
     return name if own else re.sub(r"_\d+$", "", name)
 
 
-def keep_trainable_set(model):
-    """Makes sure that the flags of a model survive its `.keras` file."""
+def keep_trainable_set(model, stacklevel=4):
+    """Makes sure that the flags of a model survive its `.keras` file.
+
+    Args:
+        model: A `keras.Model`.
+        stacklevel: Integer, how far the user's line is away, for the warning
+            where they do not. Defaults to `4`.
+    """
     if getattr(model, "keeps_trainable_set", False):
         return
     lost = _flags_that_keras_loses(model)
@@ -131,17 +137,26 @@ def keep_trainable_set(model):
     if graph.is_plain_functional(model):
         graph.change_class(model, FineTuneModel)
         return
+    cure = "freeze them again after loading"
+    if graph.graph_of(model) is model:
+        cure += (
+            ", or train the functional model `keras.Model(model.inputs, "
+            "model.outputs)`, whose file keeps it"
+        )
     warnings.warn(
-        f"{type(model).__name__} does not save the frozen state of layers "
-        f"inside composite layers, such as {lost[0]!r}: freeze them again "
-        "after loading, or make a functional model of it with "
-        "`ft.flatten(model)`, whose file keeps them.",
-        stacklevel=4,
+        f"The file of {type(model).__name__} does not keep the frozen state of "
+        f"layers such as {lost[0]!r}: loaded, they train. So {cure}.",
+        stacklevel=stacklevel,
     )
 
 
 def _flags_that_keras_loses(model, path=""):
-    """Paths of frozen leaves inside layers that Keras saves as a whole."""
+    """Paths of frozen leaves inside what Keras saves as a whole."""
+    if not path and not graph.lists_layers(model):
+        # The file holds the arguments of the constructor, which makes the
+        # layers anew.
+        leaves = graph.leaf_layers(model).items()
+        return [where for x, where in leaves if _is_frozen(x)]
     lost = []
     for child in graph.inner_layers(model):
         name = f"{path}/{child.name}".lstrip("/")

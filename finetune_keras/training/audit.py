@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from finetune_keras.models import graph
+from finetune_keras.models.layer_groups import OUTSIDE
 
 
 class Audit:
@@ -84,7 +85,9 @@ class Audit:
             change = self._change(group)
             trained = any(self._trains(v) for v in group.variables)
             entry = {"trained": trained, "change": change}
-            if trained and change == 0 and updates:
+            # What no call passes need not have a part in the loss.
+            called = group.name != OUTSIDE
+            if trained and change == 0 and updates and called:
                 entry["note"] = self._note(group, updates, rate)
             ledger[group.name] = entry
         _warn(ledger)

@@ -151,7 +151,7 @@ def _weights(model):
 
     Paths would not do: two layers of a block may have one name.
     """
-    layers = graph.leaf_layers(model)
+    layers = graph.every_leaf(model)
     weights = {id(v): v for x in layers for v in graph.own_variables(x)}
     return list(weights.values())
 
@@ -159,7 +159,7 @@ def _weights(model):
 def _moving_statistics(model):
     return {
         id(statistic)
-        for layer in graph.leaf_layers(model)
+        for layer in graph.every_leaf(model)
         if isinstance(layer, keras.layers.BatchNormalization)
         and layer.trainable
         for statistic in layer.non_trainable_variables

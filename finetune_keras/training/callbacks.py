@@ -5,9 +5,10 @@ import warnings
 
 import keras
 
-from finetune_keras.models.freezing import freeze, unfreeze
+from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.selection import select_layers
+from finetune_keras.models.trainable_set import keep_trainable_set
 from finetune_keras.training.monitor import is_skipped, rises, weight_penalty
 from finetune_keras.training.retrace import retrace
 
@@ -57,7 +58,8 @@ class UnfreezeCallback(keras.callbacks.Callback):
             logs: Dict, the metrics of the epoch before; empty at first.
 
         Returns:
-            Any specification that `select_layers` takes.
+            Any specification that `select_layers` takes: an integer n is the
+            head and the last n groups before it.
         """
         raise RuntimeError(
             "`groups_to_train` says what trains, and must be overridden. "
@@ -67,6 +69,7 @@ class UnfreezeCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._logs = {}
         self._trained = None
+        self._train_only = TrainOnly(self.model)
 
     def on_epoch_begin(self, epoch, logs=None):
         groups = self.groups_to_train(epoch, self._logs)
@@ -74,8 +77,7 @@ class UnfreezeCallback(keras.callbacks.Callback):
         if layers == self._trained:
             return
         self._trained = layers
-        freeze(self.model)
-        unfreeze(self.model, layers, self.batch_norm)
+        self._train_only(layers, self.batch_norm)
         changes = retrace(self.model)
         if self.verbose:
             print(
@@ -86,6 +88,9 @@ class UnfreezeCallback(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._logs = dict(logs or {})
+
+    def on_train_end(self, logs=None):
+        keep_trainable_set(self.model)
 
 
 class GradualUnfreeze(UnfreezeCallback):
@@ -210,6 +215,7 @@ class UnfreezeOnPlateau(UnfreezeCallback):
         self._penalty = weight_penalty(self.monitor, self.model)
 
     def on_train_end(self, logs=None):
+        super().on_train_end(logs)
         if not self._seen:
             warnings.warn(
                 "There was no epoch with the monitored metric, and nothing was "

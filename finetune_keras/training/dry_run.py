@@ -4,7 +4,7 @@ import itertools
 import statistics
 import time
 
-from finetune_keras.models.freezing import freeze, unfreeze
+from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.models.summary import trainable_summary
 from finetune_keras.models.table import format_table
 from finetune_keras.training.compiled import ensure_compiled
@@ -166,8 +166,7 @@ def _read(data, model, name, batch_size):
 
 
 def _try(model, phase, train, validation=None):
-    freeze(model)
-    unfreeze(model, phase.select(model), phase.batch_norm)
+    TrainOnly(model)(phase.select(model), phase.batch_norm)
     # A new one for each phase: JAX would use the trace of the one before.
     trial = compiled_twin(model)
     summary = trainable_summary(trial)

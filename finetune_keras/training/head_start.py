@@ -36,6 +36,7 @@ class HeadStart:
         self.head, self.report = None, "off"
         if plan.head_start is not None:
             try:
+                _check_graph(model)
                 _check_task(model, self.optional)
                 self.head = linear_head(model)
                 _check_methods(model)
@@ -66,6 +67,15 @@ class HeadStart:
         if not self.optional:
             raise error
         self.report = f"off: {error}"
+
+
+def _check_graph(model):
+    if graph.graph_of(model) is None:
+        raise ValueError(
+            "The head of a subclassed model cannot be solved in closed form: "
+            "no graph tells what it reads. Leave out `head_start`. "
+            f"Received: model={model.name!r} of type {type(model).__name__}"
+        )
 
 
 def _check_task(model, optional):

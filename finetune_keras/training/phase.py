@@ -113,13 +113,11 @@ class Phase:
             ValueError: If `layers` matches nothing in `model`, or nothing that
                 can train.
         """
-        layers, groups = self.layers, layer_groups(model)
-        if isinstance(layers, int):
-            layers = _last_groups(groups, layers)
+        groups = layer_groups(model)
         head = groups[-1].layers if groups[-1].name == "head" else []
         chosen = [
             layer
-            for layer in select_layers(model, layers)
+            for layer in select_layers(model, self.layers)
             if graph.own_variables(layer)
             and (
                 self.batch_norm != "frozen"
@@ -204,17 +202,6 @@ class Phase:
         return f"Phase({', '.join([repr(layers[1]), *options])})"
 
 
-def _last_groups(groups, number):
-    count = number + (groups[-1].name == "head")
-    if not 0 < count <= len(groups):
-        names = [group.name for group in groups]
-        raise ValueError(
-            "An integer is the head and the last n groups before it, or the "
-            "last n groups of a model without a head, and this model has no "
-            f'such {number}. Pass "all" for all of them. Its groups are '
-            f"{names}. Received: layers={number}"
-        )
-    return groups[-count:]
 
 
 def checked(name, value, *path):

@@ -8,9 +8,10 @@ import time
 import keras
 import numpy as np
 
-from finetune_keras.models.freezing import freeze, unfreeze
-from finetune_keras.models.layer_groups import layer_groups
+from finetune_keras.models.freezing import TrainOnly
+from finetune_keras.models.layer_groups import all_groups
 from finetune_keras.models.replay import layer_names_kept
+from finetune_keras.models.trainable_set import keep_trainable_set
 from finetune_keras.training import resume
 from finetune_keras.training.audit import Audit
 from finetune_keras.training.best import Best, check_monitor
@@ -66,8 +67,9 @@ class Run:
         self.history = FineTuneHistory(monitor)
         frequency = self.fit.get("validation_freq", 1)
         self.best = Best(monitor, model, mode, frequency)
-        self.groups = layer_groups(model)
+        self.groups = all_groups(model)
         self.rates = RateClock(model, plan)
+        self.train_only = TrainOnly(model)
         # Without any, the multipliers of the user's own optimizer hold.
         self.decays = any(phase.layerwise_lr_decay for phase in plan)
         self.checkpoint = None
@@ -103,6 +105,7 @@ class Run:
         self.relay.end(self.logs)
         if self.history.best_epoch is not None:
             self.best.restore()
+        keep_trainable_set(self.full)
         return self.history
 
     def _run_phase(self, index, state):
@@ -171,8 +174,7 @@ class Run:
         return not self.stopped and self.epoch < self.stop_after
 
     def _set_trainable(self, phase):
-        freeze(self.full)
-        unfreeze(self.full, phase.select(self.full), phase.batch_norm)
+        self.train_only(phase.select(self.full), phase.batch_norm)
         optimizer = self.full.optimizer
         if self.decays and is_layerwise(optimizer):
             inner = getattr(optimizer, "inner_optimizer", optimizer)

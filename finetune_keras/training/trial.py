@@ -33,7 +33,7 @@ def left_as_it_was(model):
     state = model.variables + model.metrics_variables
     # Copies: on torch the arrays would share memory with the weights.
     values = [_array(variable) for variable in state]
-    layers = [(x, x.trainable) for x in [model, *graph.all_layers(model)]]
+    layers = [(x, x.trainable) for x in model._flatten_layers()]
     flags = [(variable, variable.trainable) for variable in state]
     norms = [(x, x.synchronized) for x, _ in layers if is_batch_norm(x)]
     try:

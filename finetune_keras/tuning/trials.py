@@ -16,7 +16,7 @@ import numpy as np
 
 from finetune_keras.data.atomic import replacing
 from finetune_keras.data.pipeline import free_memory
-from finetune_keras.models.freezing import freeze, unfreeze
+from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.training.fit_state import (
     compile_arguments,
     strategy_scope,
@@ -249,8 +249,7 @@ def set_flags_of_best(model, plan, history):
     """
     rows = [r for r in history.epochs if r["epoch"] == history.best_epoch]
     phase = plan[rows[0]["phase"] if rows else 0]
-    freeze(model)
-    unfreeze(model, phase.select(model), phase.batch_norm)
+    TrainOnly(model)(phase.select(model), phase.batch_norm)
     arguments = compile_arguments(model)
     with strategy_scope(model):
         optimizer = model.optimizer

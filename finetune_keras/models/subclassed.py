@@ -1,0 +1,207 @@
+"""The parts of a model without a graph, told by one call of it."""
+
+import contextlib
+import functools
+import re
+import warnings
+import weakref
+
+import keras
+
+from finetune_keras.models import graph
+
+# A call of a large model takes seconds to trace.
+_ORDERS = weakref.WeakKeyDictionary()
+
+
+def parts_by_call(model):
+    """Lists the layers with weights of a model, in the order of their calls.
+
+    Args:
+        model: A `keras.Model` without a graph, built.
+
+    Returns:
+        List of pairs of a name and a list of leaf layers. The last one is the
+        head, if it looks like one. What is not called is left out.
+    """
+    layers, names = call_order(model), attribute_names(model)
+    if layers is None:
+        warnings.warn(
+            f"The call of {type(model).__name__}, a subclassed model, cannot "
+            "be traced: its top-level layers, in the order of their "
+            "definition, are its layer groups. Build it by one call on a "
+            "batch, with all inputs in its first argument.",
+            stacklevel=5,
+        )
+        layers = graph.inner_layers(model)
+        layers.sort(key=lambda layer: _is_head(names[id(layer)]))
+    parts = []
+    for layer in layers:
+        leaves = [x for x in graph.leaf_layers(layer) if graph.own_variables(x)]
+        # Alone, a frozen `BatchNormalization` would be a group of nothing.
+        if parts and leaves and all(map(is_norm, leaves)):
+            parts[-1][1].extend(leaves)
+        elif leaves:
+            parts.append((names[id(layer)], leaves))
+    return _with_head(_each_once(parts))
+
+
+def call_order(model):
+    """Lists the layers that a model holds, in the order of their first calls.
+
+    Args:
+        model: A `keras.Model`, built.
+
+    Returns:
+        List of layers without those that are not called, or `None` if the
+        call cannot be traced.
+    """
+    held = [id(layer) for layer in model._flatten_layers()]
+    known, places = _ORDERS.get(model, (None, None))
+    if known != held:
+        places = _traced_places(model)
+        held = [id(layer) for layer in model._flatten_layers()]
+        _ORDERS[model] = held, places
+    children = graph.inner_layers(model)
+    return places and [children[place] for place in places]
+
+
+def _traced_places(model):
+    """Places among the inner layers in the order of first calls, or `None`."""
+    for dtype in ("float32", "int32"):
+        called = []
+        try:
+            arguments = _symbolic_arguments(model, dtype)
+            with _recorded(graph.inner_layers(model), called):
+                keras.Operation.compute_output_spec(model, **arguments)
+        except Exception:  # whatever a person's own `call` may raise
+            continue
+        return list(dict.fromkeys(called))
+    return None
+
+
+def _symbolic_arguments(model, dtype):
+    """Makes tensors of the shapes that a model was built with."""
+    shapes = dict(model._build_shapes_dict)
+    names = [x for x in model._call_signature.parameters if x != "training"]
+    if len(shapes) == 1:
+        shapes = {names[0]: next(iter(shapes.values()))}
+    arguments = {
+        name.removesuffix("_shape"): _tensors(shape, dtype)
+        for name, shape in shapes.items()
+    }
+    if model._call_has_training_arg:
+        # Some branches are taken in training alone.
+        arguments["training"] = True
+    return arguments
+
+
+def _tensors(shape, dtype):
+    # Keras keeps shapes in containers of its own, which JAX does not take.
+    if isinstance(shape, dict):
+        return {name: _tensors(one, dtype) for name, one in shape.items()}
+    if any(isinstance(one, (dict, list, tuple)) for one in shape):
+        return [_tensors(one, dtype) for one in shape]
+    return keras.KerasTensor(tuple(shape), dtype)
+
+
+@contextlib.contextmanager
+def _recorded(children, called):
+    """Has each call of a layer, or of one inside, note down its place."""
+    places = {}
+    for place, child in enumerate(children):
+        for layer in child._flatten_layers():
+            places.setdefault(layer, place)
+    places.update((child, place) for place, child in enumerate(children))
+    replaced = []
+    try:
+        for layer, place in places.items():
+            for name in ("call", "quantized_call"):
+                own = vars(layer).get(name)
+                function = getattr(layer, name, None)
+                if function is not None:
+                    replaced.append((layer, name, own))
+                    vars(layer)[name] = _recorder(function, called, place)
+        yield
+    finally:
+        for layer, name, own in replaced:
+            if own is None:
+                del vars(layer)[name]
+            else:
+                vars(layer)[name] = own
+
+
+def _recorder(function, called, place):
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        called.append(place)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def attribute_names(model):
+    """Dict from the `id` of a held layer to its attribute, else its name."""
+    names = {}
+    # On torch, layers are not among the plain attributes.
+    held = {**vars(model), **vars(model).get("_modules", {})}
+    for name, value in held.items():
+        if isinstance(value, keras.layers.Layer):
+            names[id(value)] = name.strip("_")
+        elif not name.startswith("_"):
+            for key, one in _members(value):
+                names.setdefault(id(one), f"{name}_{key}")
+    for layer in graph.inner_layers(model):
+        if _is_head(layer.name):
+            names[id(layer)] = layer.name
+        names.setdefault(id(layer), layer.name)
+    return names
+
+
+def _members(value):
+    if isinstance(value, dict):
+        return list(value.items())
+    return list(enumerate(value)) if isinstance(value, (list, tuple)) else []
+
+
+def is_norm(layer):
+    """Tells whether a layer normalises or scales rather than mixes."""
+    name = type(layer).__name__
+    return "Normalization" in name or "Scale" in name or name == "PReLU"
+
+
+def _each_once(parts):
+    """Leaves a layer that is shared to the part that calls it first."""
+    seen, once = set(), []
+    for name, leaves in parts:
+        new = [x for x in leaves if x not in seen]
+        seen.update(new)
+        if new:
+            once.append((name, new))
+    return once
+
+
+def _with_head(parts):
+    """Puts the last parts together as the head, where they look like one."""
+    if len(parts) < 2:
+        return parts
+    start = len(parts) - _may_be_head(parts[-1][1])
+    while start > 1 and _is_head(parts[start - 1][0]):
+        start -= 1
+    head = [layer for _, leaves in parts[start:] for layer in leaves]
+    body = [
+        (leaves[0].name if name == "head" and head else name, leaves)
+        for name, leaves in parts[:start]
+    ]
+    return [*body, ("head", head)] if head else body
+
+
+def _is_head(name):
+    return re.search(r"(^|_)head(_|$)", name) is not None
+
+
+def _may_be_head(leaves):
+    dense = (keras.layers.Dense, keras.layers.EinsumDense)
+    return isinstance(leaves[-1], dense) and all(
+        isinstance(x, dense) or is_norm(x) for x in leaves
+    )
