@@ -104,6 +104,11 @@ def as_features(x):
 
 def _as_float32(values, name):
     """Numbers as float32; raises for what that cannot hold."""
+    if values.dtype.kind not in "biufO":
+        raise ValueError(
+            f"{name} must hold numbers. Turn dates into such, for example the "
+            f"days since the first. Received: values of {values.dtype}"
+        )
     with np.errstate(over="ignore"):
         numbers = np.asarray(values, "float32")
     bad = ~np.isfinite(numbers.reshape(len(numbers), -1)).all(axis=1)

@@ -5,6 +5,8 @@ import hashlib
 
 import numpy as np
 
+from finetune_keras.data.labels import as_array, is_missing
+
 
 @dataclasses.dataclass
 class Examples:
@@ -86,7 +88,9 @@ def checked_groups(groups, count):
             f"`group_by` must be an array with {count} values, one an example"
             f"; for a table, also a column. Received: group_by={groups!r}"
         )
-    return np.asarray(groups).tolist()
+    # What is not known stands alone, and is not one large group.
+    groups = as_array(groups).tolist()
+    return [None if is_missing(group) else group for group in groups]
 
 
 def checked_splits(given, count):

@@ -129,6 +129,7 @@ def as_array(values):
 
 def split_labels(labels, separator):
     """Turns `"a,b"` into `["a", "b"]`; an empty string into no label."""
+    _refuse_missing([i for i, x in enumerate(labels) if _lacks(x) and str(x)])
     return [
         [part.strip() for part in str(x).split(separator) if part.strip()]
         for x in labels
@@ -175,6 +176,10 @@ def _check_missing(labels):
         missing = np.flatnonzero(bad.reshape(len(labels), -1).any(1))
     else:
         missing = np.flatnonzero(labels == "") if _textual(labels) else []
+    _refuse_missing(missing)
+
+
+def _refuse_missing(missing):
     if len(missing):
         raise ValueError(
             f"{len(missing)} examples have no label, or one that is NaN or "

@@ -108,7 +108,7 @@ def straddling(groups, parts):
     """Groups that occur in more than one split."""
     seen = collections.Counter()
     for name in NAMES:
-        seen.update({groups[i] for i in parts[name]})
+        seen.update({groups[i] for i in parts[name]} - {None})
     return sorted((g for g, n in seen.items() if n > 1), key=str)
 
 

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from finetune_keras.data.label_checks import as_numbers, check_class_ids
 from finetune_keras.models import graph
 from finetune_keras.models.heads import rebuild
 from finetune_keras.models.outputs import (
@@ -276,11 +277,12 @@ def _predictions(model, data):
 
 def _as_labels(labels, probabilities, activation):
     """Class numbers for a softmax, rows of 0 and 1 for sigmoids."""
+    labels = as_numbers(labels, "validation")
     if activation == "softmax":
         one_hot = labels.ndim == 2 and labels.shape[1] > 1
         labels = labels.argmax(-1) if one_hot else labels.reshape(-1)
-        fits = len(labels) and labels.min() >= 0
-        fits = fits and labels.max() < probabilities.shape[1]
+        check_class_ids(labels, probabilities.shape[1], "validation")
+        fits = len(labels)
     else:
         labels = labels.reshape(len(labels), -1)
         fits = labels.shape == probabilities.shape

@@ -53,7 +53,7 @@ class Inputs:
         if self.is_buckets:
             self.batch_size = data.batch_size
         for labels in self._labels():
-            _check_labels(model, labels, name)
+            check_labels(model, labels, name)
 
     @property
     def fit_arguments(self):
@@ -227,7 +227,7 @@ def _has_labels(spec):
     return isinstance(spec, tuple) and len(spec) in (2, 3)
 
 
-def _check_labels(model, y, name):
+def check_labels(model, y, name):
     """Compares labels with the outputs of the model and their losses."""
     for labels, loss, output in _each_output(model, y):
         shape = None if output is None else tuple(output.shape)

@@ -7,6 +7,7 @@ import numpy as np
 
 from finetune_keras.models.buckets import Buckets
 from finetune_keras.training.figure import new_figure
+from finetune_keras.training.inputs import check_labels
 from finetune_keras.training.trial import (
     batch_arguments,
     compiled_twin,
@@ -178,6 +179,9 @@ def find_learning_rate(
     _check_range(min_learning_rate, max_learning_rate, num_steps)
     if hasattr(model, "tokenize"):
         data = model.tokenize(data, batch_size, training=True)
+    parts = data.parts if isinstance(data, Buckets) else [data]
+    for part in parts if isinstance(parts[0], tuple) else []:
+        check_labels(model, part[1] if len(part) > 1 else None, "data")
     rates = np.geomspace(min_learning_rate, max_learning_rate, num_steps)
     with left_as_it_was(model):
         batches = _endless(data, batch_size)

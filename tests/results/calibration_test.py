@@ -200,7 +200,7 @@ def test_bad_models_and_labels():
     logits = keras.Model(model.inputs, keras.layers.Dense(4)(model.inputs[0]))
     with pytest.raises(ValueError, match="ends in a softmax"):
         calibrate(logits, (x, y))
-    with pytest.raises(ValueError, match="do not go with"):
+    with pytest.raises(ValueError, match="go from 1 to 4"):
         calibrate(model, (x, y + 1))
 
 

@@ -197,6 +197,20 @@ def test_the_labels_of_each_output_are_checked():
     refused(model, {"head1": Y, "head3": Y + 1}, "from 1 to 3")
 
 
+@pytest.mark.parametrize("bad", [np.nan, 0.5, -1, 3, "ant"])
+def test_labels_are_checked_wherever_they_are_read(bad):
+    """A label of 0.5 was calibrated, and swept, as class 0."""
+    y = Y.astype(object if bad == "ant" else "float32")
+    y[-1] = bad
+    model = classifier(loss="sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="labels of `validation`"):
+        ft.calibrate(model, (X, y))
+    with pytest.raises(ValueError, match="labels of `data`"):
+        ft.find_learning_rate(model, (X, y), verbose=0)
+    with pytest.raises(ValueError, match="[Ll]abels"):
+        ft.evaluate(model, (X, y), verbose=0)
+
+
 # === Labels in a column, as cifar10 has them ===
 
 

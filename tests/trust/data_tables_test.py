@@ -64,6 +64,35 @@ def test_what_is_no_text_does_not_become_one(missing):
             ft.from_arrays(np.arange(40.0), rows)
 
 
+def test_dates_are_no_numbers():
+    """They came as nanoseconds, rounded to a minute."""
+    days = pd.date_range("2024-01-01", periods=40)
+    table = pd.DataFrame({"day": days, "y": Y})
+    with pytest.raises(ValueError, match="'day' must hold numbers.*dates"):
+        ft.from_frame(table, "day", "y")
+
+
+def test_examples_of_no_known_group_are_no_group():
+    groups = [f"patient {i // 2}" for i in range(40)]
+    groups[4:34] = [float("nan")] * 30
+    data = ft.from_arrays(np.arange(40.0)[:, None], Y, group_by=groups)
+    assert all(set(data.groups[name]) & {None} for name in data.sizes)
+    known = [set(data.groups[name]) - {None} for name in data.sizes]
+    assert sum(map(len, known)) == len(set.union(*known))
+
+
+def test_a_missing_text_of_labels_is_no_label():
+    labels = ["a,b", "b", "", "a"] * 10
+    table = {"x": np.arange(40.0), "y": labels}
+    assert ft.from_frame(table, "x", "y", label_separator=",").classes == [
+        "a",
+        "b",
+    ]
+    table["y"] = [*labels[:5], None, *labels[6:]]
+    with pytest.raises(ValueError, match=r"no label.*\[5\]"):
+        ft.from_frame(table, "x", "y", label_separator=",")
+
+
 # === Columns ===
 
 
