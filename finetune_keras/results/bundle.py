@@ -11,6 +11,7 @@ import numpy as np
 
 from finetune_keras.data.atomic import replacing
 from finetune_keras.results.answers import Answers
+from finetune_keras.results.bundle_file import FORMAT, MEMBER, read_bundle
 from finetune_keras.results.calibration import find_calibration
 from finetune_keras.results.exported import RUNNERS, sample
 from finetune_keras.results.interpretation import probabilities
@@ -22,7 +23,6 @@ from finetune_keras.results.predicts import (
 )
 from finetune_keras.results.raw_inputs import read_inputs
 
-_MEMBER = "finetune_keras.json"
 _PACKAGES = ("finetune_keras", "keras", "tensorflow", "jax", "torch", "numpy")
 
 
@@ -78,7 +78,7 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
     classes = classes_of(model, data, classes)
     task = predicted_task(model, data, classes)
     facts = {
-        "format": 1,
+        "format": FORMAT,
         "classes": classes,
         "task": task,
         "from_logits": predicts_logits(model, task),
@@ -92,7 +92,7 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
     with replacing(path) as new:
         model.save(new.name)
         with zipfile.ZipFile(new.name, "a") as file:
-            file.writestr(_MEMBER, json.dumps(facts))
+            file.writestr(MEMBER, json.dumps(facts))
     return str(path)
 
 
@@ -111,7 +111,8 @@ def load_bundle(path, safe_mode=True):
         A `Bundle`.
 
     Raises:
-        ValueError: If the file is no bundle, or cannot be loaded in safe mode.
+        ValueError: If the file is no bundle, is damaged, or cannot be loaded
+            in safe mode.
 
     Example:
 
@@ -127,16 +128,7 @@ def load_bundle(path, safe_mode=True):
     print(ft.load_bundle("animals.keras").classes)
     ```
     """
-    try:
-        with zipfile.ZipFile(path) as file:
-            facts = json.loads(file.read(_MEMBER))
-    except (KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            "The file is no bundle. A plain Keras file is loaded by "
-            "`keras.models.load_model`; `save_bundle` adds what it takes to "
-            f"predict from raw input. Received: path={str(path)!r}"
-        ) from error
-    return Bundle(keras.models.load_model(path, safe_mode=safe_mode), facts)
+    return Bundle(*read_bundle(path, safe_mode))
 
 
 class Bundle:

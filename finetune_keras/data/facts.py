@@ -1,0 +1,152 @@
+"""What a file says of itself, checked before it is believed."""
+
+import contextlib
+import os
+import typing
+import zipfile
+import zlib
+
+# What Python raises for what is cut off, changed or made up.
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
+
+
+class Kind(typing.NamedTuple):
+    """A kind of plain data: how it is called, and whether a value is one."""
+
+    words: str
+    holds: typing.Callable
+
+
+TEXT = Kind("a string", lambda v: isinstance(v, str))
+TRUTH = Kind("true or false", lambda v: isinstance(v, bool))
+NUMBER = Kind("a number", lambda v: type(v) in (int, float))
+COUNT = Kind("a whole number", lambda v: type(v) is int and v >= 0)
+DICT = Kind("an object", lambda v: isinstance(v, dict))
+
+
+def maybe(kind):
+    """The kind of what may be missing."""
+    return Kind(f"{kind.words} or null", lambda v: v is None or kind.holds(v))
+
+
+def either(*kinds):
+    """The kind of what is of one of several kinds."""
+    words = " or ".join(kind.words for kind in kinds)
+    return Kind(words, lambda v: any(kind.holds(v) for kind in kinds))
+
+
+def one_of(*values):
+    """The kind of what is one of a few strings."""
+    return Kind(f"one of {list(values)}", lambda v: v in list(values))
+
+
+def list_of(kind, size=None):
+    """The kind of lists whose items are of a kind.
+
+    Args:
+        kind: A `Kind`.
+        size: Integer, how many items. Defaults to `None`, any number.
+    """
+    count = "" if size is None else f"{size} times "
+    return Kind(
+        f"a list of {count}{kind.words}",
+        lambda v: (
+            isinstance(v, list)
+            and len(v) in (size, len(v) if size is None else size)
+            and all(map(kind.holds, v))
+        ),
+    )
+
+
+def dict_of(kind):
+    """The kind of dicts from strings to values of a kind."""
+    return Kind(
+        f"an object whose values are each {kind.words}",
+        lambda v: isinstance(v, dict) and all(map(kind.holds, v.values())),
+    )
+
+
+class DamagedFile(ValueError):
+    """A file that cannot be used: which, why, and what can be done."""
+
+
+def check_facts(facts, expected, path):
+    """Raises where facts from a file lack something or have another kind.
+
+    Args:
+        facts: What was read.
+        expected: Dict from names to `Kind`s. Other names are let pass.
+        path: String or `pathlib.Path` of the file.
+
+    Raises:
+        ValueError: With the file, what is wrong, and what can be done.
+    """
+    if not isinstance(facts, dict):
+        raise damaged(path, f"it holds {_shown(facts)} in place of facts")
+    for name, kind in expected.items():
+        if name not in facts:
+            raise damaged(path, f"it lacks {name!r}")
+        if not kind.holds(facts[name]):
+            raise damaged(
+                path, f"{name!r} must be {kind.words}, is {_shown(facts[name])}"
+            )
+
+
+def check_expansion(size, packed, path):
+    """Raises where a small file would fill the memory once it is unpacked.
+
+    Args:
+        size: Integer, bytes of what it holds.
+        packed: Integer, bytes of the file.
+        path: String or `pathlib.Path` of the file.
+
+    Raises:
+        ValueError: If it would grow more than a hundredfold, beyond 64 MiB.
+    """
+    if size > 2**26 + 100 * packed:
+        raise damaged(
+            path,
+            f"its {packed:,} bytes would expand to {size:,}, far more than "
+            "what is written here does",
+        )
+
+
+@contextlib.contextmanager
+def reading(path):
+    """Turns what Python raises for a broken file into one clear error.
+
+    Args:
+        path: String or `pathlib.Path` of the file.
+
+    Raises:
+        ValueError: With the file, what is wrong, and what can be done.
+    """
+    try:
+        yield
+    except DamagedFile:
+        raise
+    except _BROKEN as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise damaged(path, reason) from error
+
+
+def damaged(path, reason):
+    """Makes the error of a file that cannot be used.
+
+    Args:
+        path: String or `pathlib.Path` of the file.
+        reason: String, what is wrong with it.
+
+    Returns:
+        A `DamagedFile`.
+    """
+    return DamagedFile(
+        f"The file is damaged or was not written by finetune_keras: {reason}. "
+        "Write it anew, or get it once more from where it comes from. "
+        f"Received: {os.fspath(path)!r}"
+    )
+
+
+def _shown(value):
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]} ..."
