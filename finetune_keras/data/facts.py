@@ -66,6 +66,18 @@ def dict_of(kind):
     )
 
 
+def object_of(**kinds):
+    """The kind of dicts that have each of some names, of its kind."""
+    inner = ", ".join(f"{name}: {kind.words}" for name, kind in kinds.items())
+    return Kind(
+        f"an object with {inner}",
+        lambda v: (
+            isinstance(v, dict)
+            and all(n in v and kind.holds(v[n]) for n, kind in kinds.items())
+        ),
+    )
+
+
 class DamagedFile(ValueError):
     """A file that cannot be used: which, why, and what can be done."""
 
@@ -126,7 +138,8 @@ def reading(path):
     except DamagedFile:
         raise
     except _BROKEN as error:
-        reason = f"{type(error).__name__}: {error}"
+        plain = type(error) is ValueError
+        reason = str(error) if plain else f"{type(error).__name__}: {error}"
         raise damaged(path, reason) from error
 
 
@@ -143,7 +156,7 @@ def damaged(path, reason):
     return DamagedFile(
         f"The file is damaged or was not written by finetune_keras: {reason}. "
         "Write it anew, or get it once more from where it comes from. "
-        f"Received: {os.fspath(path)!r}"
+        f"Received: {os.fspath(path)[:300]!r}"
     )
 
 

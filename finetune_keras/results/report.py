@@ -1,21 +1,20 @@
 """The report of an evaluation: printed, compared, stored, drawn."""
 
-import base64
 import json
-import pathlib
-import zlib
 
 import numpy as np
 
 from finetune_keras.data.atomic import write_text
+from finetune_keras.data.facts import damaged
 from finetune_keras.data.printable import printable
 from finetune_keras.results import figures, views
 from finetune_keras.results.html import render
-from finetune_keras.results.predictions import Predictions
+from finetune_keras.results.report_file import (
+    FORMAT,
+    pack_arrays,
+    read_report,
+)
 from finetune_keras.results.text import format_report
-
-_FORMAT = "finetune_keras report 1"
-_ARRAYS = ("y_true", "outputs", "sample_weight", "keys")
 
 
 class Report:
@@ -141,14 +140,12 @@ class Report:
         print(len(report.to_json()))
         ```
         """
-        predictions = self.predictions
-        arrays = {name: getattr(predictions, name) for name in _ARRAYS}
         record = {
-            "format": _FORMAT,
+            "format": FORMAT,
             **self.to_dict(),
-            "threshold": _plain(predictions.threshold),
+            "threshold": _plain(self.predictions.threshold),
             "inputs": [views.pack(entry["input"]) for entry in self.worst],
-            "arrays": {key: _pack(value) for key, value in arrays.items()},
+            "arrays": pack_arrays(self.predictions),
         }
         text = json.dumps(record, allow_nan=False)
         if path is not None:
@@ -166,30 +163,20 @@ class Report:
             A `Report`.
 
         Raises:
-            ValueError: If it is no report.
+            ValueError: If it is no report, or a damaged one.
         """
-        is_text = isinstance(source, str) and source.lstrip().startswith("{")
-        text = source if is_text else pathlib.Path(source).read_text("utf-8")
-        try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(_no_report(source)) from error
-        if not isinstance(record, dict) or record.get("format") != _FORMAT:
-            raise ValueError(_no_report(source))
-        arrays = {k: _unpack(part) for k, part in record["arrays"].items()}
-        predictions = Predictions(
-            task=record["task"],
-            classes=record["classes"],
-            threshold=record["threshold"],
-            **arrays,
-        )
+        record, predictions, inputs = read_report(source)
         report = cls(predictions, record, [])
         report.worst = [
-            {**entry, "input": views.unpack(packed)}
-            for entry, packed in zip(
-                record["worst"], record["inputs"], strict=True
-            )
+            {**entry, "input": value}
+            for entry, value in zip(record["worst"], inputs, strict=True)
         ]
+        try:
+            # What it is for: a metric may be missing that it cannot do without.
+            str(report)
+        except (LookupError, TypeError, ValueError) as error:
+            reason = f"it cannot be shown ({type(error).__name__}: {error})"
+            raise damaged(source, reason) from error
         return report
 
     def to_html(self, path):
@@ -279,26 +266,3 @@ def _worst_entry(predictions, loss, index, x):
 
 def _plain(threshold):
     return None if threshold is None else np.asarray(threshold).tolist()
-
-
-def _pack(array):
-    if array is None:
-        return None
-    array = array.astype(array.dtype.newbyteorder("<"))
-    data = base64.b64encode(zlib.compress(array.tobytes())).decode()
-    return {"dtype": array.dtype.str, "shape": array.shape, "data": data}
-
-
-def _unpack(packed):
-    if packed is None:
-        return None
-    data = zlib.decompress(base64.b64decode(packed["data"]))
-    array = np.frombuffer(data, np.dtype(packed["dtype"]))
-    return array.reshape(packed["shape"])
-
-
-def _no_report(source):
-    return (
-        "This is no report. Pass a file that `report.to_json(path)` wrote. "
-        f"Received: source={views.shorten(str(source), 80)!r}"
-    )

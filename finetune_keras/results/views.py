@@ -86,14 +86,24 @@ def pack(value):
 
 
 def unpack(packed):
-    """An input again from `pack`, as small as it became."""
+    """An input again from `pack`, as small as it became.
+
+    Raises:
+        ValueError: If the thumbnail is none.
+    """
     if packed["image"] is None:
         return packed["text"]
     from PIL import Image
 
     stream = io.BytesIO(base64.b64decode(packed["image"]))
-    # A copy, laid out as the images of this process are.
-    image = np.array(Image.open(stream, formats=["JPEG"]))
+    try:
+        opened = Image.open(stream, formats=["JPEG"])
+        if max(opened.size) > _SIZE:
+            raise ValueError(f"a thumbnail has {opened.size} pixels")
+        # A copy, laid out as the images of this process are.
+        image = np.array(opened)
+    except OSError as error:
+        raise ValueError(f"a thumbnail is no JPEG: {error}") from error
     if keras.config.image_data_format() == "channels_first":
         image = np.moveaxis(image, -1, 0)
     text = packed["text"]

@@ -1,0 +1,180 @@
+"""The file of a report: JSON with packed arrays, read with suspicion."""
+
+import base64
+import json
+import math
+import os
+import pathlib
+import re
+import zlib
+
+import numpy as np
+
+from finetune_keras.data.facts import (
+    COUNT,
+    DICT,
+    NUMBER,
+    TEXT,
+    DamagedFile,
+    check_expansion,
+    check_facts,
+    damaged,
+    dict_of,
+    either,
+    list_of,
+    maybe,
+    object_of,
+    one_of,
+    reading,
+)
+from finetune_keras.results import views
+from finetune_keras.results.predictions import Predictions
+
+FORMAT = "finetune_keras report 1"
+_ARRAYS = ("y_true", "outputs", "sample_weight", "keys")
+_METRICS = dict_of(maybe(NUMBER))
+_INTERVALS = dict_of(maybe(list_of(NUMBER, 2)))
+_OUTCOME = either(TEXT, NUMBER, list_of(TEXT), list_of(NUMBER))
+_SLICE = object_of(n=COUNT, metrics=_METRICS, intervals=_INTERVALS)
+_WORST = object_of(
+    index=COUNT,
+    loss=NUMBER,
+    true=_OUTCOME,
+    predicted=_OUTCOME,
+    probability=maybe(either(NUMBER, dict_of(NUMBER))),
+)
+_PACKED = maybe(object_of(dtype=TEXT, shape=list_of(COUNT), data=TEXT))
+_FACTS = {
+    "model": TEXT,
+    "task": one_of("classification", "multi_label", "regression"),
+    "classes": list_of(TEXT),
+    "examples": COUNT,
+    "label_digest": TEXT,
+    "metrics": _METRICS,
+    "intervals": _INTERVALS,
+    "per_class": dict_of(_METRICS),
+    "confusion": maybe(list_of(list_of(NUMBER))),
+    "slices": dict_of(dict_of(_SLICE)),
+    "worst": list_of(_WORST),
+    "inputs": list_of(object_of(image=maybe(TEXT), text=TEXT)),
+    "notes": list_of(TEXT),
+    "calibration": maybe(DICT),
+    "settings": DICT,
+    "threshold": maybe(either(NUMBER, list_of(NUMBER))),
+    "arrays": object_of(**dict.fromkeys(_ARRAYS, _PACKED)),
+}
+
+
+def pack_arrays(predictions):
+    """Returns the arrays of `Predictions` as JSON has them."""
+    return {name: _pack(getattr(predictions, name)) for name in _ARRAYS}
+
+
+def read_report(source):
+    """Reads what a report has written, and checks all of it.
+
+    Args:
+        source: String or `pathlib.Path` of the file, or the JSON text.
+
+    Returns:
+        `(record, predictions, inputs)`: a dict of plain data, `Predictions`,
+        and the list of the worst inputs.
+
+    Raises:
+        ValueError: With the file, what is wrong, and what can be done.
+    """
+    is_text = isinstance(source, str) and source.lstrip().startswith("{")
+    name = views.shorten(source, 80) if is_text else os.fspath(source)
+    with reading(name):
+        text = source if is_text else pathlib.Path(source).read_text("utf-8")
+        record = _parse(text, name)
+        check_facts(record, _FACTS, name)
+        arrays = record["arrays"]
+        size = sum(map(_size, filter(None, arrays.values())))
+        check_expansion(size, len(text), name)
+        predictions = Predictions(
+            task=record["task"],
+            classes=record["classes"],
+            threshold=record["threshold"],
+            **{key: _unpack(arrays[key]) for key in _ARRAYS},
+        )
+        wrong = _what_does_not_fit(record, predictions)
+        if wrong:
+            raise damaged(name, wrong)
+        inputs = [views.unpack(packed) for packed in record["inputs"]]
+    return record, predictions, inputs
+
+
+def _parse(text, name):
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        record = None
+    found = record.get("format") if isinstance(record, dict) else None
+    if found != FORMAT:
+        raise DamagedFile(
+            "This is no report, or one of a newer finetune_keras. Pass a file "
+            f"that `report.to_json(path)` wrote, of format {FORMAT!r}. "
+            f"Received: source={name!r} of format {found!r}"
+        )
+    return record
+
+
+def _pack(array):
+    if array is None:
+        return None
+    array = array.astype(array.dtype.newbyteorder("<"))
+    data = base64.b64encode(zlib.compress(array.tobytes())).decode()
+    return {"dtype": array.dtype.str, "shape": array.shape, "data": data}
+
+
+def _size(packed):
+    if not re.fullmatch(r"[<|][biuf][1248]", packed["dtype"]):
+        raise ValueError(f"an array has dtype {packed['dtype']!r}")
+    return math.prod(packed["shape"]) * int(packed["dtype"][2])
+
+
+def _unpack(packed):
+    if packed is None:
+        return None
+    size = _size(packed)
+    stream = zlib.decompressobj()
+    # One byte more shows that there is too much, and no more is unpacked.
+    data = stream.decompress(base64.b64decode(packed["data"]), size + 1)
+    if len(data) != size:
+        raise ValueError(f"an array has not the {size:,} bytes of its shape")
+    array = np.frombuffer(data, np.dtype(packed["dtype"]))
+    return array.reshape(packed["shape"])
+
+
+def _what_does_not_fit(record, predictions):
+    """What of a report contradicts the rest of it, or `None`."""
+    y, outputs = predictions.y_true, predictions.outputs
+    rows, width = record["examples"], len(record["classes"])
+    if y is None or outputs is None or outputs.dtype.kind != "f":
+        return "it has no labels and outputs"
+    if outputs.shape != (rows, width):
+        return f"its outputs have shape {outputs.shape}, not {(rows, width)}"
+    flat = record["task"] == "classification"
+    if y.shape != ((rows,) if flat else outputs.shape):
+        return f"its labels have shape {y.shape}"
+    if flat and (y.dtype.kind not in "iu" or np.any((y < 0) | (y >= width))):
+        return f"its labels are not numbers from 0 to {width - 1}"
+    for name in ("sample_weight", "keys"):
+        array = getattr(predictions, name)
+        if array is not None and array.shape != (rows,):
+            return f"{name!r} has shape {array.shape}, not {(rows,)}"
+    if predictions.label_digest != record["label_digest"]:
+        return "its labels are not those that it was written with"
+    threshold, confusion = record["threshold"], record["confusion"]
+    if isinstance(threshold, list) and len(threshold) != width:
+        return f"'threshold' has {len(threshold)} values for {width} labels"
+    if flat != (confusion is not None) or flat and (
+        [len(row) for row in confusion] != [width] * width
+    ):
+        return "'confusion' is no matrix of its classes"
+    if flat and record["metrics"].get("ece") is None:
+        return "'metrics' lacks 'ece'"
+    if len(record["worst"]) != len(record["inputs"]):
+        return "'worst' and 'inputs' are not equally long"
+    return None
