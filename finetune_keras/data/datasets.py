@@ -227,10 +227,9 @@ def _class_weight(targets, indexes, balanced):
     y = targets.y[indexes]
     present = np.unique(y)
     weights = compute_class_weight("balanced", classes=present, y=y)
-    return {
-        int(c): 1.0 if balanced else float(w)
-        for c, w in zip(present, weights, strict=True)
-    }
+    found = {} if balanced else dict(zip(present, weights, strict=True))
+    # A class without an example has a weight too.
+    return {c: float(found.get(c, 1.0)) for c in range(len(targets.classes))}
 
 
 def _fingerprint(examples, targets):

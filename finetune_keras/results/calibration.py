@@ -11,7 +11,7 @@ from finetune_keras.models.outputs import (
     ends_in_logits,
     task_of,
 )
-from finetune_keras.results.collect import without_copies
+from finetune_keras.results.collect import open_data, without_copies
 from finetune_keras.results.decisions import (
     abstention_threshold,
     conformal_threshold,
@@ -264,8 +264,8 @@ def _predictions(model, data):
     if isinstance(data, (tuple, list)):
         return model.predict(data[0], verbose=0), np.asarray(data[1])
     parts = [
-        (without_copies(model.predict_on_batch(x), x), np.asarray(y))
-        for x, y, *_ in data
+        (without_copies(model.predict_on_batch(x), x), y)
+        for x, y, _ in open_data(data, name="validation")[0]
     ]
     if not parts:
         raise ValueError(

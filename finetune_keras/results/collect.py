@@ -2,6 +2,7 @@
 
 import hashlib
 import heapq
+import itertools
 import math
 import numbers
 
@@ -27,7 +28,7 @@ def collect(model, data, settings):
         `(predictions, worst)`: a `Predictions`, and a list of
         `(loss, index, input)`, the highest loss first.
     """
-    batches, steps = open_data(data, settings["batch_size"])
+    batches, steps = open_data(data, settings["batch_size"], settings["steps"])
     bar = keras.utils.Progbar(steps) if settings["verbose"] else None
     worst = _Worst(settings["worst"])
     parts, reading, position = [], None, 0
@@ -63,24 +64,45 @@ def without_copies(outputs, x):
     return keras.tree.map_structure(lambda array: array[:count], outputs)
 
 
-def open_data(data, batch_size):
-    """Returns an iterator over `(x, y, sample_weight)` and its length."""
+def open_data(data, batch_size=32, steps=None, name="data"):
+    """Returns an iterator over `(x, y, sample_weight)` and its length.
+
+    Args:
+        data: Whatever `evaluate` takes.
+        batch_size: Integer, batch size of arrays. Defaults to `32`.
+        steps: Integer, the most batches to read; what may never end needs it.
+            Defaults to `None`.
+        name: String, what messages call the data. Defaults to `"data"`.
+    """
+    batches, size = _open(data, batch_size, name)
+    if steps is not None:
+        return itertools.islice(batches, steps), min(steps, size or steps)
+    if size == math.inf:
+        raise ValueError(
+            f"`{name}` never ends, or, as a generator, may not. Leave out "
+            "`repeat()`, or bound it: `dataset.take(100)`, or `steps=100` in "
+            f"`evaluate`. Received: {name}={data!r}"
+        )
+    return batches, size
+
+
+def _open(data, batch_size, name):
     if isinstance(data, (tuple, list)):
         return _array_batches(data, batch_size)
     if isinstance(data, keras.utils.PyDataset):
-        steps = data.num_batches
-        _check_finite(data, steps is None or steps == math.inf)
-        return (_parts(data[i]) for i in range(steps)), steps
+        size = math.inf if data.num_batches is None else data.num_batches
+        indices = itertools.count() if size == math.inf else range(size)
+        return (_parts(data[i]) for i in indices), size
     if hasattr(data, "element_spec"):
         size = int(data.cardinality())
-        _check_finite(data, size == -1)
-        return map(_parts, data), size if size >= 0 else None
+        return map(_parts, data), {-1: math.inf, -2: None}.get(size, size)
     if hasattr(data, "__iter__") and not isinstance(data, (dict, str)):
-        return map(_parts, data), None
+        size = math.inf if hasattr(data, "__next__") else None
+        return map(_parts, data), size
     raise ValueError(
-        "`data` must be a batched `tf.data.Dataset`, a tuple (x, y) of "
+        f"`{name}` must be a batched `tf.data.Dataset`, a tuple (x, y) of "
         "arrays or a `keras.utils.PyDataset`. Of data with splits pass one, "
-        f"such as `data.test`. Received: data={type(data).__name__}"
+        f"such as `data.test`. Received: {name}={type(data).__name__}"
     )
 
 
@@ -182,14 +204,6 @@ def _parts(batch):
             f"output. Received: labels in a {type(y).__name__}"
         )
     return x, _to_numpy(y), _to_numpy(weight[0]) if weight else None
-
-
-def _check_finite(data, endless):
-    if endless:
-        raise ValueError(
-            "`data` never ends. Leave out `repeat()`, or bound it: "
-            f"`dataset.take(100)`. Received: data={data!r}"
-        )
 
 
 def _check_batch(y):

@@ -9,6 +9,7 @@ from finetune_keras.data.label_checks import one_column
 from finetune_keras.models.table import format_table
 from finetune_keras.results.evaluation import evaluate
 from finetune_keras.training.fine_tune import fine_tune
+from finetune_keras.training.plan import check_plan
 from finetune_keras.training.shared_activations import SharedActivations
 
 
@@ -130,6 +131,7 @@ def cross_validate(
     """
     seed, verbose = options.pop("seed", 0), options.pop("verbose", 1)
     judge = {"verbose": 0, "bootstrap": 0, **options.pop("evaluation", {})}
+    check_plan(plan, data)
     x, y, groups = _arrays(data, groups)
     judge.setdefault("classes", getattr(data, "classes", None))
     options.setdefault("cache", {"shared": SharedActivations()})

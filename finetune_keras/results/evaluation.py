@@ -54,6 +54,8 @@ def evaluate(
             - `worst`: Integer, number of examples with the highest loss whose
               inputs are kept. Defaults to `50`.
             - `batch_size`: Integer, batch size of arrays. Defaults to `32`.
+            - `steps`: Integer, the most batches to read; a generator, and
+              whatever else may never end, needs it. Defaults to `None`.
             - `verbose`: 0 or 1, whether progress is shown. Defaults to `1`.
 
     Returns:
@@ -132,6 +134,7 @@ def _settings(
     threshold=None,
     worst=50,
     batch_size=32,
+    steps=None,
     verbose=1,
 ):
     if task not in (None, *TASKS):
@@ -148,6 +151,12 @@ def _settings(
         raise ValueError(
             "`batch_size` must be a positive integer. "
             f"Received: batch_size={batch_size!r}"
+        )
+    if steps is not None and (
+        not isinstance(steps, numbers.Integral) or steps < 1
+    ):
+        raise ValueError(
+            f"`steps` must be a positive integer. Received: steps={steps!r}"
         )
     return locals()
 

@@ -75,8 +75,14 @@ def _loss_and_metrics(model, labels_rank):
             "`model.compile(optimizer, loss, metrics=...)` first. Received: "
             f"model={model.name!r} with last layer {layer.name!r}"
         )
+    shape = model.outputs[0].shape
+    is_row = labels_rank == len(shape) - 1 and shape[-1] not in (None, 1)
+    if name == "linear" and is_row:
+        # Numbers of classes, for the scores of each.
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        return {"loss": loss, "metrics": ["accuracy"]}
     if name == "softmax":
-        one_hot = labels_rank == len(model.outputs[0].shape)
+        one_hot = labels_rank == len(shape)
         sparse = "" if one_hot else "sparse_"
         loss = f"{sparse}categorical_crossentropy"
         return {"loss": loss, "metrics": ["accuracy"]}

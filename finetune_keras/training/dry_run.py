@@ -8,7 +8,9 @@ from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.models.summary import trainable_summary
 from finetune_keras.models.table import format_table
 from finetune_keras.training.compiled import ensure_compiled
+from finetune_keras.training.data_checks import check_given
 from finetune_keras.training.inputs import Inputs, labels_rank
+from finetune_keras.training.plan import check_plan
 from finetune_keras.training.trial import (
     batch_arguments,
     compiled_twin,
@@ -67,6 +69,8 @@ def dry_run(model, plan, train, validation=None, batch_size=None):
     print(forecast.seconds, forecast.rows[0]["optimizer_bytes"])
     ```
     """
+    check_plan(plan, train, validation)
+    check_given(train, "train")
     plan.check(model)
     with left_as_it_was(model):
         target = twin(model)

@@ -2,9 +2,11 @@
 
 from finetune_keras.training.activation_store import cache_options
 from finetune_keras.training.compiled import ensure_compiled
-from finetune_keras.training.fit_options import check_fit, check_steps
+from finetune_keras.training.data_checks import check_given
+from finetune_keras.training.fit_options import check_fit, check_with_model
 from finetune_keras.training.fit_state import strategy_scope
 from finetune_keras.training.inputs import labels_rank
+from finetune_keras.training.plan import check_plan
 from finetune_keras.training.run import Run
 
 
@@ -86,13 +88,16 @@ def fine_tune(
     print(history)
     ```
     """
+    check_plan(plan, train, validation)
+    check_given(train, "train")
+    check_given(validation, "validation")
     plan.check(model)
     train, fit = check_fit(fit, train, validation)
     options = cache_options(cache)
     # What is made on the way, an optimizer or a suffix, belongs to it too.
     with strategy_scope(model):
         ensure_compiled(model, plan, labels_rank(train))
-        check_steps(model, fit)
+        check_with_model(model, fit)
         run = Run(model, plan, train, validation, options, fit)
         with run.in_folder(checkpoint_dir):
             return run.run()

@@ -1,6 +1,7 @@
 """What `fine_tune` takes besides its own arguments, met at the door."""
 
 import difflib
+import math
 import numbers
 
 import keras
@@ -79,17 +80,20 @@ def check_fit(fit, train, validation=None):
     return train, fit
 
 
-def check_steps(model, fit):
-    """Refuses numbers of steps that Keras would exceed.
+def check_with_model(model, fit):
+    """Checks what hangs on the model.
 
     Args:
         model: Compiled `keras.Model`.
         fit: Dict of the further arguments of `fine_tune`.
 
     Raises:
-        ValueError: If one is no multiple of the `steps_per_execution` that
-            the model is compiled with.
+        ValueError: If a number of steps is no multiple of the
+            `steps_per_execution` that the model is compiled with, so that
+            Keras would exceed it, or `class_weight` is no dict with a weight
+            for each class.
     """
+    _check_class_weight(model, fit.get("class_weight"))
     at_once = model.steps_per_execution
     for name in ("steps_per_epoch", "validation_steps"):
         if (fit.get(name) or 0) % at_once:
@@ -99,6 +103,50 @@ def check_steps(model, fit):
                 f"batches at once, and would take more than these. "
                 f"Received: {name}={fit[name]}"
             )
+
+
+def _check_class_weight(model, weights):
+    if weights is None:
+        return
+    received = f"Received: class_weight={_short(weights)}"
+    if not isinstance(weights, dict):
+        cure = "dict(enumerate(weights))"
+        if isinstance(weights, str):
+            cure = (
+                "dict(enumerate(sklearn.utils.class_weight."
+                f"compute_class_weight({weights!r}, classes=np.unique(y), "
+                "y=y)))"
+            )
+        raise ValueError(
+            "`class_weight` must be a dict from the number of each class to "
+            f"its weight: `{cure}`; data of this library has it as "
+            f"`data.class_weight`. {received}"
+        )
+    outputs = getattr(model, "outputs", None) or ()
+    count = outputs[0].shape[-1] if len(outputs) == 1 else None
+    classes = range(2 if count == 1 else count or 0)
+    numbers_ = [k for k in weights if isinstance(k, numbers.Integral)]
+    odd = [k for k in weights if k not in numbers_]
+    odd += [k for k in numbers_ if count and k not in classes]
+    missing = [k for k in classes if k not in weights]
+    if odd or missing:
+        what = f"{odd[0]!r} is none of them" if odd else f"{missing} lack"
+        known = f" 0 to {len(classes) - 1}" if classes else ""
+        raise ValueError(
+            "The keys of `class_weight` must be the numbers of all "
+            f"classes{known}, in the order of the outputs, and {what}. A "
+            f"class of weight 1 is named too. {received}"
+        )
+    bad = [w for w in weights.values() if not _is_weight(w)]
+    if bad:
+        raise ValueError(
+            "The weights of `class_weight` must be finite numbers of at "
+            f"least 0, and {bad[0]!r} is none. {received}"
+        )
+
+
+def _is_weight(value):
+    return isinstance(value, numbers.Real) and 0 <= value < math.inf
 
 
 def _check_names(fit):

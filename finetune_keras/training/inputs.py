@@ -13,6 +13,11 @@ from finetune_keras.models.outside_graph import (
     texts_as_arrays,
 )
 from finetune_keras.models.tf_data import is_shuffled
+from finetune_keras.training.data_checks import (
+    check_batched,
+    check_names,
+    has_labels,
+)
 
 
 class Inputs:
@@ -33,6 +38,7 @@ class Inputs:
     """
 
     def __init__(self, data, model, name, batch_size=None, steps=None):
+        check_batched(data, model, name)
         if hasattr(model, "tokenize"):
             data = model.tokenize(data, batch_size, training=name == "train")
         self.is_arrays = isinstance(data, (tuple, list))
@@ -126,7 +132,7 @@ class Inputs:
                 f"`{self.name}` must hold labels: a tuple (x, y) or (x, y, "
                 f"sample_weight). Received: a tuple of {len(parts)}"
             )
-        if self.is_dataset and not _has_labels(self.data.element_spec):
+        if self.is_dataset and not has_labels(self.data.element_spec):
             raise ValueError(
                 f"`{self.name}` must hold labels: its elements must be tuples "
                 "(x, y) or (x, y, sample_weight). Received: elements of "
@@ -143,10 +149,12 @@ class Inputs:
         known = self.is_arrays or self.is_dataset
         known = known or isinstance(self.data, keras.utils.PyDataset)
         if hasattr(self.data, "__next__") and self.steps is None:
+            training = self.name == "train"
+            steps = "steps_per_epoch" if training else "validation_steps"
             raise ValueError(
                 f"`{self.name}` is a generator, which one epoch may exhaust. "
                 "Pass a `keras.utils.PyDataset` or a `tf.data.Dataset`, or "
-                "`steps_per_epoch` for an endless one. "
+                f"`{steps}` for an endless one. "
                 f"Received: {self.name}={self.data!r}"
             )
         if not known and not hasattr(self.data, "__iter__"):
@@ -223,12 +231,9 @@ def _is_no_number(array):
     return all(not np.isfinite(part).any() for part in parts) and bool(parts)
 
 
-def _has_labels(spec):
-    return isinstance(spec, tuple) and len(spec) in (2, 3)
-
-
 def check_labels(model, y, name):
     """Compares labels with the outputs of the model and their losses."""
+    check_names(model, y, name)
     for labels, loss, output in _each_output(model, y):
         shape = None if output is None else tuple(output.shape)
         check_targets(labels, loss, shape, name)

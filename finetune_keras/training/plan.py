@@ -1,5 +1,6 @@
 """A plan: which layers train when, at which rates, as plain data."""
 
+import os
 import warnings
 
 from finetune_keras.data.atomic import write_text
@@ -220,6 +221,35 @@ class Plan:
         """
         path = yaml_path(path)
         return read_yaml(cls, path.read_text(encoding="utf-8"), str(path))
+
+
+def check_plan(plan, *data):
+    """Refuses what is no plan, where one is expected.
+
+    Args:
+        plan: What was given for it.
+        *data: What was given for the data.
+
+    Raises:
+        ValueError: If it is no `Plan`.
+    """
+    if isinstance(plan, Plan):
+        return
+    phases = plan if isinstance(plan, (list, tuple)) else [plan]
+    cure = "Make one by `ft.Plan([...])` or `ft.plans`"
+    if any(isinstance(one, Plan) for one in data):
+        cure = "It stands in the place of the data: the plan comes first"
+    elif phases and all(isinstance(one, Phase) for one in phases):
+        cure = "Make one of the phases: `ft.Plan([...])`"
+    elif isinstance(plan, dict):
+        cure = "Read it by `ft.Plan.from_dict`"
+    elif isinstance(plan, (str, os.PathLike)):
+        cure = "Read a file by `ft.Plan.load`, a text by `ft.Plan.from_yaml`"
+    elif callable(plan):
+        cure = "Call it: its value is the plan"
+    text = repr(plan)
+    text = text if len(text) < 80 else f"a {type(plan).__name__}"
+    raise ValueError(f"`plan` must be an `ft.Plan`. {cure}. Received: {text}")
 
 
 def _phases(phases):
