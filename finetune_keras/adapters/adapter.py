@@ -9,6 +9,7 @@ import warnings
 from keras import ops
 
 from finetune_keras.adapters.adapted import detach, is_adapted
+from finetune_keras.adapters.heads import switch_head
 from finetune_keras.adapters.method import Method
 from finetune_keras.adapters.saved_model import (
     adapters_by_name,
@@ -38,7 +39,8 @@ def add_adapters(model, method, target_layers=None, name="default"):
     `.keras` file; other models warn that their file will not.
 
     Afterwards the new adapters and the head train, and all else is frozen.
-    Earlier adapters are kept, switched off and frozen, see `set_adapter`.
+    Earlier adapters are kept with their heads, switched off and frozen, see
+    `set_adapter`.
     Compile the model again before training it.
 
     Args:
@@ -113,14 +115,15 @@ def train_adapter(model, name):
 def set_adapter(model, name):
     """Switches to one adapter, or to a weighted sum of several.
 
-    The switch is a weight of the model, so it takes effect at once, also in a
-    `predict` that was compiled before. What trains does not change.
+    The head that was trained with an adapter comes with it. Switch and head
+    are weights of the model, so it takes effect at once, also in a `predict`
+    that was compiled before. What trains does not change.
 
     Args:
         model: A `keras.Model` with adapters.
         name: Name of the adapter, or dict from names to floats, the weights
-            with which they are added up, such as `{"french": 1, "law": 0.5}`.
-            All others are switched off.
+            with which they are added up, such as `{"french": 1, "law": 0.5}`;
+            the head is that of the first. All others are switched off.
 
     Raises:
         ValueError: If the model has no adapter of this name, or a weight is no
@@ -151,6 +154,9 @@ def set_adapter(model, name):
     for one, places in found.items():
         for _, adapter in places.values():
             adapter.switch.assign(weights.get(one, 0.0))
+    on = [one for one, weight in weights.items() if weight]
+    if on:
+        switch_head(model, on[0])
 
 
 @contextlib.contextmanager

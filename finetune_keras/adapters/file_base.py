@@ -115,3 +115,15 @@ def check_head(model, tensors, path):
             f"`ft.replace_head`. The file has {expected}, the model {found}. "
             f"Received: path={str(path)!r}"
         )
+
+
+def check_classes(model, expected, path):
+    """Raises where the outputs of the head have other names in the file."""
+    found = getattr(getattr(model, "encoder", None), "classes", None)
+    if None not in (found, expected) and found != expected:
+        raise ValueError(
+            "The head of the file answers with other classes than the model, "
+            "or in another order: its outputs would get wrong names. Make the "
+            f"model with `classes={expected}`. Received: path={str(path)!r}, "
+            f"a model of the classes {found}"
+        )

@@ -9,11 +9,13 @@ from finetune_keras.adapters.adapter import place_adapters, train_adapter
 from finetune_keras.adapters.file_base import (
     array_of,
     check_base,
+    check_classes,
     check_head,
     fingerprints,
     head_of,
     renamed,
 )
+from finetune_keras.adapters.heads import head_with
 from finetune_keras.adapters.method import read_method
 from finetune_keras.adapters.peft_files import (
     CONFIG,
@@ -40,8 +42,9 @@ def save_adapters(model, path, name=None, format=None):
     """Writes an adapter and the head into a small safetensors file.
 
     Weights are kept by the path of their layer. With them go the method with
-    its arguments, and a fingerprint of each weight of the base, by which
-    `load_adapters` knows whether it fits.
+    its arguments, the names of the classes where the model knows them, and a
+    fingerprint of each weight of the base, by which `load_adapters` knows
+    whether it fits.
 
     LoRA in KerasHub's BERT, RoBERTa or DistilBERT can also be written for
     Hugging Face's PEFT, as a folder that `PeftModel.from_pretrained` reads.
@@ -84,15 +87,16 @@ def save_adapters(model, path, name=None, format=None):
         return
     described = describe_adapters(model)[name]
     tensors = {f"adapter:{k}": v for k, v in _weights_of(model, name).items()}
-    tensors |= {f"head:{k}": v for k, v in head_of(model).items()}
+    head = {f"head:{k}": v for k, v in head_with(model, name).items()}
     facts = {
         "name": name,
+        "classes": getattr(getattr(model, "encoder", None), "classes", None),
         **described,
         "base": fingerprints(model),
         "leaf_layers": list(base_leaves(model).values()),
     }
     data = safetensors.save(
-        {key: array_of(variable) for key, variable in tensors.items()},
+        {key: array_of(variable) for key, variable in tensors.items()} | head,
         metadata={"format": _FORMAT, "facts": json.dumps(facts)},
     )
     with replacing(path) as file:
@@ -103,9 +107,9 @@ def load_adapters(model, path, name=None):
     """Puts an adapter and a head from a file into a model.
 
     The model must have the base that the adapter was trained on, with a head
-    of the same shape. The adapter is added as by `add_adapters`, which
-    freezes all else but the head; one of this name and method that is there
-    already is overwritten, switched on and trained.
+    of the same shape and, where both know them, classes. The adapter is added
+    as by `add_adapters`, which freezes all else but the head; one of this name
+    and method that is there already is overwritten, switched on and trained.
 
     A folder of Hugging Face's PEFT with a LoRA for BERT, RoBERTa or
     DistilBERT can be read into KerasHub's. It does not tell its base, so that
@@ -122,9 +126,9 @@ def load_adapters(model, path, name=None):
         `model` itself.
 
     Raises:
-        ValueError: If the file is of another kind, or the base or the head is
-            not that of the file. The message tells what differs, and the
-            model is unchanged.
+        ValueError: If the file is of another kind, or the base, the head or
+            the order of its classes is not that of the file. The message
+            tells what differs, and the model is unchanged.
         ImportError: If safetensors is not installed.
 
     Example:
@@ -154,6 +158,7 @@ def load_adapters(model, path, name=None):
     method = read_method(facts["method"])
     if not folder:
         check_base(model, facts["base"], path)
+        check_classes(model, facts.get("classes"), path)
     if not folder or tensors["head"]:
         check_head(model, tensors["head"], path)
     if name in adapters_by_name(model):
@@ -179,7 +184,7 @@ def _write_peft(safetensors, model, path, name, format):
         model,
         adapter.method,
         {k: array_of(v) for k, v in _weights_of(model, name).items()},
-        {k: array_of(v) for k, v in head_of(model).items()},
+        head_with(model, name),
     )
     folder = pathlib.Path(path)
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import weakref
 
 import keras
+import numpy as np
 from keras import ops
 from keras.src.backend import AutocastScope
 
@@ -27,6 +28,9 @@ class AdapterLayer(keras.layers.Layer):
         switch: Scalar weight that no training moves: 1 where the adapter is
             on, 0 where it is off. Being a weight and not a flag, it takes
             effect in a `predict` that is compiled already.
+        head: Tuple of the weights of the head that goes with the adapter, kept
+            while another one is in place; `None` while its own is, and empty
+            before there was one.
 
     Example:
 
@@ -68,12 +72,30 @@ class AdapterLayer(keras.layers.Layer):
         # Held weakly: as an attribute, Keras would take it for a part.
         self._base = weakref.ref(base)
         self.method = method
+        self.head = ()
         self.supports_masking = True
 
     def build(self, input_shape):
         self.switch = self.add_weight(
             (), "ones", "float32", trainable=False, name="switch"
         )
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        if self.head is None:
+            store["head"] = np.ones(())
+        for i, value in enumerate(self.head or ()):
+            store[f"head_{i}"] = value
+
+    def load_own_variables(self, store):
+        keys = list(store.keys())
+        own = [key for key in keys if key.isdigit()]
+        super().load_own_variables({key: store[key] for key in own})
+        if "head" in keys:
+            self.head = None
+            return
+        places = range(len(keys) - len(own))
+        self.head = tuple(np.array(store[f"head_{i}"]) for i in places)
 
     def call(self, inputs, outputs=None, **kwargs):
         if outputs is None:
