@@ -1,6 +1,7 @@
 """Questions and contexts: windows over long texts, and answers in them."""
 
 import re
+import warnings
 
 import keras
 import numpy as np
@@ -51,6 +52,9 @@ class AnswerEncoder(TextEncoder):
             )
         self.stride = sequence_length // 3 if stride is None else stride
 
+    def count(self, x):
+        return len(_pairs(x)[0])
+
     def prepare(self, x, y=None, sample_weight=None):
         windows = self._windows(*_pairs(x))
         arrays, lengths = self.arrays([(w.ids, w.first) for w in windows])
@@ -62,14 +66,9 @@ class AnswerEncoder(TextEncoder):
         arrays["allowed"] = allowed
         if y is None:
             return arrays, lengths, ()
-        answers = np.asarray(y)
-        if answers.shape != (len(x[0]), 2):
-            raise ValueError(
-                "The labels must be the characters at which each answer "
-                "starts and ends, or (-1, -1) where there is none: an array "
-                f"of shape ({len(x[0])}, 2). Received: shape {answers.shape}"
-            )
+        answers = _answers(y, _pairs(x)[1])
         positions = [w.find(*answers[w.question]) for w in windows]
+        _tell_lost(answers, windows, positions)
         labels = (np.array(positions, "int32"),)
         if sample_weight is not None:
             rows = [window.question for window in windows]
@@ -82,20 +81,21 @@ class AnswerEncoder(TextEncoder):
     def finish(self, outputs, x):
         """Lists the best answer to each question, over all its windows."""
         questions, contexts = _pairs(x)
-        none = {"text": "", "start": -1, "end": -1, "score": 0.0}
-        answers = [dict(none) for _ in questions]
+        best = [(0.0, 0, 0)] * len(questions)
+        none = [1.0] * len(questions)
         windows = self._windows(questions, contexts)
         for window, output in zip(windows, np.asarray(outputs), strict=True):
-            score, first, last = window.best(*output)
-            if score > answers[window.question]["score"]:
-                start, end = window.starts[first], window.ends[last]
-                answers[window.question] = {
-                    "text": contexts[window.question][start:end],
-                    "start": start,
-                    "end": end,
-                    "score": score,
-                }
-        return answers
+            i, (starts, ends) = window.question, output
+            none[i] = min(none[i], float(starts[0] * ends[0]))
+            score, first, last = window.best(starts, ends)
+            if score > best[i][0]:
+                best[i] = score, window.starts[first], window.ends[last]
+        return [
+            _answer(context, *found, missing)
+            for context, found, missing in zip(
+                contexts, best, none, strict=True
+            )
+        ]
 
     def compile_arguments(self):
         return {
@@ -181,6 +181,77 @@ class _Window:
             return 0.0, 0, 0
         first, last = np.unravel_index(scores.argmax(), scores.shape)
         return float(scores[first, last]), int(first), int(last)
+
+
+def _answer(context, score, start, end, none):
+    if score < none or not score:
+        return {"text": "", "start": -1, "end": -1, "score": none}
+    text = context[start:end]
+    return {"text": text, "start": start, "end": end, "score": score}
+
+
+def _answers(y, contexts):
+    """Checks where answers stand, and takes the blanks off their edges."""
+    found = np.asarray(y)
+    if found.shape != (len(contexts), 2) or found.dtype.kind not in "iuf":
+        raise ValueError(
+            "The labels must be the characters at which each answer starts "
+            "and ends, or (-1, -1) where there is none: an array of numbers "
+            f"of shape ({len(contexts)}, 2). Received: shape {found.shape} "
+            f"and dtype {found.dtype}"
+        )
+    trimmed = [_trimmed(*pair) for pair in zip(found, contexts, strict=True)]
+    bad = [i for i, answer in enumerate(trimmed) if answer is None]
+    if bad:
+        raise ValueError(
+            f"{len(bad)} answers are no part of their context: they must start "
+            "before they end, in whole characters from 0 to the length of the "
+            "context, and hold more than blanks; (-1, -1) says that there is "
+            f"none. Received: {found[bad[0]].tolist()} for context {bad[0]} of "
+            f"{len(contexts[bad[0]])} characters, and answers {bad[:10]}"
+        )
+    changed = int((np.array(trimmed) != found).any(axis=1).sum())
+    if changed:
+        warnings.warn(
+            f"{changed} of {len(found)} answers have blanks at their edges, "
+            "which are left out.",
+            stacklevel=2,
+        )
+    return trimmed
+
+
+def _trimmed(answer, context):
+    """Start and end without blanks around, `None` where they are wrong."""
+    if not np.isfinite(answer).all() or (answer != np.floor(answer)).any():
+        return None
+    start, end = map(int, answer)
+    if (start, end) == (-1, -1):
+        return start, end
+    text = context[start:end]
+    if not 0 <= start < end <= len(context) or not text.strip():
+        return None
+    return (
+        start + len(text) - len(text.lstrip()),
+        end - len(text) + len(text.rstrip()),
+    )
+
+
+def _tell_lost(answers, windows, positions):
+    """Warns of answers that no window holds as a whole."""
+    held = {
+        window.question
+        for window, position in zip(windows, positions, strict=True)
+        if position != (0, 0)
+    }
+    lost = [i for i, a in enumerate(answers) if a != (-1, -1) and i not in held]
+    if lost:
+        warnings.warn(
+            f"{len(lost)} of {len(answers)} answers stand in no window as a "
+            "whole, and are trained as if there were none: raise "
+            "`sequence_length`, or leave them out. The first are "
+            f"{[(i, answers[i]) for i in lost[:3]]}",
+            stacklevel=2,
+        )
 
 
 def _pairs(x):

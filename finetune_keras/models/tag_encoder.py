@@ -1,5 +1,7 @@
 """Words with a tag each: sub-word tokens and the words they belong to."""
 
+import warnings
+
 import keras
 import numpy as np
 
@@ -15,7 +17,8 @@ from finetune_keras.models.text_encoder import (
 class TagEncoder(TextEncoder):
     """Turns lists of words, and a tag for each word, into arrays.
 
-    The first token of a word carries its tag; the others weigh nothing.
+    A string is a sentence as well: its words stand between blanks. The first
+    token of a word carries its tag; the others weigh nothing.
 
     Args:
         tokenizer: A `keras_hub.tokenizers.Tokenizer`.
@@ -54,6 +57,7 @@ class TagEncoder(TextEncoder):
         return self.arrays([(ids, len(ids)) for ids, _ in rows])
 
     def prepare(self, x, y=None, sample_weight=None):
+        x = _sentences(x)
         rows = self._rows(x)
         arrays, lengths = self.arrays([(ids, len(ids)) for ids, _ in rows])
         if y is None:
@@ -73,7 +77,7 @@ class TagEncoder(TextEncoder):
         """Lists a tag for each word of each sentence."""
         default = "O" if "O" in self.classes else self.classes[0]
         found = np.asarray(outputs).argmax(axis=-1)
-        tags = []
+        x, tags = _sentences(x, told=True), []
         for words, (_, starts), best in zip(
             x, self._rows(x), found, strict=True
         ):
@@ -86,10 +90,7 @@ class TagEncoder(TextEncoder):
 
     def _rows(self, sentences):
         """Lists the ids of each sentence, and where each word begins."""
-        sentences = [
-            [words] if isinstance(words, (str, bytes)) else list(words)
-            for words in sentences
-        ]
+        sentences = _sentences(sentences, told=True)
         flat = check_texts([word for words in sentences for word in words])
         known = self.ids_of_words(flat)
         start, end = self.tokenizer.start_token_id, self.tokenizer.end_token_id
@@ -119,6 +120,24 @@ class TagEncoder(TextEncoder):
                 f"sentence {sentence}"
             )
         return found
+
+
+def _sentences(x, told=False):
+    """Lists the words of each sentence; a string is split at its blanks."""
+    strings = [isinstance(words, (str, bytes)) for words in x]
+    sentences = [
+        as_text(words).split() if is_string else list(words)
+        for words, is_string in zip(x, strings, strict=True)
+    ]
+    longest = max(map(len, sentences), default=0)
+    if not told and all(strings) and len(strings) > 1 and longest < 2:
+        warnings.warn(
+            f"Each of {len(strings)} strings is taken for a sentence, and each "
+            "has one word only. Of one sentence pass a list of it: "
+            f"`[{[as_text(word) for word in x[:3]]}]`",
+            stacklevel=2,
+        )
+    return sentences
 
 
 def weighted_loss():

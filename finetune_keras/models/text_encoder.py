@@ -58,6 +58,10 @@ class TextEncoder:
 
     # === Texts ===
 
+    def count(self, x):
+        """Tells how many examples there are in what `encode` takes."""
+        return len(x[0] if isinstance(x, tuple) else x)
+
     def encode(self, x):
         """Encodes texts.
 

@@ -88,8 +88,7 @@ class TextModel(FineTuneModel):
     def _bucket(self, read, batch_size, changes=False):
         def make():
             data = read()
-            if not len(data[0]):
-                raise ValueError("There is no text. Received: x=[]")
+            self._check_lengths(*data)
             x, lengths, labels = self.encoder.prepare(*data)
             names = {tensor.name for tensor in self.inputs}
             x = {name: x[name] for name in x if name in names}
@@ -98,6 +97,18 @@ class TextModel(FineTuneModel):
             return Buckets.sort(x, lengths, labels, batch_size, renew, cut)
 
         return make()
+
+    def _check_lengths(self, x, *labels):
+        count = self.encoder.count(x)
+        if not count:
+            raise ValueError("There is no text. Received: x=[]")
+        names = ("labels", "sample weights")
+        for name, part in zip(names, labels, strict=False):
+            if part is not None and len(part) != count:
+                raise ValueError(
+                    f"Each text needs one of the {name}, in the same order. "
+                    f"Received: {count} texts and {len(part)} {name}"
+                )
 
     def arrays(self, x):
         """Tokenises texts into what the functional model takes.

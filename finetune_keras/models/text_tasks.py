@@ -137,8 +137,9 @@ def token_classifier(
 ):
     """Builds a model that tags each word of a sentence, such as its entities.
 
-    A sentence is a list of words. A word that the tokeniser splits has its tag
-    on its first part; the other parts are neither trained on nor answered.
+    A sentence is a list of words, or a string of words between blanks. A word
+    that the tokeniser splits has its tag on its first part; the other parts
+    are neither trained on nor answered.
 
     Args:
         backbone: What `text_backbone` returns or takes.
@@ -148,7 +149,7 @@ def token_classifier(
         dropout: Float in [0, 1), before the head. Defaults to `0.1`.
 
     Returns:
-        A `TextModel`. It takes lists of words and, as labels, lists of tags;
+        A `TextModel`. It takes sentences and, as labels, lists of tags;
         `predict` returns a list of tags for each sentence. Words beyond
         `sequence_length` tokens get the tag `"O"`, or else the first one.
 
@@ -191,8 +192,8 @@ def question_answerer(
 ):
     """Builds a model that finds the answer to a question in a text.
 
-    A context that is too long is read in windows that overlap, and the best
-    answer of all windows counts.
+    A long context is read in windows that overlap, and the best answer of all
+    counts; there is none where each window holds that to be likelier.
 
     Args:
         backbone: What `text_backbone` returns or takes.
@@ -206,7 +207,8 @@ def question_answerer(
         A `TextModel`. It takes `(questions, contexts)` and, as labels, the
         characters at which each answer starts and ends, an array of shape
         (questions, 2), or (-1, -1) where there is none. `predict` returns a
-        dict for each question: `text`, `start`, `end` and `score`.
+        dict for each question: `text`, `start`, `end`, and `score`, the
+        probability of the answer or, where the text is empty, of none.
 
     Raises:
         ValueError: If backbone, tokeniser or lengths do not fit.

@@ -157,7 +157,7 @@ def _array_batches(data, batch_size):
             "`data` must hold labels: a tuple (x, y) or (x, y, "
             f"sample_weight). Received: a {type(data).__name__} of {len(data)}"
         )
-    x, *others = (_as_arrays(part) for part in data)
+    x, *others = (as_arrays(part) for part in data)
     others += [None] * (2 - len(others))
     sizes = [len(leaf) for leaf in keras.tree.flatten(x)]
     sizes += [len(part) for part in others if part is not None]
@@ -176,12 +176,14 @@ def _array_batches(data, batch_size):
     return map(batch, starts), len(starts)
 
 
-def _as_arrays(part):
-    """Lists of numbers or texts are arrays; dicts and lists of arrays stay."""
+def as_arrays(part):
+    """Lists of numbers or texts are arrays; what holds several stays one."""
     if part is None:
         return None
     if isinstance(part, (list, tuple)):
         scalar = (str, bytes, numbers.Number)
+        if isinstance(part, tuple) and all(map(_are_texts, part)):
+            return tuple(map(np.asarray, part))
         if not part or isinstance(part[0], (*scalar, list)):
             return np.asarray(part)
     if hasattr(part, "iloc"):
@@ -189,6 +191,11 @@ def _as_arrays(part):
     return keras.tree.map_structure(
         lambda leaf: leaf if _is_tensorflow(leaf) else _to_numpy(leaf), part
     )
+
+
+def _are_texts(part):
+    listed = isinstance(part, (list, tuple))
+    return listed and len(part) > 0 and isinstance(part[0], (str, bytes))
 
 
 def _parts(batch):

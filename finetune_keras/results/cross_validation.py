@@ -7,6 +7,7 @@ import numpy as np
 
 from finetune_keras.data.label_checks import one_column
 from finetune_keras.models.table import format_table
+from finetune_keras.results.collect import as_arrays
 from finetune_keras.results.evaluation import evaluate
 from finetune_keras.training.fine_tune import fine_tune
 from finetune_keras.training.plan import check_plan
@@ -89,8 +90,9 @@ def cross_validate(
             or not, with the same pretrained weights each time.
         plan: A `Plan`. Phases with `patience` watch a part of the training
             fold, never the part that the fold is judged on.
-        data: Tuple of arrays `(x, y)`, or a `DataSplits`, of which training
-            and validation are used and the test is left alone.
+        data: Tuple `(x, y)` of arrays, or of lists such as texts; or a
+            `DataSplits`, of which training and validation are used and the
+            test is left alone.
         folds: Integer of at least 2. Defaults to `5`.
         repeats: Integer, how often to draw new folds. Defaults to `1`.
         groups: Array, one value an example: those of one group stay in one
@@ -135,6 +137,7 @@ def cross_validate(
     x, y, groups = _arrays(data, groups)
     judge.setdefault("classes", getattr(data, "classes", None))
     options.setdefault("cache", {"shared": SharedActivations()})
+    _check_lengths(x, y)
     _check(folds, repeats, y, groups)
     reports, histories = [], []
     for train, test in _folds(y, groups, folds, repeats, seed):
@@ -177,8 +180,23 @@ def _arrays(data, groups):
             "`data` must be a tuple of arrays (x, y), or a `DataSplits`, so "
             f"that it can be cut into folds. Received: data={data!r}"
         )
-    x = keras.tree.map_structure(np.asarray, data[0])
-    return x, np.asarray(data[1]), groups
+    try:
+        return as_arrays(data[0]), np.asarray(data[1]), groups
+    except ValueError as error:
+        raise ValueError(
+            "Cross-validation takes arrays or lists with one label for each "
+            "example. Of tagged sentences cut the folds yourself, and judge "
+            "each by `ft.entity_scores`. Received: lists of several lengths"
+        ) from error
+
+
+def _check_lengths(x, y):
+    sizes = [len(leaf) for leaf in keras.tree.flatten(x)]
+    if set(sizes) != {len(y)}:
+        raise ValueError(
+            "Each example needs a label. "
+            f"Received: {sizes} examples and {len(y)} labels"
+        )
 
 
 def _take(x, rows):

@@ -37,7 +37,8 @@ def evaluate(
             labels an example; numbers for a regression. With sample weights,
             all metrics and intervals are weighted; counts are not.
         classes: List of strings, names in the order of the outputs. Defaults
-            to `None`: the `class_names` of the dataset, or numbers.
+            to `None`: the `class_names` of the dataset, those that a text
+            model was made with, or numbers.
         slices: Dict from the name of a column to an array with one value for
             each example, in the order of `data`. Defaults to `None`.
         bootstrap: Integer, number of resamples for the 95 % intervals; 0
@@ -87,7 +88,7 @@ def evaluate(
     - [Guo et al., 2017](https://arxiv.org/abs/1706.04599), calibration error
     """
     settings = _settings(**options)
-    settings["classes"] = _class_names(classes, data)
+    settings["classes"] = _class_names(classes, data, model)
     tuned = _tuned_threshold(model) if settings["threshold"] is None else None
     settings["threshold"] = tuned or settings["threshold"]
     _check_counts(bootstrap=bootstrap, seed=seed, worst=settings["worst"])
@@ -191,8 +192,10 @@ def _check_threshold(predictions):
         )
 
 
-def _class_names(classes, data):
+def _class_names(classes, data, model):
     names = getattr(data, "class_names", None) if classes is None else classes
+    if names is None:
+        names = getattr(getattr(model, "encoder", None), "classes", None)
     return None if names is None else check_classes(names)
 
 
