@@ -6,7 +6,7 @@ import numbers
 import keras
 
 from finetune_keras.models.channels import with_channels
-from finetune_keras.models.graph import graph_of
+from finetune_keras.models.graph import graph_of, speaks_for_its_layers
 from finetune_keras.models.preprocessing import (
     MODES,
     PixelModel,
@@ -77,9 +77,9 @@ def backbone(model, input_shape=None, weights="imagenet", **kwargs):
         built = _adopt(model, shape, weights, kwargs)
     else:
         built = _build(_find_function(model), shape, weights, kwargs)
-    if preprocessing_mode(built) != "inside":
-        return built
-    return PixelModel(built.inputs[0], built.output, name=built.name)
+    if preprocessing_mode(built) == "inside":
+        built = PixelModel(built.inputs[0], built.output, name=built.name)
+    return speaks_for_its_layers(built)
 
 
 # === Arguments ===

@@ -8,6 +8,7 @@ import re
 
 import keras
 from keras.src.models.functional import functional_like_constructor
+from keras.src.ops.function import make_node_key
 
 
 class Step:
@@ -85,6 +86,45 @@ def _walk_node(node, keys, prefix, steps):
         outputs = [inner_keys[id(tensor)] for tensor in inner.outputs]
     for tensor, key in zip(node.outputs, outputs, strict=True):
         keys[id(tensor)] = key
+
+
+def speaks_for_its_layers(model):
+    """Has `layer.output` and `layer.input` mean the calls in this model.
+
+    Keras answers with the first call that a layer ever had. That of layers
+    which are shared with the model that this one was made of stands in the
+    other graph, and features by `layer.output` would not be connected. The
+    answer alone is changed, not the calls, so that both models can be saved.
+
+    Args:
+        model: A `keras.Model` that has a graph.
+
+    Returns:
+        `model`.
+    """
+    graph = graph_of(model)
+    for operation in graph.operations:
+        calls = [
+            place
+            for place in range(len(operation._inbound_nodes))
+            if make_node_key(operation, place) in graph._nodes
+        ]
+        vars(operation).pop(_ANSWER, None)
+        if calls and calls[0] > 0 and graph_of(operation) is None:
+            vars(operation)[_ANSWER] = _answer(operation, calls)
+    return model
+
+
+_ANSWER = "_get_node_attribute_at_index"
+
+
+def _answer(operation, calls):
+    def answer(place, *names):
+        return getattr(type(operation), _ANSWER)(
+            operation, calls[place], *names
+        )
+
+    return answer
 
 
 def cut_points(steps, output_keys, masks=False):

@@ -145,7 +145,8 @@ def rebuild(model, outputs, whole=None):
             # An adapter: the file of the new model is to have it, too.
             layer.keep_in(new)
             break
-    return with_preprocessing(model if whole is None else whole, new)
+    new = with_preprocessing(model if whole is None else whole, new)
+    return graph.speaks_for_its_layers(new)
 
 
 def split_head(model):

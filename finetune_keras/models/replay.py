@@ -4,7 +4,11 @@ import contextlib
 
 import keras
 
-from finetune_keras.models.graph import graph_of, walk
+from finetune_keras.models.graph import (
+    graph_of,
+    speaks_for_its_layers,
+    walk,
+)
 from finetune_keras.models.outside_graph import with_preprocessing
 
 
@@ -16,7 +20,8 @@ def flatten(model):
 
     Returns:
         A `keras.Model` with the same inputs, outputs and layers, in which no
-        layer is a model. `model` itself if there is nothing to open. What a
+        layer is a model. `model` itself if there is nothing to open. From
+        then on, `layer.output` is the tensor in the new graph. What a
         KerasHub task does before its graph is part of it: its scaling and
         resizing become the first layer, and with its tokeniser it is a
         `TextModel`.
@@ -37,7 +42,9 @@ def flatten(model):
     ```
     """
     flat = opened(model)
-    return model if flat is model else with_preprocessing(model, flat)
+    if flat is model:
+        return model
+    return speaks_for_its_layers(with_preprocessing(model, flat))
 
 
 def opened(model):

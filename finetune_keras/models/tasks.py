@@ -4,6 +4,7 @@ import keras
 
 from finetune_keras.data.labels import count_classes
 from finetune_keras.models.backbones import backbone as make_backbone
+from finetune_keras.models.graph import speaks_for_its_layers
 from finetune_keras.models.heads import replace_head
 from finetune_keras.models.pixel_guard import PixelModel
 from finetune_keras.models.replay import replay
@@ -65,4 +66,4 @@ def _augmented(model, augmentation):
     inputs = keras.Input(first.shape[1:], dtype=first.dtype, name=first.name)
     _, outputs = replay(model, augmentation(inputs))
     kind = PixelModel if isinstance(model, PixelModel) else keras.Model
-    return kind(inputs, outputs, name=model.name)
+    return speaks_for_its_layers(kind(inputs, outputs, name=model.name))
