@@ -1,5 +1,6 @@
 """Training and validation data, met at the door."""
 
+import functools
 import itertools
 import math
 
@@ -18,6 +19,7 @@ from finetune_keras.training.data_checks import (
     check_names,
     has_labels,
 )
+from finetune_keras.training.label_watch import LabelWatch
 
 
 class Inputs:
@@ -58,8 +60,10 @@ class Inputs:
             self._check_arrays()
         if self.is_buckets:
             self.batch_size = data.batch_size
+        self.check = functools.partial(check_labels, model, name=name)
         for labels in self._labels():
-            check_labels(model, labels, name)
+            self.check(labels)
+        self.watch = LabelWatch(self.check)
 
     @property
     def fit_arguments(self):
@@ -73,7 +77,7 @@ class Inputs:
             ordered = not isinstance(self.data, keras.utils.PyDataset)
             # Keras warns of asking a dataset for another order.
             order = {"shuffle": False} if ordered else {}
-            return {"x": self.data, **order}
+            return {"x": self.watch.over(self.data), **order}
         names = ("x", "y", "sample_weight")
         parts = dict(zip(names, self.data, strict=False))
         return {**parts, "batch_size": self.batch_size}
@@ -97,7 +101,9 @@ class Inputs:
     def batches(self):
         """Iterates once over `(x, y)` in batches, an epoch at most."""
         if not self.is_arrays:
-            yield from itertools.islice(self.data, self.steps)
+            for batch in itertools.islice(self.data, self.steps):
+                self.check(batch[1])
+                yield batch
             return
         x_y = tuple(self.data[:2])
         size = keras.tree.flatten(x_y)[0].shape[0]
@@ -120,9 +126,11 @@ class Inputs:
     @property
     def validation_arguments(self):
         """Dict of what `fit` takes to validate on it."""
-        data = self.data.dataset() if self.is_buckets else self.data
-        data = tuple(self.data) if self.is_arrays else data
-        return {"validation_data": data}
+        if self.is_arrays:
+            return {"validation_data": tuple(self.data)}
+        if self.is_buckets:
+            return {"validation_data": self.data.dataset()}
+        return {"validation_data": self.watch.over(self.data)}
 
     def _check_form(self):
         parts = self.data.parts[0] if self.is_buckets else self.data

@@ -51,6 +51,9 @@ class PhaseWork:
             self.report = f"off: {reason}"
             return
         self._views, self._stored_validation = views, stored
+        for inputs, data in ((train, views[0]), (validation, stored)):
+            if isinstance(data, tuple):
+                inputs.check(data[1])  # now those of all batches are known
         self.report = cut.report
         arguments = compile_arguments(model)
         # Losses and metrics may be named after an output.
@@ -148,6 +151,15 @@ class PhaseWork:
             yield
         finally:
             del members["jax_state_sync"]
+
+    @contextlib.contextmanager
+    def telling(self):
+        """Says of an error in `fit` which labels it was, if it was labels."""
+        with contextlib.ExitStack() as stack:
+            for inputs in (self.train, self.validation):
+                if inputs is not None:
+                    stack.enter_context(inputs.watch.telling())
+            yield
 
     def fit_arguments(self, epoch, fit):
         """Collects what `target.fit` takes.

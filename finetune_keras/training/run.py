@@ -246,7 +246,7 @@ class Run:
     def _fit(self, epochs):
         target = self.work.target
         target.history, self.full.stop_training = None, False
-        with self.work.readable():
+        with self.work.readable(), self.work.telling():
             target.fit(
                 **self.work.fit_arguments(self.phase_epoch, self.fit),
                 callbacks=keras.callbacks.CallbackList([self.relay]),
