@@ -18,11 +18,19 @@ def check_given(data, name):
         name: String, what messages call it.
 
     Raises:
-        ValueError: If it is an array, a dict or a list of examples.
+        ValueError: If it is an array, a frame, a dict or a list of examples.
     """
+    if hasattr(data, "iloc"):
+        raise ValueError(
+            f"`{name}` must name inputs and labels: pass a tuple of columns, "
+            "such as (frame['text'], frame['label']), or make the data by "
+            f"`ft.from_frame`. Received: a {type(data).__name__} with columns "
+            f"{list(getattr(data, 'columns', []))}"
+        )
     alone = hasattr(data, "shape") or isinstance(data, (dict, str, bytes))
     if isinstance(data, (list, tuple)):
-        alone = len(data) not in (2, 3) or isinstance(data[0], (str, bytes))
+        # Texts alone, (texts,), are what a masked language model learns from.
+        alone = len(data) not in (1, 2, 3) or isinstance(data[0], (str, bytes))
     if alone:
         size = f" of {len(data)}" if isinstance(data, (list, tuple)) else ""
         raise ValueError(

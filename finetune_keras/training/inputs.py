@@ -146,14 +146,6 @@ class Inputs:
                 "(x, y) or (x, y, sample_weight). Received: elements of "
                 f"{self.data.element_spec}"
             )
-        if hasattr(self.data, "iloc"):
-            raise ValueError(
-                f"`{self.name}` must name inputs and labels: pass a tuple of "
-                "columns, such as (frame['text'], frame['label']), or make "
-                "the data by `ft.from_frame`. "
-                f"Received: {self.name}={type(self.data).__name__} with "
-                f"{list(getattr(self.data, 'columns', []))}"
-            )
         known = self.is_arrays or self.is_dataset
         known = known or isinstance(self.data, keras.utils.PyDataset)
         if hasattr(self.data, "__next__") and self.steps is None:
