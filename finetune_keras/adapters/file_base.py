@@ -23,7 +23,11 @@ def renamed(model, facts, tensors):
         return f"{paths.get(path, path)}/{name}"
 
     def of_adapter(key):
-        path = next(p for p in old if key.startswith(f"{p}/adapter/"))
+        path = next((p for p in old if key.startswith(f"{p}/adapter/")), None)
+        if path is None:
+            raise ValueError(
+                f"The file holds a weight {key!r} of no layer that it names."
+            )
         return path_now(path, paths) + key[len(path) :]
 
     old = facts["layers"]

@@ -27,6 +27,15 @@ from finetune_keras.adapters.peft_files import (
 from finetune_keras.adapters.saved_model import (
     adapters_by_name,
     describe_adapters,
+    make_adapters,
+)
+from finetune_keras.adapters.stored import (
+    FORMAT,
+    check_weights,
+    naming,
+    read_file,
+    read_folder,
+    safetensors,
 )
 from finetune_keras.adapters.targets import (
     base_leaves,
@@ -34,8 +43,6 @@ from finetune_keras.adapters.targets import (
 )
 from finetune_keras.data.atomic import replacing, write_text
 from finetune_keras.models import graph
-
-_FORMAT = "finetune_keras.adapters.1"
 
 
 def save_adapters(model, path, name=None, format=None):
@@ -80,10 +87,10 @@ def save_adapters(model, path, name=None, format=None):
     save_adapters(model, "law.adapter.safetensors")
     ```
     """
-    safetensors = _safetensors()
+    library = safetensors()
     name = _pick(adapters_by_name(model), name, model)
     if format is not None:
-        _write_peft(safetensors, model, path, name, format)
+        _write_peft(library, model, path, name, format)
         return
     described = describe_adapters(model)[name]
     tensors = {f"adapter:{k}": v for k, v in _weights_of(model, name).items()}
@@ -95,9 +102,9 @@ def save_adapters(model, path, name=None, format=None):
         "base": fingerprints(model),
         "leaf_layers": list(base_leaves(model).values()),
     }
-    data = safetensors.save(
+    data = library.numpy.save(
         {key: array_of(variable) for key, variable in tensors.items()} | head,
-        metadata={"format": _FORMAT, "facts": json.dumps(facts)},
+        metadata={"format": FORMAT, "facts": json.dumps(facts)},
     )
     with replacing(path) as file:
         file.write(data)
@@ -150,30 +157,42 @@ def load_adapters(model, path, name=None):
     load_adapters(other, "law.adapter.safetensors", name="law")
     ```
     """
-    folder = is_peft_folder(path)
-    facts, tensors = _read_peft(model, path) if folder else _read(path)
-    if "leaf_layers" in facts:
-        facts, tensors = renamed(model, facts, tensors)
-    name = facts["name"] if name is None else name
-    method = read_method(facts["method"])
-    if not folder:
-        check_base(model, facts["base"], path)
-        check_classes(model, facts.get("classes"), path)
-    if not folder or tensors["head"]:
-        check_head(model, tensors["head"], path)
+    with naming(path):
+        name, method, layers, tensors = _checked(model, path, name)
     if name in adapters_by_name(model):
-        _check_same(model, name, method, facts["layers"])
         train_adapter(model, name)
     else:
-        check_places(model, method, facts["layers"])
-        place_adapters(model, method, facts["layers"], name)
+        place_adapters(model, method, layers, name)
     _assign(_weights_of(model, name), tensors["adapter"])
     if tensors["head"]:
         _assign(head_of(model), tensors["head"])
     return model
 
 
-def _write_peft(safetensors, model, path, name, format):
+def _checked(model, path, name):
+    """Reads a file, and raises where the model cannot have what it holds."""
+    folder = is_peft_folder(path)
+    facts, tensors = _read_peft(model, path) if folder else read_file(path)
+    if "leaf_layers" in facts:
+        facts, tensors = renamed(model, facts, tensors)
+    name = facts["name"] if name is None else name
+    method, layers = read_method(facts["method"]), facts["layers"]
+    if not folder:
+        check_base(model, facts["base"], path)
+        check_classes(model, facts.get("classes"), path)
+    if not folder or tensors["head"]:
+        check_head(model, tensors["head"], path)
+    if name in adapters_by_name(model):
+        _check_same(model, name, method, layers)
+        weights = _weights_of(model, name)
+    else:
+        check_places(model, method, layers)
+        weights = _weights_to_be(model, method, layers)
+    check_weights(weights, tensors["adapter"], path)
+    return name, method, layers, tensors
+
+
+def _write_peft(library, model, path, name, format):
     if format != "peft":
         raise ValueError(
             '`format` must be `None` for our own file, or "peft". '
@@ -190,14 +209,11 @@ def _write_peft(safetensors, model, path, name, format):
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / CONFIG, json.dumps(config, indent=2))
     with replacing(folder / WEIGHTS) as file:
-        file.write(safetensors.save(tensors, metadata={"format": "pt"}))
+        file.write(library.numpy.save(tensors, metadata={"format": "pt"}))
 
 
 def _read_peft(model, path):
-    from_file = _safetensors(reader=True)
-    config = json.loads((pathlib.Path(path) / CONFIG).read_text())
-    with from_file(str(pathlib.Path(path) / WEIGHTS), framework="numpy") as f:
-        tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
+    config, tensors = read_folder(path)
     method, weights, head = from_peft(model, str(path), config, tensors)
     layers = dict.fromkeys(key.split("/adapter/")[0] for key in weights)
     facts = {
@@ -210,8 +226,21 @@ def _read_peft(model, path):
 
 def _weights_of(model, name):
     """Dict from path to weight of an adapter, but for its switch."""
+    places = adapters_by_name(model)[name]
+    return _weights_at({path: adapter for path, (_, adapter) in places.items()})
+
+
+def _weights_to_be(model, method, layers):
+    """The same of an adapter that is not in the model yet."""
+    adapters = make_adapters(model, method, layers, "to_be")
+    for adapter in adapters:
+        adapter.build(None)
+    return _weights_at(dict(zip(layers, adapters, strict=True)))
+
+
+def _weights_at(places):
     weights = {}
-    for path, (_, adapter) in adapters_by_name(model)[name].items():
+    for path, adapter in places.items():
         for leaf, inner in graph.leaf_layers(adapter, "adapter").items():
             for variable in graph.own_variables(leaf):
                 if variable is not adapter.switch:
@@ -245,39 +274,3 @@ def _pick(found, name, model):
 def _assign(variables, arrays):
     for key, variable in variables.items():
         variable.assign(arrays[key])
-
-
-def _read(path):
-    from_file = _safetensors(reader=True)
-    if pathlib.Path(path).is_dir():
-        raise ValueError(
-            f"The folder is none of PEFT: it has no {CONFIG!r}. Pass that "
-            "folder, or a file of `save_adapters`. "
-            f"Received: path={str(path)!r}"
-        )
-    with from_file(str(path), framework="numpy") as file:
-        metadata = file.metadata() or {}
-        if metadata.get("format") != _FORMAT:
-            raise ValueError(
-                "This is no file of `save_adapters`: its format is "
-                f"{metadata.get('format')!r}, expected {_FORMAT!r}. "
-                f"Received: path={str(path)!r}"
-            )
-        tensors = {"adapter": {}, "head": {}}
-        for key in file.keys():  # noqa: SIM118 - not a dict
-            kind, where = key.split(":", 1)
-            tensors[kind][where] = file.get_tensor(key)
-    return json.loads(metadata["facts"]), tensors
-
-
-def _safetensors(reader=False):
-    try:
-        import safetensors
-        import safetensors.numpy
-    except ImportError as error:
-        raise ImportError(
-            "Adapters are kept in safetensors files. Install the library with "
-            "`pip install finetune_keras[text]`, or keep the whole model with "
-            "`model.save`."
-        ) from error
-    return safetensors.safe_open if reader else safetensors.numpy

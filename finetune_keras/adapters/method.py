@@ -97,7 +97,9 @@ def read_method(config, custom_objects=None):
     """
     config = config if isinstance(config, dict) else {}
     name = config.get("registered_name")
-    found = keras.saving.get_registered_object(name, custom_objects)
+    found = None
+    if isinstance(name, str):
+        found = keras.saving.get_registered_object(name, custom_objects)
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise ValueError(
             "What adapts a model must be an adapter method, such as `ft.LoRA`; "
@@ -105,6 +107,11 @@ def read_method(config, custom_objects=None):
             f"Received, from a file: {name!r}"
         )
     names = ("module", "class_name", "config", "registered_name")
-    return keras.saving.deserialize_keras_object(
-        {key: config.get(key) for key in names}, custom_objects=custom_objects
-    )
+    config = {key: config.get(key) for key in names}
+    try:
+        return keras.saving.deserialize_keras_object(config, custom_objects)
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{name!r} does not take the arguments of the file: "
+            f"{type(error).__name__}: {str(error)[:300]}"
+        ) from error

@@ -10,6 +10,7 @@ import numpy as np
 from finetune_keras.adapters.layer import bases
 from finetune_keras.adapters.lora import LoRA
 from finetune_keras.adapters.targets import base_leaves, head_layers
+from finetune_keras.data.facts import COUNT, NUMBER, check_facts
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -239,7 +240,7 @@ def _from_rows(array, factor, shapes, name):
     # The rank is last in A, and first in B.
     rows = {"lora_a": shape[-1], "lora_b": math.prod(shape[1:])}
     rows = rows.get(factor, math.prod(shape))
-    if array.size != math.prod(shape) or array.shape[0] != rows:
+    if array.size != math.prod(shape) or array.shape[:1] != (rows,):
         raise ValueError(
             "The model has other sizes than the one that the file was made "
             f"for: {name!r} has shape {array.shape}, and stands for {shape} "
@@ -292,6 +293,8 @@ def _method(config, folder):
             "and that `LoRA` has not. Load it with PEFT, merge it, and convert "
             f"the merged model. Received: {found} in {folder!r}"
         )
+    expected = {"r": COUNT, "lora_alpha": NUMBER}
+    check_facts(config, expected, pathlib.Path(folder) / CONFIG)
     variants = {"use_rslora": "rslora", "use_dora": "dora"}
     variant = [v for key, v in variants.items() if config.get(key)]
     return LoRA(

@@ -175,13 +175,18 @@ def attach_adapters(model, method, paths, name):
     layers = _layers_at(model, paths)
     numbers = map(_number, adapters_by_name(model).values())
     number = 1 + max(numbers, default=0)
-    adapters = method.layers_for(layers, f"adapter_{name}")
+    adapters = make_adapters(model, method, paths, name)
     for layer, adapter, path in zip(layers, adapters, paths, strict=True):
         adapter.number = number
         attach(layer, adapter, path)
         # Who makes another model of these layers may ask for it.
         adapter.keep_in = keep_adapters
     return adapters
+
+
+def make_adapters(model, method, paths, name):
+    """Makes the adapters of the layers at these paths, and leaves both be."""
+    return method.layers_for(_layers_at(model, paths), f"adapter_{name}")
 
 
 def _layers_at(model, paths):

@@ -118,7 +118,7 @@ def test_an_adapter_file_that_names_a_saved_model_is_refused(tmp_path, trap):
         "config": {"handle": str(folder)},
         "registered_name": "finetune_keras>HubLayer",
     }
-    facts = {"name": "law", "method": method, "layers": [], "base": {}}
+    facts = {"name": "law", "method": method, "layers": ["body"], "base": {}}
     safetensors.save_file(
         {"adapter:x": X},
         tmp_path / "law",
