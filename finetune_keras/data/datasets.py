@@ -22,8 +22,9 @@ class DataSplits:
     Made by `image_folder`, `text_folder`, `from_csv`, `from_frame`,
     `from_arrays` and `from_tfds`. The splits are stratified, keep groups and
     exact copies whole, and depend on nothing but the data and the seed. The
-    training data has a new order each epoch, which also depends on
-    `keras.utils.set_random_seed` where that was called.
+    training data has a new order in each pass, which depends on the seed and
+    the number of the pass alone: a run that goes on after a kill takes up the
+    order of its epoch.
 
     Attributes:
         train: Batched `tf.data.Dataset` of `(x, y)`, shuffled.
@@ -140,6 +141,14 @@ class DataSplits:
             else None
             for name in ("validation", "test")
         )
+        for name in NAMES:
+            if getattr(self, name) is not None:
+                getattr(self, name).fingerprint = self._mark(parts[name], seed)
+
+    def _mark(self, indexes, seed):
+        """What tells a split from others to a run that goes on."""
+        found = hashlib.blake2b(np.asarray(indexes).tobytes(), digest_size=8)
+        return f"{self.fingerprint} {found.hexdigest()} {seed}"
 
     def _findings(self, examples, targets, parts):
         """Sentences on labels, groups and classes."""

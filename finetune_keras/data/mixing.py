@@ -2,6 +2,8 @@
 
 import random
 
+from finetune_keras.data.epochs import Epochs, random_of
+
 _METHODS = ("mixup", "cutmix", "both")
 
 
@@ -65,9 +67,8 @@ def mix(dataset, num_classes, method="mixup", alpha=0.2, seed=None):
     _check_arguments(num_classes, method, alpha)
     _check_dataset(dataset, num_classes, method)
     seed = random.randint(0, 2**31 - 1) if seed is None else int(seed)
-    # Each pass over these gives other numbers, and in the same order after
-    # the dataset is made anew: a variable in the pipeline would not.
-    seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
+    # Other numbers in each pass, and the same in a run that goes on.
+    seeds = _seeds(seed)
 
     def mix_batch(batch, seeds):
         x, y, *weights = batch
@@ -79,9 +80,31 @@ def mix(dataset, num_classes, method="mixup", alpha=0.2, seed=None):
         y = _blend(y, tf.gather(y, draws.partner), share)
         return (x, y, weights) if len(batch) == 3 else (x, y)
 
-    return tf.data.Dataset.zip(dataset, seeds.batch(2)).map(
+    return tf.data.Dataset.zip(dataset, seeds).map(
         mix_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
+
+
+def _seeds(seed):
+    """Two numbers for each batch of each pass, without end."""
+    import tensorflow as tf
+
+    def draw(epoch):
+        return random_of(seed, epoch).integers(2**62, size=(1, 2))
+
+    starts = Epochs(shuffles=False).dataset(draw, [1, 2])
+
+    def count(start):
+        return tf.data.Dataset.counter(dtype=tf.int64).map(
+            lambda step: tf.random.stateless_uniform(
+                [2], start + step, None, None, tf.int64
+            )
+        )
+
+    endless = tf.data.experimental.assert_cardinality(
+        tf.data.INFINITE_CARDINALITY
+    )
+    return starts.flat_map(count).apply(endless)
 
 
 class _Draws:

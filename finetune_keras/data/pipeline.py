@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from finetune_keras.data.epochs import Epochs, random_of
 from finetune_keras.data.images import check_image_size, load_image
 
 
@@ -102,13 +103,12 @@ def make_dataset(x, y, indexes, batch_size, seed=None, class_ids=None):
     import tensorflow as tf
 
     with tf.device("CPU"):
-        if class_ids is not None:
-            order = _balanced(indexes, class_ids[indexes], seed)
-        else:
+        if seed is None:
             order = tf.data.Dataset.from_tensor_slices(indexes)
-        if seed is not None:
-            order = order.shuffle(
-                len(indexes), seed=seed, reshuffle_each_iteration=True
+        else:
+            order = Epochs().dataset(
+                lambda epoch: _draw(indexes, class_ids, seed, epoch),
+                [len(indexes)],
             )
         batches = order.batch(batch_size)
         batches = batches.map(
@@ -118,20 +118,25 @@ def make_dataset(x, y, indexes, batch_size, seed=None, class_ids=None):
         return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def _balanced(indexes, class_ids, seed):
-    """As many indexes as there are, in turns from each class."""
-    import tensorflow as tf
+def _draw(indexes, class_ids, seed, epoch):
+    """The order of an epoch."""
+    random = random_of(seed, epoch)
+    if class_ids is not None:
+        indexes = _balanced(indexes, class_ids[indexes], random)
+    return random.permutation(indexes)
 
-    members = [indexes[class_ids == c] for c in np.unique(class_ids)]
-    draws = [
-        tf.data.Dataset.from_tensor_slices(m)
-        .shuffle(len(m), seed=seed + i, reshuffle_each_iteration=True)
-        .repeat()
-        for i, m in enumerate(members)
-    ]
-    turns = tf.data.Dataset.zip(*draws).map(lambda *i: tf.stack(i)).unbatch()
-    turns = turns.take(len(indexes))
-    return turns.apply(tf.data.experimental.assert_cardinality(len(indexes)))
+
+def _balanced(indexes, class_ids, random):
+    """As many indexes as there are, in turns from each class."""
+    classes = np.unique(class_ids)
+    rounds = -(-len(indexes) // len(classes))
+    columns = []
+    for c in classes:
+        members = indexes[class_ids == c]
+        times = -(-rounds // len(members))
+        draws = [random.permutation(members) for _ in range(times)]
+        columns.append(np.concatenate(draws)[:rounds])
+    return np.stack(columns, axis=1).reshape(-1)[: len(indexes)]
 
 
 def _taker(x, y):

@@ -1,6 +1,8 @@
 """Where stored activations go: in memory, on disk, or nowhere."""
 
+import errno
 import os
+import shutil
 import tempfile
 
 import numpy as np
@@ -15,6 +17,10 @@ _OPTIONS = {
     "shared": None,
 }
 _STORAGES = ("auto", "memory", "disk", "off")
+
+
+# What file systems say that know no reserving.
+_CANNOT_RESERVE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class CacheRefused(Exception):
@@ -75,8 +81,8 @@ def place_for(bytes_, options, folder):
         if bytes_ <= (budget or free_memory() // 3):
             return "memory"
     if storage in ("auto", "disk"):
-        stat = os.statvfs(folder or tempfile.gettempdir())
-        if bytes_ <= (budget or stat.f_bavail * stat.f_frsize // 2):
+        free = shutil.disk_usage(folder or tempfile.gettempdir()).free
+        if bytes_ <= (budget or free // 2):
             return "disk"
     raise CacheRefused(
         f"activations of {bytes_ / 2**20:.0f} MiB are over the budget"
@@ -84,9 +90,41 @@ def place_for(bytes_, options, folder):
 
 
 def make_room(place, folder, shape, dtype):
-    """Makes an empty array in memory or on disk."""
+    """Makes an array in memory or on disk, to be filled.
+
+    Raises:
+        CacheRefused: If the disk has no room for it.
+    """
     if place == "memory":
         return np.empty(shape, dtype)
+    size = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
     # Unlinked at once: the file goes when the run ends, however it ends.
-    with tempfile.NamedTemporaryFile(dir=folder) as file:
-        return np.memmap(file, dtype, "w+", shape=shape)
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            _reserve(file, size)
+            return np.memmap(file, dtype, "r+", shape=shape)
+    except OSError as error:
+        raise CacheRefused(
+            f"the disk has no room for activations of {size / 2**20:.0f} MiB "
+            f"({error.strerror})"
+        ) from error
+
+
+def _reserve(file, size):
+    """Takes all of the room that a file needs.
+
+    A file with holes would get its room as it is written to, and where there
+    is none the system kills the process without a word.
+    """
+    reserve = getattr(os, "posix_fallocate", None)
+    if reserve and size:
+        try:
+            reserve(file.fileno(), 0, size)
+            return
+        except OSError as error:
+            if error.errno not in _CANNOT_RESERVE:
+                raise
+    zeros = bytes(min(size, 2**24))
+    for start in range(0, size, 2**24):
+        file.write(zeros[: size - start])
+    file.flush()

@@ -14,12 +14,18 @@ from finetune_keras.training.monitor import (
     rises,
     weight_penalty,
 )
+from finetune_keras.training.optimizer_values import (
+    copy_of,
+    optimizer_values,
+    restore_optimizer,
+)
 
 
 class Best:
-    """Remembers the weights of the best epoch, of whatever phase.
+    """Remembers the best epoch, of whatever phase.
 
-    Only what has trained so far is copied: the rest is as it was.
+    These are the weights that have trained so far, as the rest is as it was,
+    and the state of the optimizer that belongs to them.
 
     Args:
         monitor: String, the metric to watch, or `None` to keep the last
@@ -43,16 +49,20 @@ class Best:
         self.may_skip = validation_freq != 1
         self.variables = {}
         self.values = {}
+        self.optimizer_values = None
 
     def watch(self, model):
         """Adds the variables that a phase may move, before it begins."""
+        self._know(model)
+        if self.optimizer_values is None:
+            self.optimizer_values = self._of_optimizer()
         statistics = _moving_statistics(model)
         for place, variable in enumerate(_weights(model)):
             moves = variable.trainable or id(variable) in statistics
             if moves and place not in self.variables:
                 self.variables[place] = variable
                 # Frozen until now, so it is what it was at the best epoch.
-                self.values[place] = _copy(variable)
+                self.values[place] = copy_of(variable)
 
     def value_of(self, logs):
         """Reads the monitored metric; `None` in an epoch to be left out."""
@@ -71,41 +81,73 @@ class Best:
                 'average, such as `F1Score(average="macro")`. '
                 f"Received: monitor={self.monitor!r}"
             )
+        return value - weight_penalty(self.monitor, self.model)
+
+    def is_better(self, value, than):
+        """Tells whether a value is an improvement; no number is none."""
+        if math.isnan(value) or math.isnan(than):
+            return math.isnan(than) and not math.isnan(value)
+        return value > than if self.rising else value < than
+
+    def offer(self, epoch, value, history):
+        """Keeps the epoch if its value is the best so far.
+
+        Raises:
+            FloatingPointError: If its weights are no numbers.
+        """
         if math.isnan(value):
+            self._copies()
             warnings.warn(
                 f"The monitored metric {self.monitor!r} is NaN, so that no "
                 "epoch is the best. Where the loss is a number, look for NaN "
                 "among the validation data.",
                 stacklevel=2,
             )
-        return value - weight_penalty(self.monitor, self.model)
-
-    def is_better(self, value, than):
-        """Tells whether a value is an improvement; any is one on NaN."""
-        if math.isnan(than):
-            return not math.isnan(value)
-        return value > than if self.rising else value < than
-
-    def offer(self, epoch, value, history):
-        """Keeps the weights if the value is the best so far."""
-        best = history.best_value
-        if best is not None and not self.is_better(value, best):
-            return
-        history.best_value, history.best_epoch = value, epoch
-        self.keep()
+        best = math.nan if history.best_value is None else history.best_value
+        if self.is_better(value, best):
+            self.keep()
+            history.best_value, history.best_epoch = value, epoch
 
     def keep(self):
-        """Keeps the weights of now; without a monitor, of the last epoch."""
-        for place, variable in self.variables.items():
-            self.values[place] = _copy(variable)
+        """Keeps the state of now; without a monitor, of the last epoch.
 
-    def restore(self):
-        """Gives the model the weights of the best epoch.
+        Raises:
+            FloatingPointError: If a weight is no number. What was kept before
+                stays.
+        """
+        self.values = self._copies()
+        self.optimizer_values = self._of_optimizer()
+
+    def _copies(self):
+        values = {p: copy_of(v) for p, v in self.variables.items()}
+        for place, value in values.items():
+            if not np.all(np.isfinite(value)):
+                path = self.variables[place].path
+                raise FloatingPointError(f"The weight {path!r} is no number")
+        return values
+
+    def restore(self, clock=True):
+        """Gives the model the weights of the best epoch, and its optimizer.
 
         Before there is one, they are those with which training began.
+
+        Args:
+            clock: Boolean, whether the optimizer's count of steps goes back
+                too. Defaults to `True`.
         """
         for place, variable in self.variables.items():
             variable.assign(self.values[place])
+        if self.variables:
+            values, places = self.optimizer_values, self.places
+            restore_optimizer(self.model, values, places, clock)
+
+    def _know(self, model):
+        self.model, weights = model, _weights(model)
+        self.places = {id(v): place for place, v in enumerate(weights)}
+        return weights
+
+    def _of_optimizer(self):
+        return optimizer_values(self.model.optimizer, self.places)
 
     def watched(self):
         """Returns the places of what is remembered among the weights."""
@@ -113,16 +155,20 @@ class Best:
 
     def pack(self):
         """Returns the remembered values for a checkpoint."""
-        return resume.pack("best", self.values.values())
+        return {
+            **resume.pack("best", self.values.values()),
+            **resume.pack("slot/", self.optimizer_values),
+        }
 
     def unpack(self, model, places, arrays):
         """Takes remembered values from a checkpoint."""
-        weights = _weights(model)
+        weights = self._know(model)
         self.variables = {place: weights[place] for place in places}
         self.values = {
             place: resume.as_array(arrays[f"best{i}"], weights[place].dtype)
             for i, place in enumerate(places)
         }
+        self.optimizer_values = resume.unpacked("slot/", arrays)
 
 
 def check_monitor(plan, monitor, validation):
@@ -164,7 +210,3 @@ def _moving_statistics(model):
         and layer.trainable
         for statistic in layer.non_trainable_variables
     }
-
-
-def _copy(variable):
-    return np.array(keras.ops.convert_to_numpy(variable))

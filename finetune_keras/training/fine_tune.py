@@ -8,6 +8,7 @@ from finetune_keras.training.fit_state import strategy_scope
 from finetune_keras.training.inputs import labels_rank
 from finetune_keras.training.plan import check_plan
 from finetune_keras.training.run import Run
+from finetune_keras.training.run_folder import in_folder
 
 
 def fine_tune(
@@ -36,9 +37,9 @@ def fine_tune(
             `tf.data.Dataset`, or a `keras.utils.PyDataset`.
         validation: The same, or `None`. Phases with `patience` need it.
             Defaults to `None`.
-        checkpoint_dir: String, folder in which the run keeps its state. The
-            same call goes on where it was killed, and ends with the same
-            weights. Defaults to `None`.
+        checkpoint_dir: String, folder in which the run keeps its last two
+            states. The same call goes on where it was killed, and ends with
+            the same weights; another one is refused. Defaults to `None`.
         cache: What becomes of the activations of the frozen part: `"auto"`
             (in memory, on disk, or off, by their size), `"memory"`, `"disk"`,
             `"off"`, or a dict with `storage` (one of these), `dtype`
@@ -60,14 +61,16 @@ def fine_tune(
     Raises:
         ValueError: If plan, data or model do not fit together; before the
             first epoch.
-        FloatingPointError: If the loss is not finite any more. The model has
-            the best weights until then.
-        RuntimeError: If the audit finds a frozen weight that moved. The model
-            has the best weights here too, and both errors have the history as
-            `error.history`.
+        FloatingPointError: If the loss, or a weight, is no number any more.
+        RuntimeError: If the audit finds a frozen weight that moved.
 
     Warns:
         UserWarning: If a group that trains has not moved in a phase.
+
+    Whatever ends a run, these or an error of the disk, the data or a
+    callback: the model has the weights of the best epoch until then and its
+    optimizer the state that belongs to them, and the error has the history as
+    `error.history`.
 
     Example:
 
@@ -99,5 +102,5 @@ def fine_tune(
         ensure_compiled(model, plan, labels_rank(train))
         check_with_model(model, fit)
         run = Run(model, plan, train, validation, options, fit)
-        with run.in_folder(checkpoint_dir):
+        with in_folder(run, checkpoint_dir):
             return run.run()

@@ -13,7 +13,11 @@ from finetune_keras.models.outside_graph import (
     prepares_inputs,
     texts_as_arrays,
 )
-from finetune_keras.models.tf_data import is_shuffled
+from finetune_keras.models.tf_data import (
+    epochs_of,
+    is_shuffled,
+    remembers_passes,
+)
 from finetune_keras.training.data_checks import (
     check_batched,
     check_names,
@@ -35,12 +39,14 @@ class Inputs:
         steps: Integer, steps an epoch, or `None`. Defaults to `None`.
 
     Attributes:
+        given: The data as they were passed.
         shuffle: Boolean, whether the order of buckets changes with each
             epoch. `True` until it is set.
     """
 
     def __init__(self, data, model, name, batch_size=None, steps=None):
         check_batched(data, model, name)
+        self.given = data
         if hasattr(model, "tokenize"):
             data = model.tokenize(data, batch_size, training=name == "train")
         self.is_arrays = isinstance(data, (tuple, list))
@@ -64,6 +70,30 @@ class Inputs:
         for labels in self._labels():
             self.check(labels)
         self.watch = LabelWatch(self.check)
+
+    @property
+    def remembers_passes(self):
+        """Whether its order or draws hang on the passes before."""
+        if hasattr(self.given, "element_spec"):
+            return remembers_passes(self.given)
+        if isinstance(self.given, keras.utils.PyDataset):
+            base = keras.utils.PyDataset
+            hooks = ("on_epoch_begin", "on_epoch_end")
+            own = [getattr(type(self.given), name) for name in hooks]
+            return own != [getattr(base, name) for name in hooks]
+        return hasattr(self.given, "__next__")
+
+    def hold_epoch(self, epoch):
+        """Gives data of this library the order and draws of an epoch.
+
+        Args:
+            epoch: Integer, or `None` to let each pass have the next ones.
+        """
+        if self.is_dataset:
+            for epochs in epochs_of(self.data):
+                epochs.held = epoch
+        if self.is_buckets and self.data.renew and epoch is not None:
+            self.data = self.data.renew()
 
     @property
     def fit_arguments(self):

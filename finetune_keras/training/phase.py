@@ -202,8 +202,6 @@ class Phase:
         return f"Phase({', '.join([repr(layers[1]), *options])})"
 
 
-
-
 def checked(name, value, *path):
     """Returns an argument of a phase or plan as plain data, or refuses it."""
     check = CHECKS.get(name, _choice)

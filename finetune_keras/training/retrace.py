@@ -15,6 +15,7 @@ from finetune_keras.training.fit_state import (
     sync_state,
 )
 from finetune_keras.training.layerwise import Layerwise
+from finetune_keras.training.optimizer_values import is_slots
 from finetune_keras.training.start_counts import family, restore_starts
 
 
@@ -122,7 +123,7 @@ def _remember(optimizer):
     for name, value in vars(optimizer).items():
         if isinstance(value, keras.Variable):
             scalars[name] = value
-        elif _is_slots(name, value, len(variables)):
+        elif is_slots(name, value, len(variables)):
             slots[name] = list(value)
     known = _ids(scalars.values()).union(*map(_ids, slots.values()))
     strange = [v.path for v in optimizer._variables if id(v) not in known]
@@ -139,15 +140,6 @@ def _remember(optimizer):
             f"go on without it. Received: optimizer={optimizer!r}, {strange}"
         )
     return variables, slots, scalars
-
-
-def _is_slots(name, value, length):
-    return (
-        isinstance(value, list)
-        and len(value) == length
-        and name not in ("_variables", "_trainable_variables")
-        and all(v is None or isinstance(v, keras.Variable) for v in value)
-    )
 
 
 def _unbuild(optimizer, slots, scalars):

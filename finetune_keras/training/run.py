@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import random
 import time
 
 import keras
@@ -15,6 +14,7 @@ from finetune_keras.models.trainable_set import keep_trainable_set
 from finetune_keras.training import resume
 from finetune_keras.training.audit import Audit
 from finetune_keras.training.best import Best, check_monitor
+from finetune_keras.training.callback_state import CallbackState
 from finetune_keras.training.compiled import is_layerwise
 from finetune_keras.training.fit_state import sync_state
 from finetune_keras.training.head_start import HeadStart
@@ -25,7 +25,11 @@ from finetune_keras.training.progress import Progress
 from finetune_keras.training.rate_clock import RateClock
 from finetune_keras.training.relay import Relay
 from finetune_keras.training.retrace import retrace
-from finetune_keras.training.workers import agree_on, open_checkpoint
+from finetune_keras.training.run_folder import (
+    restore_run,
+    save_run,
+    take_order_of,
+)
 
 
 class Run:
@@ -86,27 +90,35 @@ class Run:
         self.start = HeadStart(self.full, self.plan)
         self.progress = Progress(self.plan, self.verbose)
         if state is not None:
-            self._resume(*state)
+            restore_run(self, *state)
         steps = self.fit.get("steps_per_epoch")
-        self.relay.begin(self.full, self.progress.total, steps)
+        try:
+            self.relay.begin(self.full, self.progress.total, steps)
+            if self.checkpoint:
+                self.remembered = CallbackState(self.relay.callbacks)
+            if state is not None:
+                self.remembered.unpack(state[0]["callbacks"], state[1])
+            self._run_phases(state)
+            self.relay.end(self.logs)
+        except BaseException as error:
+            self._give_up(error)
+            raise
+        if self.history.best_epoch is not None:
+            self.best.restore(clock=not self.rates.is_compiled)
+        keep_trainable_set(self.full)
+        return self.history
+
+    def _run_phases(self, state):
         for index in range(self.start_phase, len(self.plan)):
             # What a folder holds is read even if nothing is left to do.
             if state is None and not self._is_due():
                 break
             try:
                 self._run_phase(index, state)
-            except (FloatingPointError, KeyboardInterrupt) as error:
-                self._give_up(error)
-                raise
             finally:
                 self.rates.end_phase()
             state = None
         self.rates.end(self.phase)
-        self.relay.end(self.logs)
-        if self.history.best_epoch is not None:
-            self.best.restore()
-        keep_trainable_set(self.full)
-        return self.history
 
     def _run_phase(self, index, state):
         phase = self.plan[index]
@@ -144,27 +156,25 @@ class Run:
         while self._goes_on():
             self._run_segment()
             if self.checkpoint and self._goes_on():
-                self._save()
-        self.history.ledger[index:] = [self._check(audit)]
+                save_run(self)
+        self.history.ledger[index:] = [audit.check(self.rates.base)]
         # None has been judged where validation is rarer than phases.
         if phase.patience is not None and self.history.best_epoch is not None:
-            self.best.restore()
+            self.best.restore(clock=not self.rates.is_compiled)
         if self.checkpoint:
-            self._save()
-
-    def _check(self, audit):
-        try:
-            return audit.check(self.rates.base)
-        except RuntimeError as error:
-            self._give_up(error)
-            raise
+            save_run(self)
 
     def _give_up(self, error):
         """Saves what the run has found, whatever ended it."""
         if self.work is not None:
-            sync_state(self.work.target)
+            # What cannot be read any more is replaced just below.
+            with contextlib.suppress(ValueError):
+                sync_state(self.work.target)
         self.best.restore()
-        error.history = self.history
+        if self.phase is not None:
+            self.rates.end(self.phase)
+        with contextlib.suppress(AttributeError):
+            error.history = self.history
 
     def _goes_on(self):
         in_phase = self.phase_epoch < self.phase.epochs
@@ -191,6 +201,7 @@ class Run:
             resume.unpack("seed", state[1], seeds)
         self.phase_seeds = resume.pack("seed", seeds)
         keras.utils.set_random_seed(self.seed - 1 - self.index)
+        take_order_of(self, self.history.phases[-1]["first_epoch"])
         self._cut(self.checkpoint.folder)
         if state is not None:
             resume.unpack("now", now, seeds)
@@ -233,6 +244,7 @@ class Run:
         if self.checkpoint:
             # What is random in an epoch then hangs on its number alone.
             keras.utils.set_random_seed(self.seed + self.epoch)
+            take_order_of(self, self.epoch)
         begun, final = self.epoch, epochs == left
         with contextlib.nullcontext() if final else self._keep_weights():
             self._fit(epochs)
@@ -277,7 +289,8 @@ class Run:
         """Looks at the loss of a batch."""
         self.batches = batch + 1
         if not np.isfinite(logs.get("loss", 0.0)):
-            self._diverged(batch, logs["loss"])
+            what, step = f"The loss became {logs['loss']}", f"step {batch + 1}"
+            raise self._diverged(what, self.epoch, batch, step)
         self.progress.step(batch, logs)
 
     def end_epoch(self, epoch, logs):
@@ -306,13 +319,17 @@ class Run:
             self.work.target.stop_training = True
 
     def _judge(self, epoch, logs):
-        if self.history.monitor is None:
-            self.best.keep()
-            return
-        value = self.best.value_of(logs)
+        value = self.history.monitor and self.best.value_of(logs)
+        try:
+            if self.history.monitor is None:
+                self.best.keep()
+            elif value is not None:
+                self.best.offer(epoch, value, self.history)
+        except FloatingPointError as error:
+            last = self.batches - 1
+            raise self._diverged(error, epoch, last, "its end") from None
         if value is None:
             return
-        self.best.offer(epoch, value, self.history)
         if self.phase_best is None or self.best.is_better(
             value, self.phase_best
         ):
@@ -323,61 +340,12 @@ class Run:
             self.over = True
             self.history.phases[-1]["stopped"] = True
 
-    def _diverged(self, batch, loss):
+    def _diverged(self, what, epoch, batch, step):
         rate = self.rates.rate_of(batch)
         phase = self.history.phases[-1]["name"]
-        raise FloatingPointError(
-            f"The loss became {loss} in epoch {self.epoch + 1}, step "
-            f"{batch + 1}, phase {phase!r}, at a learning rate of {rate:.3g}. "
-            "The model has the best weights until then. Try a lower rate, or "
+        return FloatingPointError(
+            f"{what} in epoch {epoch + 1}, {step}, phase {phase!r}, at a "
+            f"learning rate of {rate:.3g}. The model and its optimizer are as "
+            "they were at the best epoch until then. Try a lower rate, or "
             "`clipnorm`; look for bad values in the data."
         )
-
-    # === Resume ===
-
-    @contextlib.contextmanager
-    def in_folder(self, folder):
-        """Holds the folder of the run, if it has one."""
-        if folder is None:
-            yield
-            return
-        self.seed = agree_on(self.full, random.randrange(2**20, 2**31))
-        facts = {
-            "plan": self.plan.to_dict(),
-            "model": resume.describe_model(self.full),
-            "optimizer": type(self.full.optimizer).__name__,
-            "monitor": self.history.monitor,
-            "data": resume.describe_data(self.train),
-            "validation": resume.describe_data(self.validation),
-        }
-        self.checkpoint = open_checkpoint(self.full, folder, facts)
-        try:
-            yield
-        finally:
-            self.checkpoint.close()
-
-    def _save(self):
-        facts, arrays = resume.pack_training(self.full)
-        facts.update(
-            index=self.index,
-            epoch=self.epoch,
-            phase_epoch=self.phase_epoch,
-            wait=self.wait,
-            phase_best=self.phase_best,
-            over=self.over,
-            seed=self.seed,
-            rates=self.rates.get_state(),
-            history=self.history.get_config(),
-            watched=self.best.watched(),
-        )
-        arrays = {**arrays, **self.best.pack(), **self.phase_seeds}
-        self.checkpoint.save(facts, arrays)
-
-    def _resume(self, facts, arrays):
-        for name in ("epoch", "phase_epoch", "wait", "phase_best", "over"):
-            setattr(self, name, facts[name])
-        self.start_phase, self.seed = facts["index"], facts["seed"]
-        self.rates.set_state(facts["rates"])
-        self.history = FineTuneHistory.from_config(facts["history"])
-        self.best.unpack(self.full, facts["watched"], arrays)
-

@@ -9,6 +9,7 @@ from finetune_keras.training.resume import Checkpoint, decode, encode
 
 # Words of four bytes: 64 MiB, far below what one message may hold.
 _PART = 2**24
+_ERRORS = {b"-": ValueError, b"!": OSError}
 
 
 def workers_of(model):
@@ -84,16 +85,18 @@ class Workers:
 
         Raises:
             ValueError: In all processes, if the function raised it.
+            OSError: The same.
         """
         result = b""
         if self.is_chief:
             try:
                 result = b"+" + answer()
-            except ValueError as error:
-                result = b"-" + str(error).encode()
+            except (ValueError, OSError) as error:
+                kind = b"-" if isinstance(error, ValueError) else b"!"
+                result = kind + str(error).encode()
         result = self._share(result)
-        if result[:1] == b"-":
-            raise ValueError(result[1:].decode())
+        if result[:1] in _ERRORS:
+            raise _ERRORS[result[:1]](result[1:].decode())
         return result[1:]
 
     def _share(self, data):

@@ -1,7 +1,6 @@
 """The folder of a search: whose it is, and who is using it."""
 
 import contextlib
-import fcntl
 import glob
 import json
 import os
@@ -9,7 +8,7 @@ import shutil
 
 import numpy as np
 
-from finetune_keras.data.atomic import open_lock
+from finetune_keras.data.folder_lock import take_lock
 from finetune_keras.tuning.oracles import write_json
 from finetune_keras.tuning.shared_data import describe
 
@@ -36,16 +35,16 @@ def in_use(folder):
         )
     folder.mkdir(parents=True, exist_ok=True)
     name = os.environ.get("KERASTUNER_TUNER_ID", "tuner0")
-    with open_lock(folder / f"{name}.lock") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"Another search, {name!r}, is using this folder at this "
-                "moment. Give each a folder of its own; processes of one "
-                "search have a `KERASTUNER_TUNER_ID` each. "
-                f"Received: directory={str(folder)!r}"
-            ) from error
+    try:
+        lock = take_lock(folder / f"{name}.lock")
+    except BlockingIOError as error:
+        raise ValueError(
+            f"Another search, {name!r}, is using this folder at this "
+            "moment. Give each a folder of its own; processes of one "
+            "search have a `KERASTUNER_TUNER_ID` each. "
+            f"Received: directory={str(folder)!r}"
+        ) from error
+    with lock:
         yield
 
 

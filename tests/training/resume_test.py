@@ -162,9 +162,9 @@ def test_a_finished_run_is_not_run_again(tmp_path):
 
 def test_another_plan_or_model_is_refused(tmp_path):
     small_run(tmp_path)
-    with pytest.raises(ValueError, match="plan differ"):
+    with pytest.raises(ValueError, match="epochs was 2 and is 3"):
         small_run(tmp_path, epochs=3)
-    with pytest.raises(ValueError, match="model differ"):
+    with pytest.raises(ValueError, match="units was 3 and is 5"):
         small_run(tmp_path, units=5)
 
 

@@ -70,7 +70,7 @@ def test_the_chief_alone_has_the_folder(together, tmp_path):
         np.testing.assert_array_equal(arrays["x"], np.arange(5.0))
     assert not (tmp_path / "other").exists()
     errors = together(lambda member: use(member, run="b"))
-    assert all("another run: its plan differ" in str(e) for e in errors)
+    assert all("another run: plan was 'a' and is 'b'" in str(e) for e in errors)
 
 
 @pytest.mark.backends

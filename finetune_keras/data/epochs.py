@@ -1,0 +1,74 @@
+"""The number of a pass over a dataset, which its order can hang on."""
+
+import numpy as np
+
+
+class Epochs:
+    """Counts the passes over a dataset, or says which one each is to be.
+
+    An order or a draw that hangs on a seed and this number alone is the same
+    in another process that goes on in the middle of a training.
+
+    Args:
+        shuffles: Boolean, whether the order of examples hangs on it. Defaults
+            to `True`.
+
+    Attributes:
+        held: Integer, the number of every pass from now on, or `None` to
+            count on.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from finetune_keras.data.epochs import Epochs
+
+    epochs = Epochs()
+    dataset = epochs.dataset(lambda epoch: np.arange(3) + epoch, [3])
+    print(list(dataset.as_numpy_iterator()))  # 0, 1, 2
+    print(list(dataset.as_numpy_iterator()))  # 1, 2, 3
+    epochs.held = 7
+    print(list(dataset.as_numpy_iterator()))  # 7, 8, 9
+    ```
+    """
+
+    def __init__(self, shuffles=True):
+        self.shuffles = shuffles
+        self.passes = 0
+        self.held = None
+
+    def dataset(self, draw, shape):
+        """Makes a `tf.data.Dataset` that is drawn anew for each pass.
+
+        Args:
+            draw: Function of the number of the pass that returns an array of
+                integers. It must not hang on anything that changes.
+            shape: List of integers, the shape of that array.
+
+        Returns:
+            A `tf.data.Dataset` of its rows.
+        """
+        import tensorflow as tf
+
+        def read(_):
+            rows = tf.numpy_function(lambda: self._draw(draw), [], tf.int64)
+            return tf.data.Dataset.from_tensor_slices(
+                tf.ensure_shape(rows, shape)
+            )
+
+        dataset = tf.data.Dataset.from_tensors(0).flat_map(read)
+        size = tf.data.experimental.assert_cardinality(shape[0])
+        dataset = dataset.apply(size)
+        dataset.epochs = self
+        return dataset
+
+    def _draw(self, draw):
+        epoch = self.held
+        if epoch is None:
+            epoch, self.passes = self.passes, self.passes + 1
+        return np.asarray(draw(epoch), "int64")
+
+
+def random_of(seed, epoch):
+    """Returns a generator of NumPy for a pass."""
+    return np.random.default_rng([int(seed) % 2**63, int(epoch)])
