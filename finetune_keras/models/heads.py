@@ -5,11 +5,9 @@ import numbers
 import keras
 
 from finetune_keras.models import graph
-from finetune_keras.models.head_finder import collapses, find_head
-from finetune_keras.models.layer_groups import weighted_atoms
+from finetune_keras.models.head_split import split_head
 from finetune_keras.models.outside_graph import with_preprocessing
 from finetune_keras.models.pixel_guard import PixelModel
-from finetune_keras.models.replay import opened
 from finetune_keras.models.text_encoder import TextEncoder
 from finetune_keras.models.text_model import TextModel
 from finetune_keras.models.trainable_set import keep_trainable_set
@@ -37,9 +35,9 @@ def replace_head(model, num_classes, **head):
         num_classes: Integer, number of classes, labels or regressed values.
         **head: Options of the new head:
             - `pooling`: `"avg"`, `"max"`, `"flatten"`, or `"token"`, the
-              pooled token of a transformer. An input `padding_mask` keeps
-              the padding of a text out of the former two. Defaults to
-              `"avg"`.
+              pooled token of a transformer. An input `padding_mask`, or the
+              mask of an `Embedding(mask_zero=True)`, keeps the padding of a
+              text out of the former two. Defaults to `"avg"`.
             - `hidden_units`: Tuple of integers, widths of hidden dense
               layers. Defaults to `()`.
             - `activation`: Name or callable, of the hidden layers. He
@@ -59,8 +57,8 @@ def replace_head(model, num_classes, **head):
         `model` are opened in it.
 
     Raises:
-        ValueError: If `model` has several outputs or no graph, or if an
-            option is out of range.
+        ValueError: If `model` has several outputs or no graph, if its head
+            reads several tensors, or if an option is out of range.
 
     Example:
 
@@ -147,86 +145,6 @@ def rebuild(model, outputs, whole=None):
             break
     new = with_preprocessing(model if whole is None else whole, new)
     return graph.speaks_for_its_layers(new)
-
-
-def split_head(model):
-    """Finds the tensor that the head of a model reads.
-
-    Returns:
-        `(flat, features)`: the model with inner models opened, and its
-        `KerasTensor` below the head; its output where there is no head.
-    """
-    if graph.graph_of(model) is None:
-        opened(model)
-    steps, _, outputs = graph.walk(model)
-    if len(outputs) > 1:
-        return opened(model), _backbone_features(model)
-    cuts = graph.cut_points(steps, outputs, masks=True)
-    atoms = weighted_atoms(steps)
-    head = find_head(steps, cuts, outputs, atoms)
-    flat = opened(model)
-    if not head:
-        return flat, graph.graph_of(flat).outputs[0]
-    tensor = _end_of_backbone(model, steps, cuts, atoms, head)
-    return flat, _same_tensor(flat, steps, tensor)
-
-
-def _end_of_backbone(model, steps, cuts, atoms, head):
-    """The last tensor below pooling, dropout and dense layers.
-
-    It is the one that carries everything, not the output of the last step:
-    that may compute a mask, or a part of what the head reads.
-    """
-    body = [atom for atom in atoms if atom not in head]
-    start = max(atom.last for atom in body)
-    stop = min(atom.first for atom in head)
-    best = None
-    for position in [p for p in range(start, stop) if p in cuts]:
-        between = steps[start + 1 : position + 1]
-        if best is not None and any(map(_is_of_head, between)):
-            break
-        best = cuts[position]
-    if best is None:
-        raise ValueError(
-            "The head reads several tensors of the backbone, and no single "
-            "one could take their place. Make a model of the features that "
-            "the new head is to read first: `keras.Model(model.inputs, "
-            f"features)`. Received: model={model.name!r}"
-        )
-    return best
-
-
-def _is_of_head(step):
-    """Tells whether a step flattens, pools, or is random, as dropout is."""
-    flattens = isinstance(step.operation, keras.layers.Flatten)
-    return flattens or collapses(step) or graph.is_random(step.operation)
-
-
-def _same_tensor(flat, steps, tensor):
-    """Output of the same call in the flattened model."""
-    position, place = next(
-        (i, [x is tensor for x in step.tensors].index(True))
-        for i, step in enumerate(steps)
-        if any(x is tensor for x in step.tensors)
-    )
-    operation = steps[position].operation
-    calls = [i for i, s in enumerate(steps) if s.operation is operation]
-    flat_steps = graph.walk(flat)[0]
-    same = [step for step in flat_steps if step.operation is operation]
-    return same[calls.index(position)].tensors[place]
-
-
-def _backbone_features(model):
-    """Features of a transformer backbone; other models must have one output."""
-    outputs = model.output
-    if isinstance(outputs, dict) and "sequence_output" in outputs:
-        return outputs
-    raise ValueError(
-        "A head goes on a model with one output. Make a model of the output "
-        "that you want first: `keras.Model(model.inputs, model.outputs[0])`. "
-        f"Received: model={model.name!r} with {len(model.outputs)} outputs: "
-        f"{model.output_names}"
-    )
 
 
 def padding_mask(model):
