@@ -25,8 +25,8 @@ def one_column(labels):
 def check_targets(labels, loss, shape, name):
     """Raises where a loss cannot learn an output from labels.
 
-    Of a loss that is not Keras's own nobody knows what it can learn from: only
-    what no loss can is refused.
+    Of a loss that is not Keras's own nobody knows what it can learn from: it
+    may take NaN for "not known". It gets whatever is a number.
 
     Args:
         labels: Array, of as many labels as are known.
@@ -41,10 +41,10 @@ def check_targets(labels, loss, shape, name):
     if not np.ndim(labels):
         return
     labels = as_numbers(labels, name)
-    _check_finite(labels, kind is not None, name)
-    columns = shape[-1] if shape else None
     if kind is None:
         return
+    _check_finite(labels, name)
+    columns = shape[-1] if shape else None
     if "sparse" in kind:
         labels = _check_ids_alone(labels, shape, name)
         ignored = getattr(loss, "ignore_class", None)
@@ -105,13 +105,11 @@ def check_class_ids(labels, count, name):
         )
 
 
-def _check_finite(labels, all_of_them, name):
-    """Raises for labels that are no numbers, or where none is."""
+def _check_finite(labels, name):
     if labels.dtype.kind != "f":
         return
     bad = ~np.isfinite(labels)
-    # A loss of the user's own may take NaN for "not known".
-    if bad.any() and (all_of_them or bad.all()):
+    if bad.any():
         rows = np.flatnonzero(bad.reshape(len(labels), -1).any(axis=1))
         raise ValueError(
             f"{len(rows)} of the {len(labels)} labels of `{name}` are NaN or "
