@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from finetune_keras.models.buckets import Buckets
+from finetune_keras.training.data_checks import check_batched
 from finetune_keras.training.figure import new_figure
 from finetune_keras.training.inputs import check_labels
 from finetune_keras.training.trial import (
@@ -177,6 +178,7 @@ def find_learning_rate(
     """
     _check_model(model)
     _check_range(min_learning_rate, max_learning_rate, num_steps)
+    check_batched(data, model, "data")
     if hasattr(model, "tokenize"):
         data = model.tokenize(data, batch_size, training=True)
     parts = data.parts if isinstance(data, Buckets) else [data]

@@ -93,14 +93,14 @@ class RateClock:
         """Returns the rate of a step of this epoch, a float."""
         if self.factor is None:
             return self.base
-        step = self.before - int(self.start) + batch
+        step = self.before - _int(self.start) + batch
         return self.base * float(self.factor(step))
 
     def adopt(self):
         """Takes over what a callback has assigned to the rate."""
         value = self._own_rate()
         if self.factor is not None and value != self.base:
-            share = float(self.factor(self._steps() - int(self.start)))
+            share = float(self.factor(self._steps() - _int(self.start)))
             # Nothing follows a share of 0, the end of a cosine.
             self.optimizer.learning_rate = value / (share or 1.0)
             value = self._own_rate()
@@ -134,7 +134,7 @@ class RateClock:
 
     def _steps(self):
         """Batches so far; `iterations` leaves out those accumulated."""
-        return int(keras.ops.convert_to_numpy(self.optimizer._iterations))
+        return _int(self.optimizer._iterations)
 
     # === Resume ===
 
@@ -143,7 +143,7 @@ class RateClock:
         return {
             "compiled": self.compiled,
             "num_steps": self.num_steps,
-            "start": int(self.start),
+            "start": _int(self.start),
         }
 
     def set_state(self, state):
@@ -151,6 +151,10 @@ class RateClock:
         self.compiled = state["compiled"]
         self.num_steps = state["num_steps"]
         self.start.assign(state["start"])
+
+
+def _int(variable):
+    return int(keras.ops.convert_to_numpy(variable))
 
 
 def _warn_of_one_rate(phase):

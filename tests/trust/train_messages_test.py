@@ -99,6 +99,8 @@ def test_a_dataset_without_batches_is_told():
     single = dataset(X, Y)
     with pytest.raises(ValueError, match=r"pass `train.batch\(32\)`"):
         tune(single)
+    with pytest.raises(ValueError, match=r"pass `data.batch\(32\)`"):
+        ft.find_learning_rate(network(), single)
     rows = dataset(X, np.eye(3)[Y])
     model = network(loss="categorical_crossentropy")
     with pytest.raises(ValueError, match=r"pass `validation.batch\(32\)`"):

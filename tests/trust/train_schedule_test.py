@@ -130,6 +130,19 @@ def test_a_run_that_stops_amid_a_schedule_ends_as_an_unbroken_one(tmp_path):
         assert history.history[name] == expected.history[name]
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="tf.distribute"
+)
+def test_variables_of_a_strategy_follow_the_schedule():
+    import tensorflow as tf
+
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model = network(ko.SGD(0.1))
+    tune(model, ft.Phase("all", 2, schedule="cosine"), cache="off")
+    expected = network(ko.SGD(SCHEDULES["cosine"](0.1, 6)))
+    assert_same(model, by_hand(expected, 2))
+
+
 def of_unknown_length():
     """A dataset of three batches that does not know how many."""
     import tensorflow as tf
