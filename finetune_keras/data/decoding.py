@@ -28,8 +28,7 @@ def read_text(path, encoding=None):
     """
     with open(path, "rb") as file:
         data = file.read()
-    marked = next((n for mark, n in _MARKS if data.startswith(mark)), "utf-8")
-    used = encoding or marked
+    used = encoding or marked_encoding(data)
     try:
         text = data.decode(used)
     except LookupError as error:
@@ -44,6 +43,11 @@ def read_text(path, encoding=None):
         line = text[: text.index("\0")].count("\n") + 1
         _refuse(path, data, used, f"line {line}, a byte of 0")
     return text
+
+
+def marked_encoding(data):
+    """Encoding that bytes say at their start, or UTF-8."""
+    return next((n for mark, n in _MARKS if data.startswith(mark)), "utf-8")
 
 
 def _refuse(path, data, used, where):

@@ -7,6 +7,7 @@ import re
 import numpy as np
 
 from finetune_keras.data.datasets import DataSplits
+from finetune_keras.data.decoding import marked_encoding
 from finetune_keras.data.examples import (
     COMMON,
     IMAGES,
@@ -121,8 +122,8 @@ def text_folder(
 ):
     """Reads texts from a folder with a subfolder for each class.
 
-    One file is one example. Files must be UTF-8; empty ones and others are
-    left out and named.
+    One file is one example. Files must be UTF-8, or begin with the mark of
+    another encoding of Unicode; empty ones and others are left out and named.
 
     Args:
         folder: String or path; holds the classes, or splits of them, as for
@@ -292,10 +293,13 @@ def _read_text(path):
     """Tuple of text, problem and digest."""
     try:
         data = read_file(path)
-        text = data.decode("utf-8-sig")
+        encoding = marked_encoding(data)
+        text = data.decode(encoding)
     except OSError as error:
         return None, f"cannot be read: {error.strerror}", ""
     except UnicodeDecodeError as error:
-        return None, f"not UTF-8 at byte {error.start}", ""
+        return None, f"not {encoding.upper()} at byte {error.start}", ""
     problem = None if text.strip() else "empty"
+    if "\0" in text:
+        problem = "with bytes of 0, such as UTF-16 without its mark"
     return text, problem, hashlib.sha256(data).hexdigest()[:32]

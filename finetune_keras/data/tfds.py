@@ -194,6 +194,12 @@ def _keys(builder, options):
     keys = builder.info.supervised_keys or (None, None)
     x, y = options["features"] or keys[0], options["label"] or keys[1]
     known = list(builder.info.features or [])
+    if x == y and x is not None:
+        raise ValueError(
+            "A feature is an input or the label: a model that sees its label "
+            "has nothing to learn. "
+            f"Received: features={x!r}, label={y!r}"
+        )
     if len(keys) != 2 or x not in known or y not in known:
         raise ValueError(
             "Name the features to use with `features` and `label`. Features "

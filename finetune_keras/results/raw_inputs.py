@@ -110,4 +110,14 @@ def _array(inputs, tensor):
             f"The model takes arrays of shape {tensor.shape}. Received: an "
             f"array of shape {array.shape} and dtype {array.dtype}"
         )
-    return array.astype(tensor.dtype)
+    with np.errstate(over="ignore"):
+        cast = array.astype(tensor.dtype)
+    if array.dtype.kind == "f" and (~np.isfinite(cast)).sum() > (
+        (~np.isfinite(array)).sum()
+    ):
+        raise ValueError(
+            f"The inputs have values that are too large for {tensor.dtype}. "
+            "Scale them as for the training. "
+            f"Received: values from {np.nanmin(array)} to {np.nanmax(array)}"
+        )
+    return cast

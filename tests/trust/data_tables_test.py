@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -182,6 +183,19 @@ def test_texts_beside_numbers_say_how_to_encode_them():
     assert data.arrays("train")[0].shape[1] == 3
 
 
+def test_no_input_of_a_bundle_becomes_infinite(tmp_path):
+    inputs = keras.Input((2,))
+    head = keras.layers.Dense(1, activation="sigmoid")
+    model = keras.Model(inputs, head(inputs))
+    x = np.array([[1.0, 2.0], [3.0, 1e300]])
+    data = ft.from_frame({"a": Y * 1.0, "b": Y + 0.5, "y": Y}, ["a", "b"], "y")
+    path = ft.save_bundle(model, tmp_path / "m.keras", data)
+    bundle = ft.load_bundle(path)
+    for wrong in (x, {"a": x[:, 0], "b": x[:, 1]}):
+        with pytest.raises(ValueError, match="too large for float32"):
+            bundle.predict(wrong)
+
+
 # === Files of other encodings ===
 
 
@@ -194,6 +208,25 @@ def test_a_file_that_says_its_encoding_is_read(encoding, tmp_path):
     assert "café 7" in [text.decode() for text in texts]
     path = csv_of(tmp_path / "a.conll", ["é O"], "é B", encoding)
     assert ft.read_conll(path) == ([["é", "é"]], [["B", "O"]])
+
+
+def test_texts_in_a_folder_are_read_as_they_say(tmp_path):
+    """UTF-16 without its mark was read as UTF-8, with a 0 at each letter."""
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+        for i, encoding in enumerate(["utf-8", "utf-8-sig", "utf-16"] * 3):
+            text = f"{name} café {i}".encode(encoding)
+            (tmp_path / name / f"{i}.txt").write_bytes(text)
+    (tmp_path / "bad" / "odd.txt").write_bytes("tea".encode("utf-16-le"))
+    (tmp_path / "bad" / "old.txt").write_bytes("café".encode("latin-1"))
+    data = ft.text_folder(tmp_path)
+    texts = np.concatenate([data.arrays(name)[0] for name in data.sizes])
+    expected = [f"{n} café {i}" for n in ("bad", "good") for i in range(9)]
+    assert sorted(text.decode() for text in texts) == expected
+    assert data.bad_files == [
+        ("bad/odd.txt", "with bytes of 0, such as UTF-16 without its mark"),
+        ("bad/old.txt", "not UTF-8 at byte 3"),
+    ]
 
 
 @pytest.mark.parametrize(
