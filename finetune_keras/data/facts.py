@@ -1,7 +1,9 @@
 """What a file says of itself, checked before it is believed."""
 
 import contextlib
+import json
 import os
+import pathlib
 import typing
 import zipfile
 import zlib
@@ -163,3 +165,22 @@ def damaged(path, reason):
 def _shown(value):
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]} ..."
+
+
+def read_json(path, expected):
+    """Reads a JSON file of facts.
+
+    Args:
+        path: String or `pathlib.Path`.
+        expected: Dict from names to `Kind`s.
+
+    Returns:
+        Dict.
+
+    Raises:
+        ValueError: With the file, what is wrong, and what can be done.
+    """
+    with reading(path):
+        facts = json.loads(pathlib.Path(path).read_text("utf-8"))
+    check_facts(facts, expected, path)
+    return facts

@@ -4,6 +4,7 @@ import os
 import warnings
 
 from finetune_keras.data.atomic import write_text
+from finetune_keras.data.facts import reading
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.table import format_table
 from finetune_keras.training.phase import Phase, checked
@@ -220,7 +221,9 @@ class Plan:
                 the line and the key.
         """
         path = yaml_path(path)
-        return read_yaml(cls, path.read_text(encoding="utf-8"), str(path))
+        with reading(path):
+            text = path.read_text(encoding="utf-8")
+        return read_yaml(cls, text, str(path))
 
 
 def check_plan(plan, *data):

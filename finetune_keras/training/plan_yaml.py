@@ -95,6 +95,10 @@ def read_yaml(cls, text, source):
         line = _line_of(root, error.path)
         mark = ", " if error.path else ": "
         raise ValueError(f"{source}, line {line}{mark}{error}") from None
+    except RecursionError as error:
+        raise ValueError(
+            f"{source}: this is no plan: it is nested too deeply."
+        ) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

@@ -2,12 +2,12 @@
 
 import contextlib
 import glob
-import json
 import os
 import shutil
 
 import numpy as np
 
+from finetune_keras.data.facts import read_json
 from finetune_keras.data.folder_lock import take_lock
 from finetune_keras.tuning.oracles import write_json
 from finetune_keras.tuning.shared_data import describe
@@ -87,7 +87,7 @@ def claim(folder, facts):
     if not path.exists():
         write_json(path, facts)
         return
-    old = json.loads(path.read_text())
+    old = read_json(path, {})
     names = dict.fromkeys([*facts, *old])
     different = [n for n in names if old.get(n) != facts.get(n)]
     if different:

@@ -1,16 +1,24 @@
 """What a search has found."""
 
-import json
 import pathlib
 
 import keras
 import numpy as np
 
+from finetune_keras.data.facts import (
+    DICT,
+    TEXT,
+    Kind,
+    object_of,
+    read_json,
+    reading,
+)
 from finetune_keras.data.printable import printable
 from finetune_keras.models.table import format_table
 from finetune_keras.training.figure import new_figure
 from finetune_keras.training.monitor import rises
 from finetune_keras.training.plan import Plan
+from finetune_keras.tuning.trials import read_result
 
 
 class Search:
@@ -57,8 +65,10 @@ class Search:
                 "The folder holds no search. Give it the `directory` of "
                 f"`ft.tune`. Received: directory={str(directory)!r}"
             )
-        facts = json.loads(path.read_text())
+        facts = read_json(path, {"objective": TEXT, "algorithm": TEXT})
         self.objective = facts["objective"]
+        with reading(path):
+            rises(self.objective)
         self.algorithm = facts["algorithm"]
         self.trials = [
             _read(file) for file in self.folder.glob("trial_*/trial.json")
@@ -224,8 +234,14 @@ class _Text(str):
         return str(self)
 
 
+_TRIAL = {
+    "trial_id": Kind("a number as text", lambda v: str(v).isdecimal()),
+    "hyperparameters": object_of(values=DICT),
+}
+
+
 def _read(file):
-    trial = json.loads(file.read_text())
+    trial = read_json(file, _TRIAL)
     row = {
         "trial": int(trial["trial_id"]),
         "folder": file.parent.name,
@@ -234,9 +250,10 @@ def _read(file):
     }
     result = file.with_name("result.json")
     if result.exists():
-        row.update(json.loads(result.read_text()))
+        row.update(read_result(file.parent))
     if "plan" in row:
-        row["plan"] = Plan.from_dict(row["plan"])
+        with reading(result):
+            row["plan"] = Plan.from_dict(row["plan"])
     return row
 
 

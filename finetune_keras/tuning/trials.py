@@ -15,6 +15,15 @@ import keras
 import numpy as np
 
 from finetune_keras.data.atomic import replacing
+from finetune_keras.data.facts import (
+    DICT,
+    NUMBER,
+    TEXT,
+    check_facts,
+    list_of,
+    one_of,
+    read_json,
+)
 from finetune_keras.data.pipeline import free_memory
 from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.training.fit_state import (
@@ -29,6 +38,14 @@ from finetune_keras.tuning.shared_data import drop_old
 
 RESULT, MODEL, STARTS = "result.json", "model.keras", "starts.json"
 MAX_STARTS = 5
+_COMPLETED = {
+    "values": DICT,
+    "score": NUMBER,
+    "scores": list_of(NUMBER),
+    "plan": DICT,
+    "seconds": NUMBER,
+}
+_FAILED = {"values": DICT, "reason": TEXT}
 
 
 class Pristine:
@@ -270,7 +287,12 @@ def copy_whole(source, target):
 def read_result(folder):
     """Returns what a trial has left in its folder, or `None`."""
     path = pathlib.Path(folder, RESULT)
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    result = read_json(path, {"status": one_of("completed", "failed")})
+    done = result["status"] == "completed"
+    check_facts(result, _COMPLETED if done else _FAILED, path)
+    return result
 
 
 def drop_models(folder, rising, keep):
