@@ -83,6 +83,12 @@ class Inputs:
             return own != [getattr(base, name) for name in hooks]
         return hasattr(self.given, "__next__")
 
+    def _look_costs_order(self):
+        held = [e.held is not None for e in epochs_of(self.data)]
+        if held and all(held):
+            return remembers_passes(self.data)
+        return is_shuffled(self.data)
+
     def hold_epoch(self, epoch):
         """Gives data of this library the order and draws of an epoch.
 
@@ -148,8 +154,8 @@ class Inputs:
             return keras.tree.map_structure(lambda a: a[:size], self.data)
         if isinstance(self.data, keras.utils.PyDataset):
             return self.data[0]
-        shuffled = self.is_dataset and is_shuffled(self.data)
-        if shuffled or hasattr(self.data, "__next__"):
+        costs_order = self.is_dataset and self._look_costs_order()
+        if costs_order or hasattr(self.data, "__next__"):
             return None
         return next(iter(self.data))
 
