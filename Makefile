@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+# Processes that tests start need not compile the package once more.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test lint clean
 
@@ -18,10 +20,13 @@ quickstart: $(VENV)/.installed
 
 test: lint
 	KERAS_BACKEND=tensorflow $(PYTEST) --durations=10
-	# Tests compile much and compute little.
+	# Tests compile much, often the same, and compute little.
 	XLA_FLAGS=--xla_backend_optimization_level=0 \
+		JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/.jax \
+		JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
+		JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
 		KERAS_BACKEND=jax $(PYTEST) -m backends
-	KERAS_BACKEND=torch $(PYTEST) -m backends
+	OMP_NUM_THREADS=1 KERAS_BACKEND=torch $(PYTEST) -m backends
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .

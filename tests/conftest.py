@@ -1,7 +1,11 @@
 """What all tests share."""
 
+import contextlib
+import io
 import os
 import pathlib
+import runpy
+import sys
 import tempfile
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -14,6 +18,14 @@ import keras  # noqa: E402
 import pytest  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    # Most graphs run a few times only: to improve them costs more than it
+    # gives.
+    options = {"disable_meta_optimizer": True}
+    tf.config.optimizer.set_experimental_options(options)
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +50,20 @@ def shared_data():
             "variable FINETUNE_KERAS_DATA."
         )
     return folder
+
+
+@pytest.fixture
+def run_example(tmp_path, monkeypatch):
+    """Runs a script of `examples/` in this process; gives what it prints."""
+
+    def run(script, *arguments, folder=tmp_path):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        monkeypatch.chdir(folder)
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            runpy.run_path(str(ROOT / "examples" / script), run_name="__main__")
+        return printed.getvalue()
+
+    return run
 
 
 WORDS = (

@@ -32,8 +32,8 @@ def test_quickstart_transfers(tmp_path):
     assert len([line for line in lines if line[:1].isdigit()]) == 3
 
 
-def test_vgg16_tells_how_to_call_it(tmp_path):
-    assert "--data photos" in run("vgg16_top_layers.py", folder=tmp_path)
+def test_vgg16_tells_how_to_call_it(run_example):
+    assert "--data photos" in run_example("vgg16_top_layers.py")
 
 
 @pytest.fixture
@@ -44,57 +44,60 @@ def preset(small_bert, tmp_path):
     return tmp_path / "bert"
 
 
-def on_texts(script, data, preset):
-    return run(
-        script,
-        *("--data", data, "--backbone", preset, "--sequence-length", 32),
-        *("--epochs", 2, "--learning-rate", 0.01, "--batch-size", 4),
-        folder=data,
-    )
+TEXT_OPTIONS = (
+    *("--sequence-length", 32, "--epochs", 2),
+    *("--learning-rate", 0.01, "--batch-size", 4),
+)
 
 
-def test_bert_sentiment(preset, tmp_path):
+@pytest.fixture
+def on_texts(run_example, preset, tmp_path):
+    """Runs an example on the texts of a folder."""
+    places = ("--data", tmp_path, "--backbone", preset)
+    return lambda script: run_example(script, *places, *TEXT_OPTIONS)
+
+
+def test_bert_sentiment(on_texts, tmp_path):
     lines = ["label\tsentence"]
     lines += [f"{i % 2}\t{('bad', 'good')[i % 2]} film {i}" for i in range(40)]
     for name in ("train", "test"):
         (tmp_path / f"{name}.tsv").write_text("\n".join(lines))
-    output = on_texts("bert_sentiment.py", tmp_path, preset)
+    output = on_texts("bert_sentiment.py")
     assert "2 classes, 40 examples" in output
     assert float(output.split()[-1]) >= 0.4
     assert (tmp_path / "sentiment" / "sentiment.keras").exists()
 
 
-def test_named_entities(preset, tmp_path):
+def test_named_entities(on_texts, tmp_path):
     text = "ann\tB-person\nran\tO\n\nparis\tB-place\n\n" * 12
     for name in ("train", "test"):
         (tmp_path / f"{name}.conll").write_text(text)
-    output = on_texts("named_entities.py", tmp_path, preset)
+    output = on_texts("named_entities.py")
     assert "Berlin/" in output and "entity F1 " in output
     assert (tmp_path / "entities.keras").exists()
 
 
-def test_question_answering(preset, tmp_path):
+def test_question_answering(on_texts, tmp_path):
     answer = {"text": "ann", "answer_start": 11}
     entry = {"question": "who ran?", "answers": [answer]}
     paragraph = {"context": "a bad film ann ran", "qas": [entry] * 10}
     text = json.dumps({"data": [{"paragraphs": [paragraph]}]})
     for name in ("train", "test"):
         (tmp_path / f"{name}.json").write_text(text)
-    output = on_texts("question_answering.py", tmp_path, preset)
+    output = on_texts("question_answering.py")
     assert "exact match " in output
     assert (tmp_path / "reader.keras").exists()
 
 
-def test_compare_adapters(preset, tmp_path):
+def test_compare_adapters(run_example, preset, tmp_path):
     lines = ["label\tsentence"]
     lines += [f"{i % 2}\t{('bad', 'good')[i % 2]} film {i}" for i in range(24)]
     for name in ("train", "test"):
         (tmp_path / f"{name}.tsv").write_text("\n".join(lines))
-    output = run(
+    output = run_example(
         "compare_adapters.py",
         *("--data", tmp_path, "--backbone", preset, "--sequence-length", 32),
         *("--epochs", 1, "--ways", "LoRA", "prompt", "full"),
-        folder=tmp_path,
     )
     rows = [line.split() for line in output.splitlines()]
     (lora,) = [row for row in rows if row[:1] == ["LoRA"] and len(row) == 8]

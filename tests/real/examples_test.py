@@ -34,13 +34,12 @@ def accuracy(output):
     ("name", "bar"),
     [("hymenoptera-160", 0.79), ("flowers-160", 0.75), ("chestxray-160", 0.7)],
 )
-def test_image_classification(name, bar, shared_data, tmp_path):
-    output = run(
+def test_image_classification(name, bar, shared_data, tmp_path, run_example):
+    output = run_example(
         "image_classification.py",
         *("--data", shared_data / name),
         *("--backbone", "MobileNet", "--alpha", 0.25),
         *("--weights", shared_data / WEIGHTS),
-        folder=tmp_path,
     )
     assert accuracy(output) >= bar
     assert "Decided on" in output and "Calibration: method" in output
@@ -52,25 +51,23 @@ def test_image_classification(name, bar, shared_data, tmp_path):
 
 
 def test_image_classification_splits_a_folder_of_classes(
-    shared_data, tmp_path
+    shared_data, run_example
 ):
-    output = run(
+    output = run_example(
         "image_classification.py",
         *("--data", shared_data / "hymenoptera-160" / "test"),
         *("--backbone", "MobileNet", "--alpha", 0.25, "--weights", "none"),
         *("--image-size", 32, "--epochs", 1, "--hidden-units", 8, 4),
-        folder=tmp_path,
     )
     # A fifth of 70 ants and of 83 bees.
     assert re.search(r"ants: [\d.]+ of 14\n +bees: [\d.]+ of 17", output)
 
 
-def test_vgg16_top_layers(shared_data, tmp_path):
-    output = run(
+def test_vgg16_top_layers(shared_data, tmp_path, run_example):
+    output = run_example(
         "vgg16_top_layers.py",
         *("--data", shared_data / "hymenoptera-160", "--weights", "none"),
         *("--epochs", 1, "--image-size", 64),
-        folder=tmp_path,
     )
     assert accuracy(output) >= 0.3
     assert re.search(r"block4 .* 0 .*\n *block5 .*7,079,424", output)
