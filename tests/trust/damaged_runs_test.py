@@ -10,7 +10,7 @@ import finetune_keras as ft
 
 def test_a_plan_that_is_no_text_or_nested_without_end_is_told(tmp_path):
     path = tmp_path / "plan.yaml"
-    for data in (b"\xff\xfe\x00", b"[" * 5000, b"", b"- 1", b"phases: [null]"):
+    for data in (b"\xff\xfe\x00", b"[" * 1500, b"", b"- 1", b"phases: [null]"):
         path.write_bytes(data)
         with pytest.raises(ValueError, match="plan.yaml"):
             ft.Plan.load(path)

@@ -86,7 +86,7 @@ def test_a_cell_stays_one_line_of_its_table():
 def test_a_report_name_cannot_leave_the_folder(tmp_path, trained):
     model, plan, history, report, _ = trained
     folder = tmp_path / "deep" / "run"
-    names = ["../../x", "/etc/x", "a/b", "a_b", "A_B", ".", "n\0", "ü" * 300]
+    names = ["../../x", "/etc/x", "a/b", "A_B", ".\0", "ü" * 300]
     ft.save_record(
         folder, model, history, plan, reports=dict.fromkeys(names, report)
     )
