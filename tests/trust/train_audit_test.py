@@ -11,7 +11,7 @@ Y = np.arange(24) % 2
 X = (rng.normal(size=(24, 6)) + Y[:, None]).astype("float32")
 
 
-def deep(groups=10, activation="tanh"):
+def deep(groups=5, activation="tanh"):
     inputs = x = keras.Input((6,))
     for i in range(groups):
         layer = keras.layers.Dense(
@@ -23,7 +23,7 @@ def deep(groups=10, activation="tanh"):
 
 @pytest.mark.backends
 def test_a_decay_below_the_rounding_of_weights_is_told_and_goes_on():
-    plan = ft.plans.discriminative(epochs=2, decay=0.1)
+    plan = ft.plans.discriminative(epochs=2, decay=0.01)
     with pytest.warns(UserWarning, match="body0.*lost in the rounding"):
         history = ft.fine_tune(deep(), plan, (X, Y), verbose=0)
     assert len(history.epochs) == 2

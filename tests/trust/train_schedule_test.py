@@ -74,7 +74,6 @@ def test_a_phase_takes_the_rates_of_the_schedule_step_by_step(name, cache):
 
 
 OPTIMIZERS = {
-    "weight decay": lambda rate: ko.AdamW(rate, weight_decay=0.5),
     "accumulation": lambda rate: ko.SGD(rate, gradient_accumulation_steps=2),
     "loss scale": lambda rate: ko.LossScaleOptimizer(ko.SGD(rate)),
 }
