@@ -1,5 +1,6 @@
 """Models whose `.keras` file keeps their adapters as adapters."""
 
+import functools
 import warnings
 
 import keras
@@ -12,6 +13,8 @@ from finetune_keras.models.text_model import TextModel
 from finetune_keras.models.trainable_set import (
     FineTuneModel,
     paths_now,
+    quantize_again,
+    quantized_layers,
     set_flags,
 )
 
@@ -21,6 +24,16 @@ class _KeepsAdapters:
 
     # Flags are kept by path as well, whatever layer they are in.
     keeps_trainable_set = True
+
+    @functools.wraps(keras.Model.fit)
+    def fit(self, *args, **kwargs):
+        check_compiled(self)
+        return super().fit(*args, **kwargs)
+
+    @functools.wraps(keras.Model.train_on_batch)
+    def train_on_batch(self, *args, **kwargs):
+        check_compiled(self)
+        return super().train_on_batch(*args, **kwargs)
 
     def get_config(self):
         leaves = graph.leaf_layers(self)
@@ -35,6 +48,7 @@ class _KeepsAdapters:
             "frozen_layers": frozen,
             "frozen_variables": fixed,
             "leaf_layers": list(leaves.values()),
+            "quantized_layers": quantized_layers(self),
         }
 
     @classmethod
@@ -44,7 +58,9 @@ class _KeepsAdapters:
         frozen = config.pop("frozen_layers", ())
         fixed = config.pop("frozen_variables", ())
         saved = config.pop("leaf_layers", ())
+        quantized = config.pop("quantized_layers", {})
         model = super().from_config(config, custom_objects=custom_objects)
+        quantize_again(model, saved, quantized)
         for name, facts in adapters.items():
             method = read_method(facts["method"], custom_objects)
             paths = paths_now(saved, graph.leaf_layers(model).values())
@@ -52,6 +68,23 @@ class _KeepsAdapters:
             attach_adapters(model, method, layers, name)
         set_flags(model, saved, frozen, fixed)
         return model
+
+
+def check_compiled(model):
+    """Refuses to train adapters that the optimizer does not know."""
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None or not optimizer.built:
+        return
+    known = graph.optimized_ids(optimizer)
+    new = [v.path for v in model.trainable_variables if id(v) not in known]
+    if new:
+        raise ValueError(
+            "Adapters came into the model, or other weights train, since it "
+            "was compiled, and its optimizer does not know them. Call "
+            "`model.compile(...)` again before `fit`, or train it by "
+            f"`ft.fine_tune`. Received: {len(new)} new weights, such as "
+            f"{new[0]!r}"
+        )
 
 
 def _without_inner_adapters(config):

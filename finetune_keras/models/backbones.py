@@ -21,6 +21,7 @@ from finetune_keras.models.pretrained import (
     check_weights,
     load_weights,
 )
+from finetune_keras.models.readable import in_one_piece
 from finetune_keras.models.replay import flatten, replay
 
 
@@ -217,7 +218,7 @@ def _adopt(model, shape, weights, kwargs):
         load_weights(model, weights)
     # Asked before the names of inner models are gone.
     mode = preprocessing_mode(model)
-    model = flatten(model)
+    model = flatten(in_one_piece(model))
     old = model.inputs[0].shape[1:]
     shape = shape or old
     rgb = _of_channels(shape, old[shape_axis()])

@@ -5,6 +5,7 @@ import keras
 from finetune_keras.models import graph
 from finetune_keras.models.head_finder import collapses, find_head
 from finetune_keras.models.layer_groups import weighted_atoms
+from finetune_keras.models.readable import in_one_piece
 from finetune_keras.models.replay import opened
 
 
@@ -17,6 +18,7 @@ def split_head(model):
     """
     if graph.graph_of(model) is None:
         opened(model)
+    model = in_one_piece(model)
     steps, _, outputs = graph.walk(model)
     if len(outputs) > 1:
         return opened(model), _backbone_features(model)
@@ -72,7 +74,19 @@ def _same_tensor(flat, steps, tensor):
     calls = [i for i, s in enumerate(steps) if s.operation is operation]
     flat_steps = graph.walk(flat)[0]
     same = [step for step in flat_steps if step.operation is operation]
-    return same[calls.index(position)].tensors[place]
+    return _outside(flat, same[calls.index(position)].tensors[place])
+
+
+def _outside(model, tensor):
+    """A tensor as the model has it that an inner, closed model gives."""
+    known = graph.tensors_of(model)
+    if id(tensor) not in known:
+        raise ValueError(
+            "The new head would stand within an inner model that must stay "
+            "whole, as layers of it cannot be read from a file. Put the head "
+            f"on its output. Received: model={model.name!r}, {tensor}"
+        )
+    return known[id(tensor)]
 
 
 def _backbone_features(model):

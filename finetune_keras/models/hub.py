@@ -207,4 +207,12 @@ def _resolve(handle):
             "finetune_keras[hub]`. Or download and unpack the model, and pass "
             f"the path of its folder. Received: handle={handle!r}"
         ) from error
-    return tensorflow_hub.resolve(handle)
+    try:
+        return tensorflow_hub.resolve(handle)
+    except Exception as error:  # of the network, of the disk, of an archive
+        raise ValueError(
+            "The SavedModel could not be fetched: is there a network? Fetch it "
+            "where there is one (`tensorflow_hub.resolve(handle)` gives its "
+            "folder), copy the folder here and pass its path. Received: "
+            f"handle={handle!r}; {type(error).__name__}: {str(error)[:300]}"
+        ) from error

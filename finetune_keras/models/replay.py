@@ -1,15 +1,18 @@
 """New models of the graph of an old one: opened, replayed, or cut."""
 
 import contextlib
+import warnings
 
 import keras
 
 from finetune_keras.models.graph import (
+    all_layers,
     graph_of,
     speaks_for_its_layers,
     walk,
 )
 from finetune_keras.models.outside_graph import with_preprocessing
+from finetune_keras.models.readable import closed_models
 
 
 def flatten(model):
@@ -21,7 +24,9 @@ def flatten(model):
     Returns:
         A `keras.Model` with the same inputs, outputs and layers, in which no
         layer is a model. `model` itself if there is nothing to open. From
-        then on, `layer.output` is the tensor in the new graph. What a
+        then on, `layer.output` is the tensor in the new graph. An inner
+        model stays as it is where layers of it could not be read from a file
+        (some of KerasHub's), with a warning. What a
         KerasHub task does before its graph is part of it: its scaling and
         resizing become the first layer, and with its tokeniser it is a
         `TextModel`.
@@ -42,27 +47,46 @@ def flatten(model):
     ```
     """
     flat = opened(model)
+    left = [layer.name for layer in flat.layers if graph_of(layer)]
+    if left:
+        warnings.warn(
+            f"The inner models {left} stay closed: layers of theirs cannot be "
+            "read from a file one by one, and the flat model could not be "
+            "loaded.",
+            stacklevel=2,
+        )
     if flat is model:
         return model
     return speaks_for_its_layers(with_preprocessing(model, flat))
 
 
-def opened(model):
-    """Does what `flatten` does with the graph alone, as it stands."""
+def opened(model, everything=False):
+    """Does what `flatten` does with the graph alone, as it stands.
+
+    Args:
+        model: A `keras.Model`.
+        everything: Boolean, whether inner models are opened that must stay
+            whole if the new model is to be saved. Defaults to `False`.
+
+    Returns:
+        A `keras.Model`.
+    """
     if graph_of(model) is None:
         raise ValueError(
             "Only a functional or sequential model that has been built has a "
             "graph. Give the model an `Input`, or call it on data once. "
             f"Received: model={model!r} of type {type(model).__name__}"
         )
-    if not any(graph_of(layer) for layer in model.layers):
+    closed = [] if everything else closed_models(model)
+    inner = [layer for layer in model.layers if graph_of(layer)]
+    if all(layer in closed for layer in inner):
         return model
-    _make_names_unique(model)
-    inputs, outputs = replay(model)
+    _make_names_unique(model, closed)
+    inputs, outputs = replay(model, closed=closed)
     return keras.Model(inputs, outputs, name=model.name)
 
 
-def replay(model, inputs=None, call=None):
+def replay(model, inputs=None, call=None, closed=None):
     """Runs a model's graph again on symbolic tensors, inner models opened.
 
     Args:
@@ -70,16 +94,19 @@ def replay(model, inputs=None, call=None):
         inputs: List of `KerasTensor`s, or `None` for new ones like the old.
         call: Function `(operation, *args, **kwargs)` that makes each step.
             Defaults to calling the operation.
+        closed: List of inner models that are called as they are, or `None`
+            for those that must stay whole. Defaults to `None`.
 
     Returns:
         `(inputs, outputs)` in the structure of the model.
     """
     graph = graph_of(model)
+    closed = closed_models(model) if closed is None else closed
     call = call or (lambda operation, *args, **kw: operation(*args, **kw))
 
     def step(operation, *args, **kwargs):
         inner = graph_of(operation)
-        if inner is None:
+        if inner is None or operation in closed:
             return call(operation, *args, **kwargs)
         # Inner models are entered without `training`: Keras passes it down.
         return inner._run_through_graph(args[0], call_fn=step)
@@ -99,11 +126,12 @@ def _input_like(tensor):
     )
 
 
-def _make_names_unique(model):
+def _make_names_unique(model, closed):
     """Renames inner layers whose name would stand twice in a flat graph."""
-    paths = {}
+    paths, whole = {}, {x for one in closed for x in all_layers(one)}
     for step in walk(model)[0]:
-        paths.setdefault(step.operation, step.path)
+        if step.operation not in whole:
+            paths.setdefault(step.operation, step.path)
     names = [layer.name for layer in paths]
     for layer, path in paths.items():
         if names.count(layer.name) > 1 and "/" in path:

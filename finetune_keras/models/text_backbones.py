@@ -8,6 +8,8 @@ import threading
 
 import keras
 
+from finetune_keras.models.graph import all_layers
+from finetune_keras.models.readable import in_one_piece
 from finetune_keras.models.text_encoder import TextEncoder
 from finetune_keras.models.text_model import TextModel
 
@@ -70,17 +72,41 @@ def text_backbone(
     else:
         backbone, found = _load(hub, preset, weights, kwargs)
         tokenizer = tokenizer or found
-    longest = getattr(backbone, "max_sequence_length", None)
     if sequence_length is None:
-        sequence_length = min(128, longest or 128)
-    if longest and sequence_length > longest:
-        raise ValueError(
-            f"The backbone {backbone.name!r} reads at most {longest} tokens. "
-            f"Received: sequence_length={sequence_length}"
-        )
-    model = TextModel(backbone.input, backbone.output, name=backbone.name)
+        sequence_length = min(128, longest_text(backbone) or 128)
+    check_length(backbone, sequence_length)
+    whole = in_one_piece(backbone)
+    model = TextModel(whole.input, whole.output, name=backbone.name)
     model.encoder = TextEncoder(tokenizer, sequence_length)
     return model
+
+
+def longest_text(model):
+    """Tells how many tokens a model has positions for.
+
+    Args:
+        model: A `keras.Model`.
+
+    Returns:
+        Integer, or `None` where it does not say.
+    """
+    found = []
+    for layer in [model, *all_layers(model)]:
+        for name in ("max_sequence_length", "max_position_embeddings"):
+            found.append(getattr(layer, name, None))
+        if "PositionEmbedding" in type(layer).__name__:
+            found.append(getattr(layer, "sequence_length", None))
+    return min((x for x in found if isinstance(x, int)), default=None)
+
+
+def check_length(model, sequence_length):
+    """Refuses a length of texts that a model has no positions for."""
+    longest = longest_text(model)
+    if longest and sequence_length > longest:
+        raise ValueError(
+            f"The backbone {model.name!r} reads at most {longest} tokens. "
+            f"Received: sequence_length={sequence_length}"
+        )
 
 
 def import_keras_hub():

@@ -8,7 +8,10 @@ from finetune_keras.models.answer_encoder import AnswerEncoder
 from finetune_keras.models.heads import build_head, padding_mask
 from finetune_keras.models.mask_encoder import MaskEncoder
 from finetune_keras.models.tag_encoder import TagEncoder
-from finetune_keras.models.text_backbones import text_backbone
+from finetune_keras.models.text_backbones import (
+    check_length,
+    text_backbone,
+)
 from finetune_keras.models.text_encoder import TextEncoder
 from finetune_keras.models.text_model import TextModel
 
@@ -319,6 +322,7 @@ def _base(backbone, sequence_length, tokenizer):
         length = {"sequence_length": sequence_length} if sequence_length else {}
         backbone = text_backbone(backbone, tokenizer, **length)
     encoder = backbone.encoder
+    check_length(backbone, sequence_length or encoder.sequence_length)
     return backbone, {
         "tokenizer": tokenizer or encoder.tokenizer,
         "sequence_length": sequence_length or encoder.sequence_length,

@@ -14,9 +14,10 @@ class FineTuneModel(LooksAtPixels, keras.Model):
     """A functional model whose `.keras` file keeps what is frozen, by path.
 
     Keras saves the flag of a layer, but not those of the layers inside a
-    composite one such as `MultiHeadAttention`: they all come back trainable.
-    `freeze` turns a functional model with such layers into this class. In all
-    else it is an ordinary functional model.
+    composite one such as `MultiHeadAttention`: they all come back trainable,
+    and those in int8 cannot be loaded. `freeze` turns a functional model with
+    such layers into this class. In all else it is an ordinary functional
+    model.
 
     Example:
 
@@ -44,6 +45,7 @@ class FineTuneModel(LooksAtPixels, keras.Model):
             "frozen_layers": frozen,
             "frozen_variables": fixed,
             "leaf_layers": list(leaves.values()),
+            "quantized_layers": quantized_layers(self),
         }
 
     def _built_by_call(self, config):
@@ -69,7 +71,9 @@ class FineTuneModel(LooksAtPixels, keras.Model):
         frozen = config.pop("frozen_layers", ())
         fixed = config.pop("frozen_variables", ())
         saved = config.pop("leaf_layers", ())
+        quantized = config.pop("quantized_layers", {})
         model = super().from_config(config, custom_objects=custom_objects)
+        quantize_again(model, saved, quantized)
         set_flags(model, saved, frozen, fixed)
         return model
 
@@ -93,6 +97,34 @@ def set_flags(model, saved, frozen, fixed):
     for path, variable in graph.weights_by_path(model).items():
         if path in fixed:
             variable.trainable = False
+
+
+def quantized_layers(model):
+    """Dict from the paths of quantised leaf layers to their modes."""
+    modes = {
+        path: getattr(layer, "quantization_mode", None)
+        for layer, path in graph.leaf_layers(model).items()
+    }
+    return {path: mode for path, mode in modes.items() if mode}
+
+
+def quantize_again(model, saved, quantized):
+    """Quantises the layers inside composite ones, which come back unquantised.
+
+    Keras writes how a layer is quantised into the layer's own config, which a
+    composite layer does not write of those inside.
+
+    Args:
+        model: The `keras.Model` made of the file, built.
+        saved: List of the paths of all leaf layers in the file.
+        quantized: Dict, see `quantized_layers`.
+    """
+    leaves = graph.leaf_layers(model)
+    paths = paths_now(saved, leaves.values()) if quantized else {}
+    modes = {paths.get(path, path): mode for path, mode in quantized.items()}
+    for layer, path in leaves.items():
+        if path in modes and layer.quantization_mode is None:
+            layer.quantize(modes[path])
 
 
 def paths_now(saved, now):
@@ -132,16 +164,19 @@ def keep_trainable_set(model, stacklevel=4):
     if getattr(model, "keeps_trainable_set", False):
         return
     lost = _flags_that_keras_loses(model)
-    if not lost:
-        return
-    if graph.is_plain_functional(model):
+    if graph.is_plain_functional(model) and (lost or quantized_layers(model)):
         graph.change_class(model, FineTuneModel)
+        return
+    if not lost:
         return
     cure = "freeze them again after loading"
     if graph.graph_of(model) is model:
+        # Opened, it keeps what it does before its graph.
+        nested = any(map(graph.graph_of, model.layers))
+        plain = "keras.Model(model.inputs, model.outputs)"
         cure += (
-            ", or train the functional model `keras.Model(model.inputs, "
-            "model.outputs)`, whose file keeps it"
+            ", or train the functional model "
+            f"`{'ft.flatten(model)' if nested else plain}`, whose file keeps it"
         )
     warnings.warn(
         f"The file of {type(model).__name__} does not keep the frozen state of "

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from finetune_keras.data.atomic import replacing
+from finetune_keras.models.trainable_set import keep_trainable_set
 from finetune_keras.results.answers import Answers
 from finetune_keras.results.bundle_file import FORMAT, MEMBER, read_bundle
 from finetune_keras.results.calibration import find_calibration
@@ -89,11 +90,38 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
         "plan": plan and plan.to_dict(),
         "environment": describe_environment(),
     }
+    keep_trainable_set(model)
     with replacing(path) as new:
         model.save(new.name)
+        _read_back(model, new.name)
         with zipfile.ZipFile(new.name, "a") as file:
             file.writestr(MEMBER, json.dumps(facts))
     return str(path)
+
+
+def _read_back(model, path):
+    """Loads what was saved: some layers write what they cannot read."""
+    try:
+        # It is our own file.
+        loaded = keras.models.load_model(path, compile=False, safe_mode=False)
+    except Exception as error:
+        raise ValueError(
+            "The model was saved, but its file cannot be read, so there is no "
+            "bundle. Give its layers a `get_config` with all that their "
+            "constructor takes, and register classes of your own by "
+            "`keras.saving.register_keras_serializable`. Received: "
+            f"model={model.name!r}; {type(error).__name__}: {error}"
+        ) from error
+    pairs = zip(model.weights, loaded.weights, strict=False)
+    same = len(model.weights) == len(loaded.weights) and all(
+        np.array_equal(*map(keras.ops.convert_to_numpy, pair), equal_nan=True)
+        for pair in pairs
+    )
+    if not same:
+        raise ValueError(
+            "The model was saved, but its file gives other weights, so there "
+            f"is no bundle. Received: model={model.name!r}"
+        )
 
 
 def load_bundle(path, safe_mode=True):

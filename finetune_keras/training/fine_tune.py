@@ -1,5 +1,6 @@
 """Runs a plan: freeze, cache, fit, audit, phase after phase."""
 
+from finetune_keras.models.readable import warn_if_unreadable
 from finetune_keras.training.activation_store import cache_options
 from finetune_keras.training.compiled import ensure_compiled
 from finetune_keras.training.data_checks import check_given
@@ -27,7 +28,8 @@ def fine_tune(
     every epoch where that does not change the result, and proves afterwards
     that frozen weights are bit-equal and trained ones have moved. With
     validation data the model ends with the weights of its best epoch over all
-    phases.
+    phases. Where a layer could not be read from the model's `.keras` file, a
+    warning says so first.
 
     Args:
         model: A `keras.Model`. Where it is not compiled, loss, metrics and
@@ -97,6 +99,7 @@ def fine_tune(
     plan.check(model)
     train, fit = check_fit(fit, train, validation)
     options = cache_options(cache)
+    warn_if_unreadable(model)
     # What is made on the way, an optimizer or a suffix, belongs to it too.
     with strategy_scope(model):
         ensure_compiled(model, plan, labels_rank(train))

@@ -113,7 +113,7 @@ class PhaseWork:
                     )
                     for x, *labels in batches
                 )
-            return opened(self.model), batches
+            return opened(self.model, everything=True), batches
         view = self._views[0]
         return self.target, view if isinstance(view, Buckets) else [view]
 

@@ -288,7 +288,7 @@ class PrefixCache:
 def _flat(model):
     if graph.graph_of(model) is None:
         raise CacheRefused("a subclassed model has no graph to cut")
-    flat = graph.graph_of(opened(model))
+    flat = graph.graph_of(opened(model, everything=True))
     return keras.Model(flat.input, flat.output)
 
 

@@ -1,0 +1,143 @@
+"""Which layers can be made again of what Keras writes of them."""
+
+import contextlib
+import json
+import random
+import warnings
+
+import keras
+from keras.src.backend.common import global_state
+
+from finetune_keras.models import graph
+from finetune_keras.models.hub import HubLayer
+from finetune_keras.models.trainable_set import quantized_layers
+
+_LARGE = 5_000_000
+
+
+def unreadable_layers(model):
+    """Finds what a `.keras` file of a model could not give back.
+
+    Each kind of layer is written and made again, which takes milliseconds. A
+    model with a `get_config` of its own is made again by its
+    constructor, and its layers are no concern of the file.
+
+    Args:
+        model: A `keras.Model`.
+
+    Returns:
+        Dict from the name of a layer to a string, why it cannot be read.
+    """
+    return _unreadable(model) if _writes_its_layers(model) else {}
+
+
+def warn_if_unreadable(model):
+    """Tells before a training that the file of its model would be no use.
+
+    Args:
+        model: A `keras.Model`.
+    """
+    reasons = unreadable_layers(model)
+    if not _writes_its_layers(model) and quantized_layers(model):
+        kind = type(model).__name__
+        reasons[model.name] = f"{kind} does not write which layers are int8"
+    if reasons:
+        warnings.warn(
+            "The model trains, but its `.keras` file could not be read again: "
+            f"{reasons}. Keep its weights with `save_weights`, or give the "
+            "layers a `get_config` with all that their constructor takes.",
+            stacklevel=3,
+        )
+
+
+def closed_models(model):
+    """Finds inner models that must stay whole, or no file could be read.
+
+    They write down how they were made, and some of their layers, which would
+    stand in the file one by one if they were opened, cannot.
+
+    Args:
+        model: A `keras.Model` that has a graph.
+
+    Returns:
+        List of `keras.Model`s.
+    """
+    inner = [x for x in graph.all_layers(model) if graph.graph_of(x)]
+    return [x for x in inner if _must_stay_whole(x)]
+
+
+def in_one_piece(model):
+    """Puts a model that must stay whole into another one, as its one layer.
+
+    Args:
+        model: A `keras.Model` that has a graph.
+
+    Returns:
+        A `keras.Model`; `model` itself where its layers can stand anywhere.
+    """
+    if graph.graph_of(model) is None or not _must_stay_whole(model):
+        return model
+    inputs = keras.tree.map_structure(
+        lambda x: keras.Input(x.shape[1:], dtype=x.dtype, name=x.name),
+        model.input,
+    )
+    return keras.Model(inputs, model(inputs), name=model.name)
+
+
+def _must_stay_whole(model):
+    return not _writes_its_layers(model) and bool(_unreadable(model))
+
+
+def _writes_its_layers(model):
+    """Tells whether the layers of a model stand in its config one by one."""
+    module = type(model).get_config.__module__.split(".")[0]
+    is_ours = module in ("keras", "finetune_keras")
+    return is_ours and graph.graph_of(model) is not None
+
+
+def _unreadable(model):
+    reasons, seen = {}, set()
+    for layer in graph.inner_layers(model):
+        if graph.graph_of(layer) is not None:
+            reasons.update(unreadable_layers(layer))
+        elif type(layer) not in seen:
+            seen.add(type(layer))
+            with _nothing_drawn():
+                reason = _reason(layer)
+            if reason:
+                reasons[layer.name] = f"{type(layer).__name__}: {reason}"
+    return reasons
+
+
+def _reason(layer):
+    if isinstance(layer, (HubLayer, keras.layers.TFSMLayer)):
+        return None  # would be fetched or loaded once more
+    kind = getattr(type(layer), "base_class", type(layer))
+    try:
+        written = keras.saving.serialize_keras_object(layer)
+        written = json.loads(json.dumps(written))
+        made = kind.from_config(written["config"])
+        shapes = written.get("build_config")
+        by_call = kind.build is keras.layers.Layer.build
+        # A second one of these would cost seconds.
+        large = bool(layer.weights) and layer.count_params() > _LARGE
+        if shapes and not (made.built or by_call or large):
+            made.build_from_config(shapes)
+    except Exception as error:  # each layer has its own way to fail
+        return f"{type(error).__name__}: {str(error).strip()[:300]}"
+    return None
+
+
+@contextlib.contextmanager
+def _nothing_drawn():
+    """Leaves random numbers, and the numbers of names, as they were."""
+    state, name = random.getstate(), "object_name_uids"
+    numbers = global_state.get_global_attribute(name)
+    before = dict(numbers or {})
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        if numbers is not None:
+            numbers.clear()
+            numbers.update(before)
