@@ -127,28 +127,6 @@ def _answer(operation, calls):
     return answer
 
 
-def tensors_of(model):
-    """Finds the tensors of a graph, by their own identity and from inside.
-
-    Args:
-        model: A `keras.Model` that has a graph.
-
-    Returns:
-        Dict from the `id` of each tensor, and of each output of an inner
-        model, to the tensor that stands for it in the graph of `model`.
-    """
-    graph = graph_of(model)
-    known = {id(x): x for x in graph.inputs}
-    for nodes in graph._nodes_by_depth.values():
-        for node in nodes:
-            known.update((id(x), x) for x in node.outputs)
-            inner = graph_of(node.operation)
-            if inner is not None:
-                pairs = zip(inner.outputs, node.outputs, strict=True)
-                known.update((id(x), y) for x, y in pairs)
-    return known
-
-
 def cut_points(steps, output_keys, masks=False):
     """Finds where a single tensor carries everything across.
 

@@ -5,7 +5,7 @@ import keras
 from finetune_keras.models import graph
 from finetune_keras.models.head_finder import collapses, find_head
 from finetune_keras.models.layer_groups import weighted_atoms
-from finetune_keras.models.readable import in_one_piece
+from finetune_keras.models.readable import in_one_piece, tensors_of
 from finetune_keras.models.replay import opened
 
 
@@ -79,7 +79,7 @@ def _same_tensor(flat, steps, tensor):
 
 def _outside(model, tensor):
     """A tensor as the model has it that an inner, closed model gives."""
-    known = graph.tensors_of(model)
+    known = tensors_of(model)
     if id(tensor) not in known:
         raise ValueError(
             "The new head would stand within an inner model that must stay "

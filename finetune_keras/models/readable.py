@@ -84,6 +84,28 @@ def in_one_piece(model):
     return keras.Model(inputs, model(inputs), name=model.name)
 
 
+def tensors_of(model):
+    """Finds the tensors of a graph, by their own identity and from inside.
+
+    Args:
+        model: A `keras.Model` that has a graph.
+
+    Returns:
+        Dict from the `id` of each tensor, and of each output of an inner
+        model, to the tensor that stands for it in the graph of `model`.
+    """
+    whole = graph.graph_of(model)
+    known = {id(x): x for x in whole.inputs}
+    for nodes in whole._nodes_by_depth.values():
+        for node in nodes:
+            known.update((id(x), x) for x in node.outputs)
+            inner = graph.graph_of(node.operation)
+            if inner is not None:
+                pairs = zip(inner.outputs, node.outputs, strict=True)
+                known.update((id(x), y) for x, y in pairs)
+    return known
+
+
 def _must_stay_whole(model):
     return not _writes_its_layers(model) and bool(_unreadable(model))
 

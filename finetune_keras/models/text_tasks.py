@@ -8,10 +8,7 @@ from finetune_keras.models.answer_encoder import AnswerEncoder
 from finetune_keras.models.heads import build_head, padding_mask
 from finetune_keras.models.mask_encoder import MaskEncoder
 from finetune_keras.models.tag_encoder import TagEncoder
-from finetune_keras.models.text_backbones import (
-    check_length,
-    text_backbone,
-)
+from finetune_keras.models.text_backbones import check_length, text_backbone
 from finetune_keras.models.text_encoder import TextEncoder
 from finetune_keras.models.text_model import TextModel
 
