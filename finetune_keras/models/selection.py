@@ -134,10 +134,12 @@ def _match_one(leaves, spec):
 
 
 def _leaves_of(layers):
-    """Lists the leaves of layers, which must have been built."""
+    """Lists the leaves of layers, which must have got their weights."""
     found = [leaf for layer in layers for leaf in graph.leaf_layers(layer)]
     for leaf in found:
-        if not leaf.built and type(leaf).build is not keras.layers.Layer.build:
+        waits = type(leaf).build is not keras.layers.Layer.build
+        # Some make their weights as they are made, and are never built.
+        if waits and not leaf.built and not graph.own_variables(leaf):
             raise ValueError(
                 f"The layer {leaf.name!r} is not built yet: it has no weights "
                 "to freeze or to train. Call the model on a batch first. "

@@ -91,12 +91,25 @@ def set_flags(model, saved, frozen, fixed):
     frozen = {paths.get(path, path) for path in frozen}
     pairs = [path.rsplit("/", 1) for path in fixed]
     fixed = {f"{paths.get(path, path)}/{name}" for path, name in pairs}
+    _warn_of_lost(model, {*frozen, *fixed})
     for layer, path in graph.leaf_layers(model).items():
         if path in frozen:
             graph.set_own_flag(layer, False)
     for path, variable in graph.weights_by_path(model).items():
         if path in fixed:
             variable.trainable = False
+
+
+def _warn_of_lost(model, paths):
+    known = {*graph.leaf_layers(model).values(), *graph.weights_by_path(model)}
+    lost = sorted(paths - known)
+    if lost:
+        warnings.warn(
+            f"What the file says is frozen has other names in the model made "
+            f"of it, and trains: {lost[:3]}. Freeze it again by `ft.freeze`. "
+            f"Received: {len(lost)} such paths in model={model.name!r}",
+            stacklevel=4,
+        )
 
 
 def quantized_layers(model):
@@ -131,26 +144,34 @@ def paths_now(saved, now):
     """Dict from the paths in a file to those of the model made of it.
 
     Layers inside a composite one that have no name of their own are counted
-    anew by Keras in each process.
+    anew by Keras in each process. Some of KerasHub add a number to their own
+    name each time they are made. Layers whose names differ in more, or of
+    which there is another number, have no place.
     """
-    places = {}
-    for which, paths in enumerate((saved, now)):
-        for path in paths:
-            stem = "/".join(map(without_number, path.split("/")))
-            places.setdefault(stem, ([], []))[which].append(path)
-    return {
-        before: after
-        for old, new in places.values()
-        if len(old) == len(new)
-        for before, after in zip(old, new, strict=True)
-    }
+    paths = {}
+    for number in (r"_\d+$", r"(_\d+)+(?=_|$)"):
+        places, found = {}, set(paths.values())
+        left = (
+            [path for path in saved if path not in paths],
+            [path for path in now if path not in found],
+        )
+        for which, side in enumerate(left):
+            for path in side:
+                stem = without_numbers(path, number)
+                places.setdefault(stem, ([], []))[which].append(path)
+        for old, new in places.values():
+            if len(old) == len(new):
+                paths.update(zip(old, new, strict=True))
+    return paths
 
 
-def without_number(name):
-    """Cuts off the number that Keras counts layers with."""
+def without_numbers(path, number=r"_\d+$"):
+    """Cuts off the numbers that layers are counted with."""
     # The name of an adapter is the user's own, number and all.
-    own = name.startswith("adapter_")
-    return name if own else re.sub(r"_\d+$", "", name)
+    return "/".join(
+        name if name.startswith("adapter_") else re.sub(number, "", name)
+        for name in path.split("/")
+    )
 
 
 def keep_trainable_set(model, stacklevel=4):

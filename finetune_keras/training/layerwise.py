@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from finetune_keras.models.trainable_set import without_number
+from finetune_keras.models.trainable_set import without_numbers
 from finetune_keras.training.multipliers import (
     check_decay,
     multipliers_by_path,
@@ -270,9 +270,7 @@ def _recognise(variables, known, built_on=()):
 
 
 def _same_stem(path, other):
-    path, other = (
-        "/".join(map(without_number, name.split("/"))) for name in (path, other)
-    )
+    path, other = (without_numbers(name) for name in (path, other))
     return f"/{path}".endswith(f"/{other}") or f"/{other}".endswith(f"/{path}")
 
 

@@ -310,6 +310,12 @@ AROUND = {
     },
 }
 
+# Their last layers look like a head, and cannot be read one by one.
+REFUSED = {
+    "DeepLabV3Backbone": "an inner model that must stay whole",
+    "RWKV7Backbone": "an inner model that must stay whole",
+}
+
 
 def build(hub, name):
     """Builds one of the table, with the numbers above."""
