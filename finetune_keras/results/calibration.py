@@ -19,6 +19,7 @@ from finetune_keras.results.decisions import (
 )
 from finetune_keras.results.interpretation import check_shape
 from finetune_keras.results.scaling import fit_scaling, scaled, top_label_ece
+from finetune_keras.training.data_checks import check_batched
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
@@ -164,6 +165,7 @@ def calibrate(
     _check(method, metric, coverage, error, conformal)
     plain = _with_probabilities(_without_calibration(model))
     activation = activation_of(plain)
+    check_batched(validation, plain, "validation")
     probabilities, labels = _predictions(plain, validation)
     labels = _as_labels(labels, probabilities, activation)
     scale, bias = fit_scaling(probabilities, labels, method, activation)

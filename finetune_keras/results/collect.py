@@ -9,7 +9,11 @@ import numbers
 import keras
 import numpy as np
 
-from finetune_keras.results.interpretation import Interpretation, as_text
+from finetune_keras.results.interpretation import (
+    Interpretation,
+    as_text,
+    check_shape,
+)
 from finetune_keras.results.predictions import Predictions
 
 
@@ -28,6 +32,9 @@ def collect(model, data, settings):
         `(predictions, worst)`: a `Predictions`, and a list of
         `(loss, index, input)`, the highest loss first.
     """
+    several = getattr(model, "outputs", None) or ()
+    if len(several) > 1:
+        check_shape(several, "evaluate")
     batches, steps = open_data(data, settings["batch_size"], settings["steps"])
     bar = keras.utils.Progbar(steps) if settings["verbose"] else None
     worst = _Worst(settings["worst"])

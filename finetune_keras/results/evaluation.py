@@ -11,6 +11,7 @@ from finetune_keras.results import metrics
 from finetune_keras.results.collect import collect
 from finetune_keras.results.interpretation import TASKS, as_text
 from finetune_keras.results.report import Report
+from finetune_keras.training.data_checks import check_batched
 
 _MOST_VALUES = 100
 
@@ -93,6 +94,7 @@ def evaluate(
     settings["threshold"] = tuned or settings["threshold"]
     _check_counts(bootstrap=bootstrap, seed=seed, worst=settings["worst"])
     columns = _columns(slices, data)
+    check_batched(data, model, "data")
     predictions, worst = collect(model, data, settings)
     _check_threshold(predictions)
     _check_lengths(columns, len(predictions))

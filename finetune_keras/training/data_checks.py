@@ -18,8 +18,15 @@ def check_given(data, name):
         name: String, what messages call it.
 
     Raises:
-        ValueError: If it is an array, a frame, a dict or a list of examples.
+        ValueError: If it is an array, a frame, a dict, a list of examples or
+            data with all of its splits.
     """
+    if hasattr(data, "train") and hasattr(data, "validation"):
+        raise ValueError(
+            f"`{name}` is one of the splits: pass `data.train` for training, "
+            "and `data.validation` as `validation`. "
+            f"Received: {name}={type(data).__name__}"
+        )
     if hasattr(data, "iloc"):
         raise ValueError(
             f"`{name}` must name inputs and labels: pass a tuple of columns, "
@@ -57,16 +64,30 @@ def check_batched(data, model, name):
     ranks = [
         getattr(s.shape, "rank", None) for s in keras.tree.flatten(spec[1])
     ]
-    x = keras.tree.flatten(spec[0])
-    inputs = getattr(model, "inputs", None) or []
-    if len(x) == len(inputs) == 1 and x[0].dtype.name != "string":
-        rank = getattr(x[0].shape, "rank", None)
-        ranks.append(0 if rank == len(inputs[0].shape) - 1 else rank)
-    if 0 in ranks:
+    if 0 in ranks or _lacks_batch(spec[0], model):
         raise ValueError(
             f"`{name}` has single examples, and must have batches of them: "
             f"pass `{name}.batch(32)`. Received: elements of {spec}"
         )
+
+
+def _lacks_batch(spec, model):
+    """Tells whether each input has the shape of a single one of the model."""
+    given = keras.tree.flatten(spec)
+    # In the order of the structure, in which a dict of data comes too.
+    inputs = getattr(model, "inputs", None) or []
+    wanted = keras.tree.flatten(getattr(model, "_inputs_struct", inputs))
+    return len(given) == len(wanted) > 0 and all(
+        one.dtype.name != "string" and _is_single(one.shape, tensor.shape[1:])
+        for one, tensor in zip(given, wanted, strict=True)
+    )
+
+
+def _is_single(shape, wanted):
+    # Keras adds a last axis of one: images of one channel may come without.
+    return shape.rank == len(wanted) and all(
+        size in (given, None) for given, size in zip(shape, wanted, strict=True)
+    )
 
 
 def check_names(model, y, name):

@@ -125,9 +125,9 @@ def _check_class_weight(model, weights):
     outputs = getattr(model, "outputs", None) or ()
     count = outputs[0].shape[-1] if len(outputs) == 1 else None
     classes = range(2 if count == 1 else count or 0)
-    numbers_ = [k for k in weights if isinstance(k, numbers.Integral)]
-    odd = [k for k in weights if k not in numbers_]
-    odd += [k for k in numbers_ if count and k not in classes]
+    # What `np.unique` finds in labels of floats are whole numbers too.
+    odd = [k for k in weights if not _is_class(k)]
+    odd += [k for k in weights if count and _is_class(k) and k not in classes]
     missing = [k for k in classes if k not in weights]
     if odd or missing:
         what = f"{odd[0]!r} is none of them" if odd else f"{missing} lack"
@@ -143,6 +143,10 @@ def _check_class_weight(model, weights):
             "The weights of `class_weight` must be finite numbers of at "
             f"least 0, and {bad[0]!r} is none. {received}"
         )
+
+
+def _is_class(key):
+    return isinstance(key, numbers.Real) and key % 1 == 0
 
 
 def _is_weight(value):

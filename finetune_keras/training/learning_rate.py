@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from finetune_keras.models.buckets import Buckets
-from finetune_keras.training.data_checks import check_batched
+from finetune_keras.training.data_checks import check_batched, has_labels
 from finetune_keras.training.figure import new_figure
 from finetune_keras.training.inputs import check_labels
 from finetune_keras.training.trial import (
@@ -186,7 +186,7 @@ def find_learning_rate(
         check_labels(model, part[1] if len(part) > 1 else None, "data")
     rates = np.geomspace(min_learning_rate, max_learning_rate, num_steps)
     with left_as_it_was(model):
-        batches = _endless(data, batch_size)
+        batches = _checked(model, _endless(data, batch_size))
         return _sweep(compiled_twin(model), rates, batches, verbose)
 
 
@@ -235,6 +235,14 @@ def _is_divergence(loss, earlier):
     # Four times the best, written so that it holds for negative losses too.
     best = min(earlier, default=loss)
     return loss > best + 3 * abs(best)
+
+
+def _checked(model, batches):
+    """The batches, whose labels are looked at one batch after the other."""
+    for batch in batches:
+        if has_labels(batch):
+            check_labels(model, batch[1], "data")
+        yield batch
 
 
 def _endless(data, batch_size):

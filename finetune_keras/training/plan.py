@@ -248,6 +248,8 @@ def check_plan(plan, *data):
         cure = "Read it by `ft.Plan.from_dict`"
     elif isinstance(plan, (str, os.PathLike)):
         cure = "Read a file by `ft.Plan.load`, a text by `ft.Plan.from_yaml`"
+    elif hasattr(plan, "layers"):
+        cure = "This is a model, which comes first"
     elif callable(plan):
         cure = "Call it: its value is the plan"
     text = repr(plan)

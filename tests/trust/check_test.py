@@ -1,0 +1,132 @@
+"""What users pass in other forms: what is right goes on, the rest is told."""
+
+import keras
+import numpy as np
+import pytest
+
+import finetune_keras as ft
+from finetune_keras.training.learning_rate import find_learning_rate
+
+X = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
+LABELS = np.arange(12) % 3
+
+
+def classifier(loss="sparse_categorical_crossentropy", outputs=3):
+    x = inputs = keras.Input((4,))
+    x = keras.layers.Dense(4, activation="relu")(x)
+    out = keras.layers.Dense(outputs, activation="softmax", name="out")(x)
+    model = keras.Model(inputs, out)
+    model.compile("sgd", loss)
+    return model
+
+
+def two_inputs():
+    inputs = {name: keras.Input((4,), name=name) for name in "ab"}
+    x = keras.layers.Concatenate()(list(inputs.values()))
+    x = keras.layers.Dense(3, activation="softmax", name="out")(x)
+    model = keras.Model(inputs, x)
+    model.compile("sgd", "categorical_crossentropy")
+    return model
+
+
+def dataset(x, y):
+    tf = pytest.importorskip("tensorflow")
+    return tf.data.Dataset.from_tensor_slices((x, y))
+
+
+# === What is right goes on ===
+
+
+def test_class_weights_by_classes_that_are_floats_are_taken():
+    classes = np.unique(LABELS.astype("float32"))
+    weights = {key: 1.0 + key for key in classes}
+    model = classifier()
+    start = model.get_weights()
+    plan = ft.plans.full(epochs=1, learning_rate=0.1)
+    ends = []
+    for given in (weights, {0: 1.0, 1: 2.0, 2: 3.0}):
+        model.set_weights(start)
+        data = X, LABELS.astype("float32")
+        ft.fine_tune(
+            model, plan, data, class_weight=given, shuffle=False, verbose=0
+        )
+        ends.append(model.get_weights())
+    for one, other in zip(*ends, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not np.array_equal(start[0], ends[0][0])
+
+
+def test_class_weights_between_classes_are_refused():
+    with pytest.raises(ValueError, match="0.5 is none of them"):
+        ft.fine_tune(
+            classifier(),
+            ft.plans.full(epochs=1),
+            (X, LABELS),
+            class_weight={0: 1, 0.5: 1, 1: 1, 2: 1},
+            verbose=0,
+        )
+
+
+def test_batches_of_grey_images_without_a_channel_are_batches():
+    """Keras adds the axis of one channel itself."""
+    inputs = keras.Input((6, 6, 1))
+    x = keras.layers.Conv2D(2, 3, name="conv")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(3, "softmax")(x))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    images = np.random.default_rng(0).uniform(size=(12, 6, 6))
+    single = dataset(images.astype("float32"), LABELS)
+    for data in (single.batch(6), single.batch(6, drop_remainder=True)):
+        history = ft.fine_tune(
+            model, ft.plans.full(epochs=1), data, cache="off", verbose=0
+        )
+        assert len(history.history["loss"]) == 1
+    with pytest.raises(ValueError, match="single examples"):
+        ft.fine_tune(model, ft.plans.full(epochs=1), single, verbose=0)
+
+
+# === The rest is told ===
+
+
+def test_single_examples_of_several_inputs_are_told():
+    data = dataset({"a": X, "b": X}, np.eye(3)[LABELS])
+    with pytest.raises(ValueError, match=r"train.batch\(32\)"):
+        ft.fine_tune(two_inputs(), ft.plans.full(epochs=1), data, verbose=0)
+
+
+def test_single_examples_with_one_hot_labels_are_told_by_all_who_judge():
+    model = classifier("categorical_crossentropy")
+    data = dataset(X, np.eye(3)[LABELS])
+    with pytest.raises(ValueError, match=r"data.batch\(32\)"):
+        ft.evaluate(model, data, verbose=0)
+    with pytest.raises(ValueError, match=r"validation.batch\(32\)"):
+        ft.calibrate(model, data)
+
+
+@pytest.mark.backends
+def test_a_label_out_of_range_in_a_later_batch_ends_a_sweep():
+    late = np.append(LABELS[:-1], 7)
+    with pytest.raises(ValueError, match="from 1 to 7, and the model has 3"):
+        find_learning_rate(
+            classifier(), dataset(X, late).batch(2), num_steps=8, verbose=0
+        )
+
+
+def test_all_splits_at_once_as_data_are_told():
+    data = ft.from_arrays(X, LABELS, validation_split=0.25)
+    with pytest.raises(ValueError, match=r"pass `data\.train`"):
+        ft.fine_tune(classifier(), ft.plans.full(epochs=1), data, verbose=0)
+
+
+def test_a_model_in_the_place_of_the_plan_is_told():
+    plan = ft.plans.full(epochs=1)
+    with pytest.raises(ValueError, match="model, which comes first"):
+        ft.fine_tune(plan, classifier(), (X, LABELS), verbose=0)
+
+
+def test_labels_of_several_outputs_are_told_by_evaluate():
+    inputs = keras.Input((4,))
+    outputs = [keras.layers.Dense(3)(inputs), keras.layers.Dense(1)(inputs)]
+    model = keras.Model(inputs, outputs)
+    with pytest.raises(ValueError, match="Of several outputs make a model"):
+        ft.evaluate(model, (X, [LABELS, X[:, 0]]), verbose=0)
