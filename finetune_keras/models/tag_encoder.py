@@ -52,6 +52,10 @@ class TagEncoder(TextEncoder):
                 f"Received: tags={list(classes)!r}"
             )
 
+    def count(self, x):
+        # A tuple of sentences is no pair.
+        return len(x)
+
     def encode(self, x):
         rows = self._rows(x)
         return self.arrays([(ids, len(ids)) for ids, _ in rows])

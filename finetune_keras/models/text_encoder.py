@@ -60,7 +60,8 @@ class TextEncoder:
 
     def count(self, x):
         """Tells how many examples there are in what `encode` takes."""
-        return len(x[0] if isinstance(x, tuple) else x)
+        first, _ = _first_and_second(x)
+        return 1 if isinstance(first, (str, bytes)) else len(first)
 
     def encode(self, x):
         """Encodes texts.
@@ -75,7 +76,7 @@ class TextEncoder:
         Raises:
             ValueError: If an element is no string; the message names it.
         """
-        first, second = x if isinstance(x, tuple) else (x, None)
+        first, second = _first_and_second(x)
         first = self.token_ids(first)
         if second is None:
             rows = [self._pack(ids) for ids in first]
@@ -223,6 +224,19 @@ class TextEncoder:
 
 
 MANY = 4096
+
+
+def _first_and_second(x):
+    """The columns of pairs of texts; the second of single ones is `None`."""
+    if not isinstance(x, tuple):
+        return x, None
+    if len(x) != 2:
+        raise ValueError(
+            "Texts are a list, `list(texts)`; a tuple holds two lists, the "
+            "first and second texts of pairs. "
+            f"Received: a tuple of {len(x)}"
+        )
+    return x
 
 
 def check_texts(texts):

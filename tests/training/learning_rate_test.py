@@ -460,7 +460,7 @@ def test_arrays_of_different_lengths():
 def test_loss_is_not_finite_from_the_start():
     x, y = make_data()
     with pytest.raises(ValueError, match="not finite at the lowest"):
-        sweep(make_model(), (x, y * np.nan))
+        sweep(make_model(), (x * np.nan, y))
 
 
 def test_several_learning_rates():

@@ -130,3 +130,31 @@ def test_labels_of_several_outputs_are_told_by_evaluate():
     model = keras.Model(inputs, outputs)
     with pytest.raises(ValueError, match="Of several outputs make a model"):
         ft.evaluate(model, (X, [LABELS, X[:, 0]]), verbose=0)
+
+
+# === Texts ===
+
+
+def test_a_tuple_of_sentences_has_as_many_as_it_holds(small_bert):
+    base = ft.text_backbone(*small_bert, sequence_length=16)
+    model = ft.token_classifier(base, ["O", "B-p"])
+    sentences = (["ann", "ran", "badly"], ["bob"])
+    tags = [["B-p", "O", "O"], ["B-p"]]
+    history = ft.fine_tune(
+        model, ft.plans.full(epochs=1), (sentences, tags), verbose=0
+    )
+    assert np.isfinite(history.history["loss"]).all()
+    assert [len(one) for one in model.predict(sentences, verbose=0)] == [3, 1]
+
+
+def test_a_tuple_of_more_than_two_texts_is_told(small_bert):
+    model = ft.text_classifier(
+        ft.text_backbone(*small_bert, sequence_length=16), ["neg", "pos"]
+    )
+    texts = ("good film", "bad", "good")
+    with pytest.raises(ValueError, match=r"list\(texts\)"):
+        ft.fine_tune(
+            model, ft.plans.full(epochs=1), (texts, [1, 0, 1]), verbose=0
+        )
+    with pytest.raises(ValueError, match=r"list\(texts\)"):
+        model.predict(texts, verbose=0)
