@@ -26,6 +26,8 @@ def forget_traces(model):
         model: A `keras.Model`, whose layers now compute something else.
     """
     own = {id(model), *map(id, graph.all_layers(model))}
+    # What `gc.freeze` has put aside, as a search does, is in no list.
+    gc.unfreeze()
     # Type by type: to ask an object itself may wake what only stands for one.
     models = [x for x in gc.get_objects() if issubclass(type(x), keras.Model)]
     for other in models:

@@ -4,6 +4,7 @@ The whole table runs where the variable `FINETUNE_KERAS_BACKBONES` is set, to
 `all` or to names of classes.
 """
 
+import gc
 import json
 import os
 import subprocess
@@ -184,6 +185,15 @@ def test_a_look_at_the_layers_draws_no_random_numbers():
     np.testing.assert_array_equal(*drawn)
 
 
+@pytest.fixture
+def little_to_collect():
+    """Keras collects all garbage after each layer that it quantises."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def check_loaded(loaded, model):
     np.testing.assert_allclose(model(IDS), loaded(IDS), atol=1e-6)
     kinds = [v.dtype for v in loaded.weights]
@@ -192,6 +202,7 @@ def check_loaded(loaded, model):
     assert len(loaded.trainable_variables) == trained
 
 
+@pytest.mark.usefixtures("little_to_collect")
 def test_an_int8_base_comes_back_as_it_was_saved(tmp_path):
     backbone = hub.models.BertBackbone(**BERT)
     model = randomize(ft.replace_head(backbone, 2))
@@ -201,6 +212,7 @@ def test_an_int8_base_comes_back_as_it_was_saved(tmp_path):
     check_loaded(keras.models.load_model(tmp_path / "model.keras"), model)
 
 
+@pytest.mark.usefixtures("little_to_collect")
 def test_a_bundle_of_an_int8_base_with_adapters_can_be_loaded(tmp_path):
     backbone = hub.models.BertBackbone(**BERT)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad"]
@@ -210,10 +222,12 @@ def test_a_bundle_of_an_int8_base_with_adapters_can_be_loaded(tmp_path):
     ft.add_adapters(model, ft.LoRA(rank=2))
     for variable in model.trainable_variables:
         variable.assign(variable + 0.1)
+    gc.freeze()
     path = ft.save_bundle(model, tmp_path / "model.keras")
     check_loaded(ft.load_bundle(path).model, model)
 
 
+@pytest.mark.usefixtures("little_to_collect")
 def test_that_an_int8_task_cannot_be_loaded_is_told():
     backbone = hub.models.BertBackbone(**BERT)
     task = hub.models.BertTextClassifier(backbone, num_classes=2)

@@ -12,7 +12,7 @@ from finetune_keras.models.outside_graph import prepared
 hub = pytest.importorskip("keras_hub", reason="needs finetune_keras[text]")
 pytestmark = [
     # True of KerasHub's tasks, and not what is tested here.
-    pytest.mark.filterwarnings("ignore:.*does not save the frozen state"),
+    pytest.mark.filterwarnings("ignore:.*does not keep the frozen state"),
     # Of KerasHub: it passes a dataset on with `shuffle`.
     pytest.mark.filterwarnings("ignore:.*`shuffle=True` was passed"),
 ]
@@ -156,14 +156,12 @@ def test_a_calibrated_task_still_scales_its_pixels():
 
 
 def test_a_new_head_on_a_task_of_texts_takes_texts():
-    model = ft.replace_head(text_task(), 3)
+    task = text_task()
+    expected = task.predict(TEXTS, verbose=0)
+    model = ft.replace_head(task, 3)
     assert model.predict(TEXTS, verbose=0).shape == (8, 3)
-    flat = ft.flatten(text_task())
-    np.testing.assert_allclose(
-        flat.predict(TEXTS, verbose=0),
-        text_task().predict(TEXTS, verbose=0),
-        atol=1e-6,
-    )
+    flat = ft.flatten(task).predict(TEXTS, verbose=0)
+    np.testing.assert_allclose(flat, expected, atol=1e-6)
 
 
 def test_a_preprocessor_that_cannot_stand_in_a_graph_is_told():
