@@ -131,9 +131,17 @@ def _unreadable(model):
     return reasons
 
 
+def _is_python_lambda(layer):
+    function = getattr(layer, "function", None)
+    is_lambda = getattr(function, "__name__", None) == "<lambda>"
+    return is_lambda and isinstance(layer, keras.layers.Lambda)
+
+
 def _reason(layer):
     if isinstance(layer, (HubLayer, keras.layers.TFSMLayer)):
         return None  # would be fetched or loaded once more
+    if _is_python_lambda(layer):
+        return None  # is read with `safe_mode=False`, as Keras says itself
     kind = getattr(type(layer), "base_class", type(layer))
     try:
         written = keras.saving.serialize_keras_object(layer)

@@ -142,6 +142,10 @@ def load_bundle(path, safe_mode=True):
         ValueError: If the file is no bundle, is damaged, or cannot be loaded
             in safe mode.
 
+    Warns:
+        UserWarning: If the loss, a metric or the optimizer cannot be read: the
+            bundle predicts, and its model is not compiled.
+
     Example:
 
     ```python

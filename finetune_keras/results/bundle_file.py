@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 import zipfile
 
 import keras
@@ -93,6 +94,9 @@ def _load(path, safe_mode):
     try:
         return keras.models.load_model(path, safe_mode=safe_mode)
     except Exception as error:
+        model = _load_to_predict(path, safe_mode, error)
+        if model is not None:
+            return model
         # What is refused for safety says itself how to trust the file.
         if "safe_mode=False" in str(error):
             raise
@@ -102,6 +106,26 @@ def _load(path, safe_mode):
             f"or registered ones of your own. Received: path={str(path)!r}. "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+def _load_to_predict(path, safe_mode, reason):
+    """The model without what it trains with, or `None` if it is at fault."""
+    try:
+        model = keras.models.load_model(
+            path, compile=False, safe_mode=safe_mode
+        )
+    except Exception:  # the first error says why
+        return None
+    warnings.warn(
+        "The bundle predicts, and its model cannot train or be evaluated "
+        "before `bundle.model.compile(...)`: the file names a loss, a metric "
+        "or an optimizer that cannot be read here, such as a function of your "
+        "own. Import it first, registered by "
+        "`keras.saving.register_keras_serializable`. Received: "
+        f"path={str(path)!r}. {type(reason).__name__}: {str(reason)[:300]}",
+        stacklevel=5,
+    )
+    return model
 
 
 def _check_fit(model, facts, path):

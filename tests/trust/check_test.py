@@ -1,5 +1,7 @@
 """What users pass in other forms: what is right goes on, the rest is told."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -158,3 +160,42 @@ def test_a_tuple_of_more_than_two_texts_is_told(small_bert):
         )
     with pytest.raises(ValueError, match=r"list\(texts\)"):
         model.predict(texts, verbose=0)
+
+
+# === Files ===
+
+
+@pytest.mark.parametrize("part", ["loss", "metric", "lambda"])
+def test_a_bundle_of_a_model_with_a_loss_of_ones_own_predicts(part, tmp_path):
+    """What no one registered is needed to train, and not to predict."""
+
+    def own(y, outputs):
+        return keras.losses.sparse_categorical_crossentropy(y, outputs)
+
+    model = classifier()
+    if part == "metric":
+        model.compile("sgd", "sparse_categorical_crossentropy", metrics=[own])
+    else:
+        model.compile("sgd", own if part == "loss" else lambda y, p: own(y, p))
+    model.fit(X, LABELS, verbose=0)
+    path = tmp_path / "own.keras"
+    ft.save_bundle(model, path, classes=["a", "b", "c"])
+    with pytest.warns(UserWarning, match=r"before `bundle.model.compile"):
+        bundle = ft.load_bundle(path)
+    np.testing.assert_allclose(
+        bundle.predict(X).probabilities,
+        model.predict(X, verbose=0),
+        atol=1e-6,
+    )
+
+
+def test_a_lambda_layer_trains_without_a_warning_that_it_is_lost():
+    inputs = keras.Input((4,))
+    x = keras.layers.Lambda(lambda x: 2 * x, output_shape=(4,))(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(3, "softmax")(x))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        ft.fine_tune(
+            model, ft.plans.full(epochs=1), (X, LABELS), cache="off", verbose=0
+        )
