@@ -193,7 +193,7 @@ class Trials:
         value = history.best_value
         if value is None or not math.isfinite(value):
             raise FloatingPointError(
-                f"{self.hypermodel.objective} is {value} at its best"
+                f"{self.hypermodel.objective} is no number in any epoch"
             )
         set_flags_of_best(model, plan, history)
         self.model = model

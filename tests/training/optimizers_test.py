@@ -458,7 +458,7 @@ def twins():
     return keras.Model(inputs, keras.layers.Dense(3, name="head")(x))
 
 
-MULTIPLIERS = {"low": 0.1, "mid": 0.2}
+OTHERS = {"low": 0.1, "mid": 0.2}
 
 
 @pytest.mark.parametrize("make", [sequential, Subclassed, twins])
@@ -472,7 +472,7 @@ def test_survives_other_paths_after_loading(make, tmp_path):
     optimizer = layerwise_optimizer(
         keras.optimizers.AdamW(0.05),
         model,
-        multipliers={"one": 0.1} if make is twins else MULTIPLIERS,
+        multipliers={"one": 0.1} if make is twins else OTHERS,
         l2_sp=0.5,
     )
     fit(model, optimizer)
