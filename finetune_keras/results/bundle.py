@@ -120,7 +120,9 @@ def _read_back(model, path):
     if not same:
         raise ValueError(
             "The model was saved, but its file gives other weights, so there "
-            f"is no bundle. Received: model={model.name!r}"
+            "is no bundle. Adapters in a model that does not write them, such "
+            "as a task of KerasHub, are merged first: `ft.merge_adapters`. "
+            f"Received: model={model.name!r}"
         )
 
 

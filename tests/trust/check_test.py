@@ -199,3 +199,27 @@ def test_a_lambda_layer_trains_without_a_warning_that_it_is_lost():
         ft.fine_tune(
             model, ft.plans.full(epochs=1), (X, LABELS), cache="off", verbose=0
         )
+
+
+def test_a_task_of_keras_hub_with_adapters_is_bundled_when_merged(
+    small_bert, tmp_path
+):
+    hub = pytest.importorskip("keras_hub")
+    backbone, tokenizer = small_bert
+    preprocessor = hub.models.BertTextClassifierPreprocessor(tokenizer, 8)
+    model = hub.models.BertTextClassifier(
+        backbone, num_classes=2, preprocessor=preprocessor
+    )
+    with pytest.warns(UserWarning, match="does not write adapters"):
+        ft.add_adapters(model, ft.LoRA(rank=2))
+    for weight in model.trainable_weights:
+        weight.assign(weight + 0.1)
+    texts = np.array(["good film", "bad"])
+    expected = model.predict(texts, verbose=0)
+    path = tmp_path / "task.keras"
+    with pytest.raises(ValueError, match="merged first"):
+        ft.save_bundle(model, path, classes=["neg", "pos"])
+    ft.merge_adapters(model)
+    ft.save_bundle(model, path, classes=["neg", "pos"])
+    found = ft.load_bundle(path).model.predict(texts, verbose=0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
