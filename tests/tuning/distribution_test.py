@@ -220,7 +220,7 @@ def _start_two(job, folder, backend="tensorflow"):
 
 def _wait(processes):
     try:
-        assert not any([process.wait(60) for process in processes])
+        assert not any([process.wait(300) for process in processes])
     finally:
         _end(processes)
 
@@ -296,9 +296,12 @@ def _flat(arrays):
 class _Watch(keras.callbacks.Callback):
     """Counts epochs; kills the process amid one, if it is told to."""
 
+    # Those of this process: what an instance remembers outlasts a kill.
+    epochs = []
+
     def __init__(self, killed):
         super().__init__()
-        self.killed, self.epochs = killed, []
+        self.killed = killed
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epochs.append(epoch)
