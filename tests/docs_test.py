@@ -5,6 +5,7 @@ import pathlib
 import re
 import textwrap
 
+import keras
 import pytest
 
 import finetune_keras
@@ -17,6 +18,19 @@ FENCE = re.compile(
     r"(?P<code>.*?)^(?P=indent)```",
     re.MULTILINE | re.DOTALL,
 )
+
+
+@pytest.fixture(autouse=True)
+def op_by_op():
+    """Examples make few steps; what is traced for them would cost more."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 def blocks(text):
