@@ -18,7 +18,7 @@ from finetune_keras.models.table import format_table
 from finetune_keras.training.figure import new_figure
 from finetune_keras.training.monitor import rises
 from finetune_keras.training.plan import Plan
-from finetune_keras.tuning.trials import read_result
+from finetune_keras.tuning.trial_file import read_result
 
 
 class Search:

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import pathlib
 import shutil
 import tempfile
 import time
@@ -15,15 +14,6 @@ import keras
 import numpy as np
 
 from finetune_keras.data.atomic import replacing
-from finetune_keras.data.facts import (
-    DICT,
-    NUMBER,
-    TEXT,
-    check_facts,
-    list_of,
-    one_of,
-    read_json,
-)
 from finetune_keras.data.pipeline import free_memory
 from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.training.fit_state import (
@@ -35,17 +25,10 @@ from finetune_keras.tuning.hypermodel import metrics_of
 from finetune_keras.tuning.oracles import write_json
 from finetune_keras.tuning.session import clear_session
 from finetune_keras.tuning.shared_data import drop_old
+from finetune_keras.tuning.trial_file import RESULT, read_result
 
-RESULT, MODEL, STARTS = "result.json", "model.keras", "starts.json"
+MODEL, STARTS = "model.keras", "starts.json"
 MAX_STARTS = 5
-_COMPLETED = {
-    "values": DICT,
-    "score": NUMBER,
-    "scores": list_of(NUMBER),
-    "plan": DICT,
-    "seconds": NUMBER,
-}
-_FAILED = {"values": DICT, "reason": TEXT}
 
 
 class Pristine:
@@ -282,17 +265,6 @@ def copy_whole(source, target):
     part = tempfile.mkdtemp(".new", f"{target.name}.", target.parent)
     shutil.copytree(source, part, symlinks=True, dirs_exist_ok=True)
     os.replace(part, target)
-
-
-def read_result(folder):
-    """Returns what a trial has left in its folder, or `None`."""
-    path = pathlib.Path(folder, RESULT)
-    if not path.exists():
-        return None
-    result = read_json(path, {"status": one_of("completed", "failed")})
-    done = result["status"] == "completed"
-    check_facts(result, _COMPLETED if done else _FAILED, path)
-    return result
 
 
 def drop_models(folder, rising, keep):
