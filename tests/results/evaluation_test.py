@@ -278,7 +278,7 @@ def no_labels():
         (lambda: (X, None), "with labels"),
         (lambda: X, "must hold labels"),
         (no_labels, "must hold labels"),
-        (lambda: tf_dataset(X, Y), "must come in batches"),
+        (lambda: tf_dataset(X, Y), "has single examples"),
         (lambda: tf_dataset(X, Y).take(0).batch(8), "is empty"),
         (lambda: tf_dataset(X, Y).batch(8).repeat(), "never ends"),
         (lambda: (X, Y + 1), "whole numbers from 0 to 2"),
