@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import contextlib
+import gc
 import io
 import os
 import pathlib
@@ -28,6 +29,19 @@ if keras.backend.backend() == "tensorflow":
     tf.config.optimizer.set_experimental_options(options)
 
 
+# What is traced is a great many objects: to look through them all, again and
+# again, is a fifth of the time. After each file is often enough.
+gc.disable()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def collected():
+    """What a file of tests leaves is freed at its end."""
+    yield
+    keras.backend.clear_session()
+    gc.collect()
+
+
 @pytest.fixture(autouse=True)
 def fixed_start():
     """Each test starts from one seed, and from the settings of Keras."""
@@ -37,6 +51,17 @@ def fixed_start():
     yield
     keras.config.set_dtype_policy(policy)
     keras.config.set_image_data_format(image_format)
+
+
+@pytest.fixture
+def op_by_op():
+    """TensorFlow traces nothing: cheaper for tests of few steps."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,13 @@ import pathlib
 import re
 import textwrap
 
-import keras
 import pytest
 
 import finetune_keras
 from finetune_keras import testing
 
+# Examples make few steps.
+pytestmark = pytest.mark.usefixtures("op_by_op")
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 FENCE = re.compile(
@@ -18,19 +19,6 @@ FENCE = re.compile(
     r"(?P<code>.*?)^(?P=indent)```",
     re.MULTILINE | re.DOTALL,
 )
-
-
-@pytest.fixture(autouse=True)
-def op_by_op():
-    """Examples make few steps; what is traced for them would cost more."""
-    if keras.backend.backend() != "tensorflow":
-        yield
-        return
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 def blocks(text):

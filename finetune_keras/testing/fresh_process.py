@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import re
-import subprocess
 import sys
 import tempfile
 
@@ -13,6 +12,7 @@ import keras
 import numpy as np
 
 from finetune_keras.testing.arrays import predict
+from finetune_keras.testing.processes import FreshProcess
 from finetune_keras.testing.weights import named_weights
 
 _CODE = """
@@ -50,19 +50,12 @@ def reload(model, inputs, imports):
 
 
 def _run(folder):
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": keras.backend.backend(),
-        "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", _CODE, str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
+    paths = os.pathsep.join(path or "." for path in sys.path)
+    process = FreshProcess(
+        "-c", _CODE, folder, env={**os.environ, "PYTHONPATH": paths}
     )
-    if done.returncode:
-        raise RuntimeError(done.stderr[-3000:])
+    if process.wait():
+        raise RuntimeError(process.stderr[-3000:])
 
 
 def load(folder):

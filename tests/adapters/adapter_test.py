@@ -1,6 +1,4 @@
 import concurrent.futures
-import subprocess
-import sys
 import warnings
 
 import keras
@@ -22,6 +20,7 @@ from finetune_keras.adapters.saved_model import (
     AdapterSequential,
     adapters_by_name,
 )
+from finetune_keras.testing.processes import FreshProcess
 
 backends = pytest.mark.backends
 rng = np.random.default_rng(3)
@@ -254,7 +253,8 @@ def test_a_fresh_process_loads_lora_and_goes_on_learning(tmp_path):
         "np.savez(sys.argv[1] + '/out.npz', before=before, "
         "after=model.predict(data['x'], verbose=0))\n"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    process = FreshProcess("-c", code, tmp_path)
+    assert process.wait() == 0, process.stderr
     out = np.load(tmp_path / "out.npz")
     np.testing.assert_allclose(out["before"], predict(model, x), atol=1e-6)
     model.fit(x, y, epochs=2, verbose=0, shuffle=False)

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -20,6 +17,7 @@ from finetune_keras.adapters.merge import merge_adapters
 from finetune_keras.adapters.prefix import PrefixTuning
 from finetune_keras.adapters.prompts import PromptTuning, PTuning
 from finetune_keras.adapters.saved_model import adapters_by_name
+from finetune_keras.testing.processes import FreshProcess
 
 METHODS = [PrefixTuning(3), PromptTuning(3), PTuning(3, encoder_units=4)]
 rng = np.random.default_rng(3)
@@ -334,7 +332,8 @@ def test_a_fresh_process_goes_on_learning(tmp_path):
         "np.savez(sys.argv[1] + '/out.npz', before=before, "
         "after=model.predict(data, verbose=0))\n"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    process = FreshProcess("-c", code, tmp_path)
+    assert process.wait() == 0, process.stderr
     out = np.load(tmp_path / "out.npz")
     np.testing.assert_allclose(out["before"], predict(model, x), atol=1e-5)
     model.fit(x, y, epochs=2, verbose=0, shuffle=False)

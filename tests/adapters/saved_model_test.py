@@ -1,8 +1,5 @@
 """What a `.keras` file keeps of adapters, and what other models see of them."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -10,6 +7,7 @@ import pytest
 import finetune_keras as ft
 from finetune_keras import testing
 from finetune_keras.models import graph
+from finetune_keras.testing.processes import FreshProcess
 
 pytestmark = pytest.mark.backends
 X = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
@@ -162,7 +160,8 @@ def test_a_merged_model_needs_keras_alone(loaded, tmp_path):
         "assert np.allclose(found, np.load('expected.npy'), atol=1e-5)\n"
         "assert len(model.trainable_variables) == 2\n"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    process = FreshProcess("-c", code, cwd=tmp_path)
+    assert process.wait() == 0, process.stderr
 
 
 @keras.saving.register_keras_serializable(package="saved_model_test")

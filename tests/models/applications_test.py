@@ -7,14 +7,13 @@ The default is nine that differ. All 40, one after another:
 
 import json
 import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.testing.processes import FreshProcess
 
 pytestmark = pytest.mark.applications
 SOME = [
@@ -33,49 +32,22 @@ SIZES = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
 SWITCH = "FINETUNE_KERAS_APPLICATIONS"
 CHOSEN = ALL if os.environ.get(SWITCH) == "all" else SOME
 
-SERVER = """
-import json, sys
+LOAD = """
+import json
 import keras, numpy as np
-for line in sys.stdin:
-    folder = line.strip()
-    model = keras.models.load_model(folder + "/model.keras")
-    x = np.load(folder + "/x.npy")
-    np.save(folder + "/y.npy", model.predict(x, verbose=0))
-    flags = [[v.name, v.trainable] for v in model.weights]
-    norms = {
-        layer.name: layer.trainable for layer in model.layers
-        if isinstance(layer, keras.layers.BatchNormalization)
-    }
-    keras.backend.clear_session()
-    print("LOADED " + json.dumps([flags, norms]), flush=True)
+model = keras.models.load_model("model.keras")
+np.save("y.npy", model.predict(np.load("x.npy"), verbose=0))
+flags = [[v.name, v.trainable] for v in model.weights]
+norms = {
+    layer.name: layer.trainable for layer in model.layers
+    if isinstance(layer, keras.layers.BatchNormalization)
+}
+print(json.dumps([flags, norms]))
 """
 
 
-@pytest.fixture(scope="module")
-def fresh_process():
-    """A process that has Keras, and nothing of this one's models."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-    def load(folder):
-        process.stdin.write(f"{folder}\n")
-        process.stdin.flush()
-        for line in process.stdout:
-            if line.startswith("LOADED "):
-                return json.loads(line.removeprefix("LOADED "))
-        raise AssertionError("The fresh process ended before it answered.")
-
-    yield load
-    process.stdin.close()
-    process.wait(timeout=60)
-
-
 @pytest.mark.parametrize("name", CHOSEN)
-def test_application(name, fresh_process, tmp_path):
+def test_application(name, tmp_path):
     keras.backend.clear_session()
     keras.utils.set_random_seed(7)
     size = SIZES.get(name, 32)
@@ -103,7 +75,9 @@ def test_application(name, fresh_process, tmp_path):
 
     model.save(tmp_path / "model.keras", include_optimizer=False)
     np.save(tmp_path / "x.npy", x)
-    flags, norms = fresh_process(tmp_path)
+    process = FreshProcess("-c", LOAD, cwd=tmp_path)
+    assert process.wait() == 0, process.stderr
+    flags, norms = json.loads(process.stdout.splitlines()[-1])
     assert flags == [[v.name, v.trainable] for v in model.weights]
     assert norms == {
         layer.name: layer.trainable

@@ -1,7 +1,5 @@
 import copy
 import pickle
-import subprocess
-import sys
 import warnings
 
 import keras
@@ -12,6 +10,7 @@ from finetune_keras.models.graph import change_class
 from finetune_keras.models.pixel_guard import PixelModel, looks_scaled
 from finetune_keras.models.preprocessing import scale_pixels
 from finetune_keras.models.trainable_set import FineTuneModel
+from finetune_keras.testing.processes import FreshProcess
 
 pytestmark = pytest.mark.backends
 RNG = np.random.default_rng(0)
@@ -186,7 +185,8 @@ def test_file_needs_nothing_but_keras(tmp_path):
     paths = [str(tmp_path / n) for n in ("m.keras", "in.npz", "out.npy")]
     model.save(paths[0])
     np.savez(paths[1], x=RAW, y=predicted)
-    subprocess.run([sys.executable, "-c", LOAD, *paths], check=True)
+    process = FreshProcess("-c", LOAD, *paths)
+    assert process.wait() == 0, process.stderr
     # Trained on with the optimizer's state, here as there.
     model.fit(RAW, predicted + 1, verbose=0, shuffle=False)
     expected = model.predict(RAW, verbose=0)

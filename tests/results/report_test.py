@@ -2,8 +2,7 @@
 
 import json
 import os
-import subprocess
-import sys
+import pathlib
 
 import keras
 import numpy as np
@@ -12,7 +11,9 @@ import pytest
 from finetune_keras.results.comparison import compare
 from finetune_keras.results.evaluation import evaluate
 from finetune_keras.results.report import Report
+from finetune_keras.testing.processes import FreshProcess
 
+ROOT = pathlib.Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
 COUNT = 40
 CLASSES = ["ant", "bee", "ćma"]
@@ -159,19 +160,10 @@ def test_json_in_a_fresh_process(report, tmp_path):
         image_model(), (images(), Y), classes=CLASSES, bootstrap=0, verbose=0
     )
     other.to_json(tmp_path / "b.json")
-    done = subprocess.run(
-        [sys.executable, "-c", _CODE, tmp_path / "a.json", tmp_path / "b.json"],
-        env={
-            **os.environ,
-            "KERAS_BACKEND": keras.backend.backend(),
-            "PYTHONPATH": os.pathsep.join(p or "." for p in sys.path),
-            "PYTHONIOENCODING": "utf-8",
-        },
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
+    done = FreshProcess(
+        "-c", _CODE, tmp_path / "a.json", tmp_path / "b.json", cwd=ROOT
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.wait() == 0, done.stderr[-2000:]
     verdict = compare(report, other, bootstrap=50).verdict
     assert done.stdout.strip() == verdict
     assert (tmp_path / "b.json.html").stat().st_size > 10_000

@@ -1,7 +1,4 @@
-import os
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -9,6 +6,7 @@ import pytest
 
 from finetune_keras import testing
 from finetune_keras.models.layer_groups import layer_groups
+from finetune_keras.testing.processes import FreshProcess
 from finetune_keras.training.layerwise import Layerwise, layerwise_class
 from finetune_keras.training.optimizers import layerwise_optimizer
 from finetune_keras.training.retrace import retrace
@@ -583,15 +581,9 @@ def test_loads_in_a_fresh_process(tmp_path):
         "print(sorted(optimizer.no_weight_decay))\n"
         "print([v.numpy().tolist() for v in optimizer.variables])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "model.keras")],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr
-    multipliers, excluded, state = done.stdout.splitlines()
+    process = FreshProcess("-c", script, tmp_path / "model.keras", cwd=ROOT)
+    assert process.wait() == 0, process.stderr
+    multipliers, excluded, state = process.stdout.splitlines()
     assert multipliers == (
         "[('head/bias', 1.0), ('head/kernel', 1.0), "
         "('low/bias', 0.25), ('low/kernel', 0.25), "

@@ -1,8 +1,5 @@
 import os
 import pathlib
-import signal
-import subprocess
-import sys
 import time
 
 import keras
@@ -11,6 +8,7 @@ import pytest
 
 import finetune_keras as ft
 from finetune_keras.testing import randomize
+from finetune_keras.testing.processes import FreshProcess
 from finetune_keras.training import resume
 
 layers = keras.layers
@@ -50,21 +48,14 @@ print("DONE", history.best_epoch)
 
 def start(folder, result, cache="auto"):
     environment = {**os.environ, "TF_DETERMINISTIC_OPS": "1"}
-    arguments = [str(part) for part in (folder, result, cache)]
-    return subprocess.Popen(
-        [sys.executable, "-u", "-c", SCRIPT, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-        cwd=pathlib.Path(__file__).parents[2],
-    )
+    root = pathlib.Path(__file__).parents[2]
+    arguments = "-c", SCRIPT, folder, result, cache
+    return FreshProcess(*arguments, env=environment, cwd=root)
 
 
 def finish(process):
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out[-3000:]
-    return out
+    assert process.wait() == 0, process.stderr[-3000:]
+    return process.stdout
 
 
 def arrays(path):
@@ -83,17 +74,17 @@ def test_killed_runs_end_with_the_same_weights(tmp_path, cache):
         stop = int(rng.integers(1, 1 + max(13 // kills, 2)))
         process = start(tmp_path / "run", tmp_path / "run.npz", cache)
         seen = 0
-        for line in process.stdout:
+        for line in process.lines():
             seen += line.startswith(("Epoch", "Phase"))
             if seen >= stop:
                 break
         time.sleep(rng.uniform(0, 0.1))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
     out = finish(start(tmp_path / "run", tmp_path / "run.npz", cache))
     assert out.splitlines()[-1] == quiet.splitlines()[-1]
     for a, b in zip(
-        arrays(tmp_path / "quiet.npz"), arrays(tmp_path / "run.npz"),
+        arrays(tmp_path / "quiet.npz"),
+        arrays(tmp_path / "run.npz"),
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)

@@ -6,12 +6,13 @@ this file as a script, in a process of their own.
 
 import os
 import pathlib
-import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
+
+from finetune_keras.testing.processes import FreshProcess
 
 OPTIMIZERS = ("sgd", "nadam")
 ROOT = pathlib.Path(__file__).parents[2]
@@ -22,15 +23,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 )
 def test_two_replicas_equal_one_device(tmp_path):
     target = tmp_path / "weights.npz"
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": "tensorflow",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "PYTHONPATH": str(ROOT),
-    }
-    subprocess.run(
-        [sys.executable, __file__, str(target)], env=environment, check=True
-    )
+    paths = {"PYTHONPATH": str(ROOT)}
+    process = FreshProcess(__file__, target, env={**os.environ, **paths})
+    assert process.wait() == 0, process.stderr
     results = dict(np.load(target))
     for name in OPTIMIZERS:
         one, two = results[f"{name} one"], results[f"{name} mirrored"]

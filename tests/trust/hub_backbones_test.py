@@ -7,7 +7,6 @@ The whole table runs where the variable `FINETUNE_KERAS_BACKBONES` is set, to
 import gc
 import json
 import os
-import subprocess
 import sys
 
 import keras
@@ -16,6 +15,7 @@ import pytest
 
 import finetune_keras as ft
 from finetune_keras.models.readable import unreadable_layers, warn_if_unreadable
+from finetune_keras.testing.processes import FreshProcess
 from finetune_keras.testing.weights import randomize
 from tests.trust import hub_classes
 
@@ -114,14 +114,10 @@ def test_a_new_head_on_a_backbone_of_keras_hub_loads_elsewhere(tmp_path):
         except Exception as error:
             found[name] = repr(error)[:500]
         keras.backend.clear_session()
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found.update(json.loads(done.stdout.splitlines()[-1]))
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = FreshProcess("-c", LOAD, tmp_path, env={**os.environ, **paths})
+    assert process.wait() == 0, process.stderr
+    found.update(json.loads(process.stdout.splitlines()[-1]))
     print(json.dumps(found, indent=1))
     refused = dict.fromkeys(hub_classes.REFUSED, "refused")
     expected = {**dict.fromkeys(names(), "equal"), **refused}

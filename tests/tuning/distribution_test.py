@@ -10,13 +10,13 @@ import os
 import pathlib
 import signal
 import socket
-import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
 
+from finetune_keras.testing.processes import FreshProcess
 from finetune_keras.tuning import distribution
 from finetune_keras.tuning.distribution import strategy
 from finetune_keras.tuning.multi_worker import mend_fit
@@ -207,10 +207,7 @@ def _start(job, folder, index=0, ports=(), backend="tensorflow"):
         task = {"type": "worker", "index": index}
         config = {"cluster": {"worker": addresses}, "task": task}
         environment["TF_CONFIG"] = json.dumps(config)
-    return subprocess.Popen(
-        [sys.executable, __file__, job, str(folder), str(index)],
-        env=environment,
-    )
+    return FreshProcess(__file__, job, folder, index, env=environment)
 
 
 def _start_two(job, folder, backend="tensorflow"):
@@ -228,7 +225,6 @@ def _wait(processes):
 def _end(processes):
     for process in processes:
         process.kill()
-        process.wait()
 
 
 def _free_ports(count):

@@ -3,14 +3,12 @@
 import os
 import pathlib
 import random
-import signal
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
 
+from finetune_keras.testing.processes import FreshProcess
 from finetune_keras.tuning.result import Search
 
 SCRIPT = pathlib.Path(__file__).with_name("small_search.py")
@@ -32,15 +30,8 @@ class Processes:
             env["KERASTUNER_TUNER_ID"] = name
             env["KERASTUNER_ORACLE_IP"] = "127.0.0.1"
             env["KERASTUNER_ORACLE_PORT"] = str(self.port)
-        with open(f"{self.folder}.out", "ab") as out:
-            process = subprocess.Popen(
-                [sys.executable, SCRIPT, *map(str, self.arguments)],
-                env=env,
-                stdout=out,
-                stderr=out,
-            )
-        self.started.append(process)
-        return process
+        self.started.append(FreshProcess(SCRIPT, *self.arguments, env=env))
+        return self.started[-1]
 
     def ended(self):
         return len(list(self.folder.glob("trial_*/result.json")))
@@ -53,7 +44,7 @@ class Processes:
             time.sleep(0.02)
 
     def output(self):
-        return pathlib.Path(f"{self.folder}.out").read_text()[-4000:]
+        return [(p.stdout + p.stderr)[-4000:] for p in self.started]
 
     def runs(self):
         return self.folder.with_suffix(".log").read_text().splitlines()
@@ -69,20 +60,13 @@ def processes(tmp_path):
 
     yield make
     for process in [p for one in made for p in one.started]:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+        process.kill()
 
 
 def free_port():
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
-
-
-def kill(process):
-    process.send_signal(signal.SIGKILL)
-    process.wait()
 
 
 def results(folder):
@@ -130,7 +114,7 @@ def test_a_killed_search_ends_as_if_it_had_not_been(
         process = search.start()
         search.wait_for(count)
         time.sleep(rng.uniform(0, 1))
-        kill(process)
+        process.kill()
     finished = results(search.folder)
     assert search.start().wait() == 0, search.output()
     found = results(search.folder)
@@ -153,10 +137,10 @@ def test_killed_worker_and_chief_lose_no_trial(processes, undisturbed):
     search = processes("random", 6)
     chief, one, two = (search.start(name) for name in ("chief", "one", "two"))
     search.wait_for(1)
-    kill(one)
+    one.kill()
     one = search.start("one")
     search.wait_for(3)
-    kill(chief)
+    chief.kill()
     time.sleep(0.5)
     chief = search.start("chief")
     assert [p.wait() for p in (chief, one, two)] == [0, 0, 0], search.output()

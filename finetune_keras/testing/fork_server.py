@@ -1,0 +1,92 @@
+"""Imports modules once, then forks for each process that is asked for.
+
+Run as a script, with the names of the modules, and nothing of the library.
+Each line of the input is a JSON object: a process to start, or the number of
+one to ask about.
+"""
+
+import gc
+import importlib
+import json
+import os
+import random
+import runpy
+import sys
+
+
+def serve(answers):
+    """Answers requests; returns in each child, with what it is to run.
+
+    Args:
+        answers: A file to write to; requests come from standard input.
+
+    Returns:
+        Dict of the process to be, or `None` at the end of the input.
+    """
+    for line in sys.stdin:
+        job = json.loads(line)
+        if isinstance(job, int):
+            answer = _status(job)
+        elif not (answer := os.fork()):
+            return job
+        answers.write(f"{json.dumps(answer)}\n")
+        answers.flush()
+
+
+def become(job):
+    """Makes this process what the job says, and runs its code.
+
+    Args:
+        job: Dict of `arguments`, as of `python`, `env`, `cwd`, and the files
+            `stdout` and `stderr`.
+    """
+    for descriptor, path in enumerate((os.devnull, job["out"], job["err"])):
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+        os.dup2(os.open(path, flags, 0o600), descriptor)
+    sys.stdout.reconfigure(line_buffering=True)
+    os.environ.clear()
+    os.environ.update(job["env"])
+    os.chdir(job["cwd"])
+    random.seed()
+    sys.modules["numpy"].random.seed()
+    paths = job["env"].get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [path for path in paths if path]
+    first, *rest = job["arguments"]
+    if first == "-c":
+        sys.path.insert(0, "")
+        sys.argv = ["-c", *rest[1:]]
+        code = compile(rest[0], "<string>", "exec")
+        exec(code, vars(_new_main()))
+    else:
+        sys.path.insert(0, os.path.dirname(os.path.abspath(first)))
+        sys.argv = [first, *rest]
+        runpy.run_path(first, run_name="__main__")
+
+
+def _status(number):
+    """Exit status of a child, negative for a signal; `None` while it runs."""
+    known, status = os.waitpid(number, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if known else None
+
+
+def _new_main():
+    main = type(sys)("__main__")
+    sys.modules["__main__"] = main
+    return main
+
+
+def main():
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
+    # What is printed while something is imported is no answer.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    gc.collect()
+    gc.freeze()
+    job = serve(answers)
+    if job is not None:
+        become(job)
+
+
+if __name__ == "__main__":
+    main()
