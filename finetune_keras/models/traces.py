@@ -1,6 +1,7 @@
 """What a model has traced of itself, and how it comes to forget it."""
 
 import gc
+import itertools
 
 import keras
 
@@ -28,15 +29,25 @@ def forget_traces(model):
     own = {id(model), *map(id, graph.all_layers(model))}
     # What `gc.freeze` has put aside, as a search does, is in no list.
     gc.unfreeze()
-    # Type by type: to ask an object itself may wake what only stands for one.
-    models = [x for x in gc.get_objects() if issubclass(type(x), keras.Model)]
-    for other in models:
+    for other in all_models():
         traced = [name for name in FUNCTIONS if vars(other).get(name)]
         layers = other._flatten_layers() if traced else ()
         if any(id(layer) in own for layer in layers):
             for name in traced:
                 clear_trace(getattr(other, name))
                 setattr(other, name, None)
+
+
+def all_models():
+    """Yields the models of this process."""
+    classes = [keras.Model]
+    for cls in classes:
+        classes += type.__subclasses__(cls)
+    # By type: to ask an object itself may wake what only stands for one. There
+    # are millions of objects, and of loops Python's own are the slow ones.
+    objects = gc.get_objects()
+    wanted = map(set(classes).__contains__, map(type, objects))
+    return itertools.compress(objects, wanted)
 
 
 def clear_trace(function):
