@@ -260,8 +260,8 @@ def fine_tune(seed, cache):
 
 
 def predictions(model, x):
-    outputs = model.predict(x, verbose=0, batch_size=8)
-    return keras.tree.flatten(outputs)
+    outputs = keras.tree.flatten(model(x, training=False))
+    return [keras.ops.convert_to_numpy(output) for output in outputs]
 
 
 def flags(model):
@@ -272,7 +272,10 @@ def flags(model):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("seed", range(COUNT))
-def test_a_random_model(seed, tmp_path):
+def test_a_random_model(seed, tmp_path, request):
+    # Four steps are cheaper untraced; each fifth model runs as a user's.
+    if seed % 5 != 1:
+        request.getfixturevalue("op_by_op")
     model, (x, _), before, _ = fine_tune(seed, "off")
     after = testing.weights_snapshot(model)
     trained = flags(model)
