@@ -29,6 +29,47 @@ def build_for_fit(model, batch):
     build(data_batch=batch)
 
 
+def traces_what_is_unbuilt_twice(model):
+    """Tells whether `fit` builds within its first step.
+
+    TensorFlow traces a step that makes variables once more, without them.
+
+    Args:
+        model: Compiled `keras.Model`.
+    """
+    tensorflow = keras.backend.backend() == "tensorflow"
+    return tensorflow and model._distribute_strategy is None
+
+
+def build_before_trace(model, batch):
+    """Builds optimizer, loss and metrics as far as that needs no trace.
+
+    Args:
+        model: Compiled `keras.Model`.
+        batch: Tuple of arrays or their specs, for the shapes of its labels,
+            or `None`.
+    """
+    if model.built and not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    parts = (model._compile_loss, model._compile_metrics)
+    parts = [part for part in parts if part is not None and not part.built]
+    if batch is None or not parts or not getattr(model, "outputs", None):
+        return
+    chain = isinstance(model, keras.Sequential)
+    outputs = model.outputs[0] if chain else model.output
+    # What is wrong with the labels is told by `fit`.
+    with contextlib.suppress(Exception):
+        y = keras.tree.map_structure(_symbolic, batch[1])
+        for part in parts:
+            part.build(y, outputs)
+
+
+def _symbolic(value):
+    return keras.KerasTensor(
+        value.shape, keras.backend.standardize_dtype(value.dtype)
+    )
+
+
 def sync_state(model):
     """Writes the state that a running JAX `fit` holds into the variables.
 

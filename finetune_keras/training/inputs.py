@@ -159,6 +159,16 @@ class Inputs:
             return None
         return next(iter(self.data))
 
+    def spec(self):
+        """What tells the shapes of a batch with no look at the data.
+
+        Returns:
+            Tuple of arrays or their specs, or `None`.
+        """
+        if self.is_dataset:
+            return self.data.element_spec
+        return self.example() if self.is_arrays or self.is_buckets else None
+
     @property
     def validation_arguments(self):
         """Dict of what `fit` takes to validate on it."""

@@ -12,9 +12,11 @@ from finetune_keras.training.activation_store import CacheRefused
 from finetune_keras.training.cache_checks import check_data
 from finetune_keras.training.feed import feed
 from finetune_keras.training.fit_state import (
+    build_before_trace,
     build_for_fit,
     compile_arguments,
     sync_state,
+    traces_what_is_unbuilt_twice,
 )
 from finetune_keras.training.inputs import evaluation_arguments
 from finetune_keras.training.prefix_cache import PrefixCache
@@ -85,15 +87,19 @@ class PhaseWork:
         Args:
             resumable: Boolean, whether the run may be resumed.
         """
+        if traces_what_is_unbuilt_twice(self.target):
+            stored = None if self._views is None else self._view_batch()
+            build_before_trace(self.target, stored or self.train.spec())
+            return
         if not (resumable or self.model.optimizer.built):
             return
-        if self._views is None:
-            batch = self._example()
-        else:
-            view = self._views[0]
-            batch = next(iter(view)) if isinstance(view, Buckets) else view
+        batch = self._example() if self._views is None else self._view_batch()
         if batch is not None:
             build_for_fit(self.target, batch)
+
+    def _view_batch(self):
+        view = self._views[0]
+        return next(iter(view)) if isinstance(view, Buckets) else view
 
     def first_pass(self):
         """Returns a flat model, and batches that it takes, once over all."""

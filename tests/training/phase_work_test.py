@@ -175,3 +175,33 @@ def test_a_head_is_solved_on_a_dataset_without_a_cache():
     plan = ft.Plan([ft.Phase("all", 1, 1e-3)], head_start="ridge")
     history = ft.fine_tune(network(), plan, dataset, cache="off", verbose=0)
     assert history.phases[0]["head_start"] == "ridge"
+
+
+class Counts(layers.Layer):
+    """Counts how often Python runs through it; compiled code does not."""
+
+    count = 0
+
+    def call(self, x):
+        self.count += 1
+        return x
+
+
+@pytest.mark.parametrize("as_dataset", [False, True])
+@pytest.mark.parametrize("chain", [False, True])
+def test_the_first_step_is_traced_once(chain, as_dataset):
+    counts, head = Counts(), layers.Dense(3, "softmax")
+    inputs = keras.Input((6,))
+    if chain:
+        model = keras.Sequential([inputs, counts, head])
+    else:
+        model = keras.Model(inputs, head(counts(inputs)))
+    loss = "sparse_categorical_crossentropy"
+    model.compile("adam", loss, metrics=["accuracy"])
+    train = data()
+    if as_dataset:
+        tf = pytest.importorskip("tensorflow")
+        train = tf.data.Dataset.from_tensor_slices(train).batch(8)
+    counts.count = 0
+    ft.fine_tune(model, ft.plans.full(epochs=2), train, verbose=0)
+    assert counts.count == 1
