@@ -23,6 +23,13 @@ ANYWHERE = (
     ft.Bottleneck(),
     ft.Bottleneck(placement="pfeiffer"),
 )
+# In a CNN a Bottleneck has the same places by any name, and the scale of LoRA
+# is a number.
+IN_A_CNN = tuple(
+    method
+    for method in ANYWHERE
+    if "rslora" not in repr(method) and "pfeiffer" not in repr(method)
+)
 MERGED = (ft.LoRA, ft.IA3, ft.BitFit, ft.NormTuning)
 
 
@@ -44,6 +51,16 @@ def mobilenet(shared_data):
     )
     keras.utils.set_random_seed(0)
     return ft.replace_head(backbone, 2)
+
+
+@pytest.fixture(scope="module")
+def plain_minilm():
+    return minilm()
+
+
+@pytest.fixture(scope="module")
+def plain_mobilenet(shared_data):
+    return mobilenet(shared_data)
 
 
 def sentences(length=16, real=12):
@@ -79,10 +96,14 @@ def train(model, x):
         model.train_on_batch(x, np.array([0, 1, 0, 1]))
 
 
-def keep_promises(make, x, method, tmp_path):
-    """What every method promises, on one pretrained model."""
+def keep_promises(make, plain, x, method, tmp_path):
+    """What every method promises, on one pretrained model.
+
+    `plain` is one that nobody adapts; only its head changes.
+    """
     model = make()
-    base = predict(model, x)
+    plain.layers[-1].set_weights(model.layers[-1].get_weights())
+    base = predict(plain, x)
     ft.add_adapters(model, method)
     if method not in CHANGING:
         np.testing.assert_allclose(predict(model, x), base, atol=1e-6)
@@ -99,7 +120,6 @@ def keep_promises(make, x, method, tmp_path):
     ft.save_adapters(model, tmp_path / "adapter")
     other = ft.load_adapters(make(), tmp_path / "adapter")
     np.testing.assert_allclose(predict(other, x), adapted, atol=1e-5)
-    plain = make()
     plain.layers[-1].set_weights(model.layers[-1].get_weights())
     with ft.disable_adapters(model):
         off = predict(model, x)
@@ -119,9 +139,9 @@ def keep_promises(make, x, method, tmp_path):
 
 
 @pytest.mark.parametrize("method", [*ANYWHERE, *CHANGING], ids=repr)
-def test_a_method_in_minilm(method, tmp_path):
+def test_a_method_in_minilm(method, plain_minilm, tmp_path):
     x = sentences()
-    keep_promises(minilm, x, method, tmp_path)
+    keep_promises(minilm, plain_minilm, x, method, tmp_path)
     model = ft.add_adapters(minilm(), method)
     short = {name: value[:, :12] for name, value in x.items()}
     np.testing.assert_allclose(
@@ -129,9 +149,12 @@ def test_a_method_in_minilm(method, tmp_path):
     )
 
 
-@pytest.mark.parametrize("method", ANYWHERE, ids=repr)
-def test_a_method_in_mobilenet(method, tmp_path, shared_data):
-    keep_promises(lambda: mobilenet(shared_data), photos(), method, tmp_path)
+@pytest.mark.parametrize("method", IN_A_CNN, ids=repr)
+def test_a_method_in_mobilenet(method, plain_mobilenet, tmp_path, shared_data):
+    def make():
+        return mobilenet(shared_data)
+
+    keep_promises(make, plain_mobilenet, photos(), method, tmp_path)
 
 
 @pytest.mark.parametrize("method", CHANGING, ids=repr)

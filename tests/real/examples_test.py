@@ -3,27 +3,14 @@
 import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
 from finetune_keras.results.bundle import load_bundle
+from finetune_keras.testing.processes import FreshProcess
 
 EXAMPLES = pathlib.Path(__file__).parent.parent.parent / "examples"
 WEIGHTS = "weights/mobilenet_2_5_224_tf_no_top.h5"
-
-
-def run(script, *arguments, folder):
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / script, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 def accuracy(output):
@@ -67,24 +54,31 @@ def test_vgg16_top_layers(shared_data, tmp_path, run_example):
     output = run_example(
         "vgg16_top_layers.py",
         *("--data", shared_data / "hymenoptera-160", "--weights", "none"),
-        *("--epochs", 1, "--image-size", 64),
+        *("--epochs", 1, "--image-size", 32),
     )
     assert accuracy(output) >= 0.3
     assert re.search(r"block4 .* 0 .*\n *block5 .*7,079,424", output)
     assert (tmp_path / "vgg16.keras").exists()
 
 
-def test_tune(shared_data, tmp_path):
+def test_tune(shared_data, tmp_path, run_example):
     options = [
         *("--data", shared_data / "hymenoptera-160", "--image-size", 96),
         *("--weights", shared_data / WEIGHTS),
-        *("--algorithm", "random", "--trials", 3, "--epochs", 2),
+        *("--algorithm", "random", "--trials", 2, "--epochs", 2),
     ]
-    output = run("tune.py", *options, folder=tmp_path)
+    output = run_example("tune.py", *options)
     score = r"Validation accuracy: ([\d.]+), again: ([\d.]+)"
     won, again = re.search(score, output).groups()
     assert won == again
     # In a fresh process, which exits with an error if it is another score.
-    output = run("tune.py", *options, "--reload", folder=tmp_path)
+    process = FreshProcess(
+        EXAMPLES / "tune.py",
+        *(*options, "--reload"),
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
+        cwd=tmp_path,
+    )
+    assert process.wait() == 0, process.stderr[-3000:]
+    output = process.stdout
     assert re.search(score, output).groups() == (won, won)
     assert accuracy(output) >= 0.6
