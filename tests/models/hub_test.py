@@ -11,20 +11,29 @@ if keras.backend.backend() != "tensorflow":
 Y = np.arange(6) % 2
 
 
-@pytest.fixture
-def exported(small_bert, tmp_path):
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
     """A BERT as a SavedModel: its folder, its inputs, its outputs."""
-    bert = small_bert[0]
+    hub = pytest.importorskip("keras_hub", reason="needs finetune_keras[text]")
+    bert = hub.models.BertBackbone(
+        vocabulary_size=25,
+        num_layers=1,
+        num_heads=2,
+        hidden_dim=8,
+        intermediate_dim=16,
+        max_sequence_length=32,
+    )
     randomize(bert)
     inner = keras.Model(bert.input, bert.output["pooled_output"])
-    inner.export(tmp_path / "bert", format="tf_saved_model", verbose=False)
+    folder = tmp_path_factory.mktemp("exported") / "bert"
+    inner.export(folder, format="tf_saved_model", verbose=False)
     rng = np.random.default_rng(0)
     x = {
         "token_ids": rng.integers(1, 25, (6, 9)).astype("int32"),
         "segment_ids": np.zeros((6, 9), "int32"),
         "padding_mask": np.ones((6, 9), "int32"),
     }
-    return tmp_path / "bert", x, inner.predict(x, verbose=0)
+    return folder, x, inner.predict(x, verbose=0)
 
 
 def build(folder, x):
@@ -60,7 +69,7 @@ def test_gradients_flow_and_a_step_moves_it(exported):
     before = values(layer)
     model.fit(x, Y, verbose=0)
     moved = [(a != b).any() for a, b in zip(values(layer), before, strict=True)]
-    assert sum(moved) >= len(layer.trainable_weights) - 3 > 30
+    assert sum(moved) >= len(layer.trainable_weights) - 3 > 15
 
 
 def test_frozen_stays_bit_equal(exported):

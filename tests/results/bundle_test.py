@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.models.pixel_guard import PixelModel
+from finetune_keras.models.preprocessing import scale_pixels
 from finetune_keras.results import exported
 from finetune_keras.results.bundle import load_bundle, save_bundle
 from finetune_keras.testing import randomize
@@ -15,11 +17,17 @@ from finetune_keras.testing.fresh_process import reload
 layers = keras.layers
 
 
-def image_model(classes=3, activation="softmax"):
-    backbone = ft.backbone(
-        "MobileNet", input_shape=(32, 32, 3), weights=None, alpha=0.25
-    )
-    model = ft.image_classifier(backbone, classes)
+def image_model():
+    """The layers of a MobileNet, few of each; raw pixels go in."""
+    inputs = keras.Input((32, 32, 3))
+    x = scale_pixels(inputs, "tf")
+    for i, width in enumerate((8, 64)):
+        x = layers.ZeroPadding2D(((0, 1), (0, 1)))(x)
+        x = layers.DepthwiseConv2D(3, strides=2, use_bias=False)(x)
+        x = layers.Conv2D(width, 1, use_bias=False, name=f"conv_{i}")(x)
+        x = layers.ReLU(6.0)(layers.BatchNormalization()(x))
+    x = layers.Conv2D(64, 3, name="conv_last")(x)
+    model = ft.image_classifier(PixelModel(inputs, x), 3)
     randomize(model)
     return model
 
@@ -32,22 +40,19 @@ def photo(mode, size, seed=0):
     return Image.fromarray(pixels).convert(mode)
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A model, its data and its bundle. No test changes any of them."""
+    root = tmp_path_factory.mktemp("saved")
     for i, name in enumerate(["ant", "bee", "wasp"]):
-        (tmp_path / "photos" / name).mkdir(parents=True)
+        (root / "photos" / name).mkdir(parents=True)
         for j in range(6):
             image = photo("RGB", (40 + j, 36), 10 * i + j)
-            image.save(tmp_path / "photos" / name / f"{j}.png")
-    return tmp_path / "photos"
-
-
-@pytest.fixture
-def saved(folder, tmp_path):
-    data = ft.image_folder(folder, image_size=32, verbose=0, seed=0)
+            image.save(root / "photos" / name / f"{j}.png")
+    data = ft.image_folder(root / "photos", image_size=32, verbose=0, seed=0)
     model = image_model()
     plan = ft.plans.linear_probe()
-    path = save_bundle(model, tmp_path / "insects.keras", data, plan=plan)
+    path = save_bundle(model, root / "insects.keras", data, plan=plan)
     return model, data, path
 
 
