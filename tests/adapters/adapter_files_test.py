@@ -15,6 +15,10 @@ rng = np.random.default_rng(3)
 x = rng.standard_normal((6, 5, 8)).astype("float32")
 
 
+def predict(model, x):
+    return keras.ops.convert_to_numpy(model(x, training=False))
+
+
 def base(units=8, classes=2, seed=0, name="body"):
     inputs = keras.Input((5, 8))
     y = keras.layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs)
@@ -44,8 +48,8 @@ def test_a_fresh_base_predicts_the_same(variant, tmp_path):
     other = base()
     other.get_layer("head").set_weights([np.ones((8, 2)), np.ones(2)])
     assert load_adapters(other, file) is other
-    y = model.predict(x, verbose=0)
-    np.testing.assert_allclose(other.predict(x, verbose=0), y, atol=1e-5)
+    y = predict(model, x)
+    np.testing.assert_allclose(predict(other, x), y, atol=1e-5)
     assert len(other.trainable_variables) == len(model.trainable_variables)
     _, adapter = adapters_by_name(other)["default"]["attention/query"]
     assert adapter.method == LoRA(rank=2, alpha=3, variant=variant)
@@ -53,7 +57,7 @@ def test_a_fresh_base_predicts_the_same(variant, tmp_path):
         for _, adapter in places.values():
             adapter.lora_b.kernel.assign(adapter.lora_b.kernel * 0)
     load_adapters(other, file)
-    np.testing.assert_allclose(other.predict(x, verbose=0), y, atol=1e-5)
+    np.testing.assert_allclose(predict(other, x), y, atol=1e-5)
 
 
 def test_several_tasks_come_from_files_of_one_base(tmp_path):
@@ -64,13 +68,11 @@ def test_several_tasks_come_from_files_of_one_base(tmp_path):
             served.get_layer("head").get_weights()
         )
         save_adapters(model, tmp_path / name, name)
-        outputs[name] = model.predict(x, verbose=0)
+        outputs[name] = predict(model, x)
         load_adapters(served, tmp_path / name)
     for name in ("one", "two", "one"):
         set_adapter(served, name)
-        np.testing.assert_allclose(
-            served.predict(x, verbose=0), outputs[name], atol=1e-5
-        )
+        np.testing.assert_allclose(predict(served, x), outputs[name], atol=1e-5)
     assert np.abs(outputs["one"] - outputs["two"]).max() > 1e-2
 
 
@@ -158,17 +160,17 @@ def test_layers_that_keras_numbers_are_found_again(tmp_path):
         variable.assign(variable + 0.3)
     save_adapters(model, tmp_path / "file")
     load_adapters(other, tmp_path / "file")
-    y = other.predict(x[:, 0], verbose=0)
-    np.testing.assert_allclose(y, model.predict(x[:, 0], verbose=0), atol=1e-5)
+    y = predict(other, x[:, 0])
+    np.testing.assert_allclose(y, predict(model, x[:, 0]), atol=1e-5)
 
 
 def test_loading_over_an_adapter_that_is_off_switches_it_on(tmp_path):
     model = adapted(name="law")
     save_adapters(model, tmp_path / "file")
-    y = model.predict(x, verbose=0)
+    y = predict(model, x)
     add_adapters(model, LoRA(rank=2), name="other")
     load_adapters(model, tmp_path / "file")
-    np.testing.assert_allclose(model.predict(x, verbose=0), y, atol=1e-5)
+    np.testing.assert_allclose(predict(model, x), y, atol=1e-5)
     trained = {v.path for v in model.trainable_variables if "adapter" in v.path}
     assert trained and all("adapter_law" in path for path in trained)
 

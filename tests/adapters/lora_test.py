@@ -90,6 +90,10 @@ def fill(model, seed=5):
                 variable.assign(variable + noise.astype("float32"))
 
 
+def predict(model, x):
+    return array(model(x, training=False))
+
+
 def array(variable):
     return np.array(keras.ops.convert_to_numpy(variable))
 
@@ -118,10 +122,10 @@ def numpy_kernel(layer, method, axes):
 def test_lora_is_the_formula_starts_as_identity_and_merges(kind, variant):
     layer, x, axes = LAYERS[kind]
     model = model_of(layer, x)
-    before = model.predict(x, verbose=0)
+    before = predict(model, x)
     method = LoRA(rank=2, alpha=3, variant=variant)
     add_adapters(model, method, target_layers="body")
-    start = model.predict(x, verbose=0)
+    start = predict(model, x)
     np.testing.assert_allclose(start, before, atol=1e-6)
     fill(model)
     adapted = model.predict(x, verbose=0)
@@ -129,16 +133,12 @@ def test_lora_is_the_formula_starts_as_identity_and_merges(kind, variant):
     body = model.get_layer("body")
     twin = model_of(layer, x)
     twin.set_weights([numpy_kernel(body, method, axes), *array_bias(body)])
-    np.testing.assert_allclose(
-        twin.predict(x, verbose=0), adapted, rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(predict(twin, x), adapted, rtol=1e-4, atol=1e-5)
     with disable_adapters(model):
-        off = model.predict(x, verbose=0)
+        off = predict(model, x)
     np.testing.assert_allclose(off, before, atol=1e-6)
     merge_adapters(model)
-    np.testing.assert_allclose(
-        model.predict(x, verbose=0), adapted, rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(predict(model, x), adapted, rtol=1e-4, atol=1e-5)
     assert len(model.weights) == len(twin.weights)
     assert type(body) is type(layer)
 
@@ -153,19 +153,19 @@ def test_lora_of_an_embedding_is_the_formula_both_ways():
     table = keras.layers.ReversibleEmbedding(6, 4, mask_zero=True, name="table")
     logits = table(keras.ops.tanh(table(inputs)), reverse=True)
     model = testing.randomize(keras.Model(inputs, logits))
-    before = model.predict(x, verbose=0)
+    before = predict(model, x)
     add_adapters(model, LoRA(rank=2, alpha=3), target_layers="table")
-    np.testing.assert_allclose(model.predict(x, verbose=0), before, atol=1e-6)
+    np.testing.assert_allclose(predict(model, x), before, atol=1e-6)
     fill(model)
     adapter = table.adapter_default
     a, b = array(adapter.lora_a.kernel), array(adapter.lora_b.kernel)
     rows = array(table.embeddings) + 1.5 * a @ b
-    adapted = model.predict(x, verbose=0)
+    adapted = predict(model, x)
     np.testing.assert_allclose(
         adapted, np.tanh(rows[x]) @ rows.T, rtol=1e-4, atol=1e-5
     )
     merge_adapters(model)
-    np.testing.assert_allclose(model.predict(x, verbose=0), adapted, atol=1e-5)
+    np.testing.assert_allclose(predict(model, x), adapted, atol=1e-5)
 
 
 def test_the_mask_of_an_embedding_is_kept():
@@ -175,7 +175,7 @@ def test_the_mask_of_an_embedding_is_kept():
     model = testing.randomize(keras.Model(inputs, outputs))
     add_adapters(model, LoRA(rank=2), target_layers="table")
     fill(model)
-    long = model.predict(np.array([[1, 2, 0]]), verbose=0)
+    long = predict(model, np.array([[1, 2, 0]]))
     rows = array(table(np.array([[1, 2]])))
     np.testing.assert_allclose(long, rows.mean(1), rtol=1e-5)
 
@@ -199,36 +199,37 @@ def test_dropout_acts_in_training_only():
         array(model(x, training=training)) for training in (True, True, False)
     )
     assert np.abs(one - other).max() > 1e-3
-    np.testing.assert_allclose(model.predict(x, verbose=0), quiet, rtol=1e-4)
+    np.testing.assert_allclose(predict(model, x), quiet, rtol=1e-4)
 
 
 def test_mixed_precision_keeps_float32_factors():
     keras.config.set_dtype_policy("mixed_bfloat16")
     x = normal(4, 3)
     model = model_of(keras.layers.Dense(5, dtype="mixed_bfloat16"), x)
-    before = model.predict(x, verbose=0)
+    before = predict(model, x)
     add_adapters(model, LoRA(rank=2), target_layers="body")
-    np.testing.assert_allclose(model.predict(x, verbose=0), before, atol=1e-6)
+    np.testing.assert_allclose(predict(model, x), before, atol=1e-6)
     adapter = model.get_layer("body").adapter_default
     assert adapter.lora_a.kernel.dtype == "float32"
     fill(model)
-    adapted = model.predict(x, verbose=0)
+    adapted = predict(model, x)
     assert str(model.outputs[0].dtype) == "bfloat16"
     merge_adapters(model)
     np.testing.assert_allclose(
-        np.float32(model.predict(x, verbose=0)), np.float32(adapted), atol=0.05
+        np.float32(predict(model, x)), np.float32(adapted), atol=0.05
     )
 
 
+@pytest.mark.usefixtures("op_by_op")
 def test_lora_trains_on_an_int8_base():
     x = normal(16, 8)
     inputs = keras.Input((8,))
     hidden = keras.layers.Dense(8, activation="relu", name="body")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(2, name="head")(hidden))
     testing.randomize(model).get_layer("body").quantize("int8")
-    before = model.predict(x, verbose=0)
+    before = predict(model, x)
     add_adapters(model, LoRA(rank=2), target_layers="body")
-    np.testing.assert_allclose(model.predict(x, verbose=0), before, atol=1e-6)
+    np.testing.assert_allclose(predict(model, x), before, atol=1e-6)
     model.compile(keras.optimizers.Adam(0.05), "mse")
     losses = model.fit(x, normal(16, 2), epochs=3, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
@@ -238,6 +239,7 @@ def test_lora_trains_on_an_int8_base():
     assert list(adapters_by_name(model)) == ["default"]
 
 
+@pytest.mark.usefixtures("op_by_op")
 def test_lora_plus_moves_b_faster():
     x = normal(8, 4)
     steps = {}
@@ -303,6 +305,7 @@ def test_lora_plus_needs_lora():
         lora_plus_multipliers(model, 0.5)
 
 
+@pytest.mark.usefixtures("op_by_op")
 def test_lora_trains_in_int8_attention():
     x = normal(4, 5, 8)
     inputs = keras.Input((5, 8))
@@ -313,11 +316,11 @@ def test_lora_trains_in_int8_attention():
     attention = model.get_layer("attention")
     for dense in (attention._query_dense, attention._value_dense):
         dense.quantize("int8")
-    before = model.predict(x, verbose=0)
+    before = predict(model, x)
     add_adapters(model, LoRA(rank=2))
-    np.testing.assert_allclose(model.predict(x, verbose=0), before, atol=1e-6)
+    np.testing.assert_allclose(predict(model, x), before, atol=1e-6)
     fill(model)
-    adapted = model.predict(x, verbose=0)
+    adapted = predict(model, x)
     assert np.abs(adapted - before).max() > 0.01
     kernel = array(attention._query_dense.kernel)
     assert kernel.dtype == "int8"

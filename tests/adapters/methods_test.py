@@ -42,7 +42,7 @@ def cnn():
 
 
 def predict(model, x):
-    return np.array(model.predict(x, verbose=0))
+    return keras.ops.convert_to_numpy(model(x, training=False))
 
 
 def inputs_of(model):
@@ -59,6 +59,7 @@ def fill(model):
                 variable.assign(variable + noise.astype("float32"))
 
 
+@pytest.mark.usefixtures("op_by_op")
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 @pytest.mark.parametrize("make", [transformer, cnn])
 def test_every_method_keeps_the_promises(make, method, tmp_path):
@@ -106,6 +107,17 @@ def test_every_method_keeps_the_promises(make, method, tmp_path):
         merge_adapters(model)
         assert len(model.weights) == len(plain.weights)
     np.testing.assert_allclose(predict(model, x), adapted, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+@pytest.mark.parametrize("make", [transformer, cnn])
+def test_compiled_it_is_the_same(make, method):
+    model = add_adapters(make(), method)
+    x = inputs_of(model)
+    fill(model)
+    np.testing.assert_allclose(
+        model.predict(x, verbose=0), predict(model, x), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -210,6 +211,18 @@ def test_a_folder_of_a_bare_model_without_a_head(tmp_path):
         np.testing.assert_array_equal(one, array(other))
 
 
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("good")
+    save_adapters(adapted(), folder, format="peft")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def untouched():
+    return bert()
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -224,11 +237,11 @@ def test_a_folder_of_a_bare_model_without_a_head(tmp_path):
     ],
 )
 def test_options_that_mean_something_else_are_refused(
-    options, message, tmp_path
+    options, message, good, untouched, tmp_path
 ):
-    save_adapters(adapted(), tmp_path, format="peft")
+    shutil.copytree(good, tmp_path, dirs_exist_ok=True)
     edit(tmp_path, **options)
-    model = bert()
+    model = untouched
     before = testing.weights_snapshot(model)
     with pytest.raises(ValueError, match=message):
         load_adapters(model, tmp_path)

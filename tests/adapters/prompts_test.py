@@ -106,6 +106,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.usefixtures("op_by_op")
 @pytest.mark.backends
 @pytest.mark.parametrize("make, method", PAIRS)
 def test_every_method_keeps_the_promises(make, method, tmp_path):
@@ -167,6 +168,7 @@ def test_padding_changes_nothing(make, method):
     np.testing.assert_allclose(predict(model, changed), expected, atol=1e-5)
 
 
+@pytest.mark.usefixtures("op_by_op")
 @pytest.mark.parametrize(
     "name, method",
     [("Roberta", PromptTuning(3)), ("DistilBert", PrefixTuning(3))],
@@ -502,6 +504,7 @@ def test_the_three_kinds_of_adapters_stack():
     assert len(model.trainable_variables) == 2
 
 
+@pytest.mark.usefixtures("op_by_op")
 @pytest.mark.backends
 @pytest.mark.parametrize("method", METHODS[::2], ids=repr)
 def test_mixed_precision(method):

@@ -1,4 +1,4 @@
-"""Many tasks from one base: a thousand switches in a compiled `predict`."""
+"""Many tasks from one base: hundreds of switches in a compiled `predict`."""
 
 import gc
 import pathlib
@@ -16,7 +16,7 @@ from finetune_keras.adapters.lora import LoRA
 from finetune_keras.adapters.scaling import IA3
 
 COUNT = 20
-SWITCHES = 1000
+SWITCHES = 400
 rng = np.random.default_rng(0)
 
 
@@ -53,7 +53,7 @@ def resident():
     return int(file.read_text().split()[1]) * 4096 if file.exists() else 0
 
 
-def test_a_thousand_switches_cost_no_trace_and_no_memory():
+def test_hundreds_of_switches_cost_no_trace_and_no_memory():
     model = served()
     x = rng.standard_normal((4, 6)).astype("float32")
     expected = {}
@@ -75,9 +75,9 @@ def test_a_thousand_switches_cost_no_trace_and_no_memory():
     names = rng.choice(list(expected), SWITCHES)
     memory = []
     for step, name in enumerate(names):
-        if step % 200 == 0 and step:
+        if step % 100 == 0 and step:
             memory.append(resident())
-        if step == 200:
+        if step == 100:
             gc.collect()
             traces = model.get_layer("traces").count
             function = model.predict_function
@@ -92,9 +92,9 @@ def test_a_thousand_switches_cost_no_trace_and_no_memory():
     assert model.predict_function is function
     if keras.backend.backend() != "torch":
         assert model.get_layer("traces").count == traces
-    assert len(gc.get_objects()) - objects < 200
+    assert len(gc.get_objects()) - objects < 75
     # The process around it may grow once; a leak grows all the time.
-    assert np.median(np.diff([*memory, resident()])) < 2e6
+    assert np.median(np.diff([*memory, resident()])) < 1e6
     np.testing.assert_allclose(
         model.predict(x, verbose=0), model.predict_on_batch(x), atol=1e-6
     )

@@ -10,6 +10,8 @@ from finetune_keras.testing import weights_snapshot
 TEXTS = ["a good film", "bad", "not very good", "ann ran badly"] * 4
 LABELS = np.arange(16) % 2
 
+pytestmark = pytest.mark.usefixtures("op_by_op")
+
 
 @pytest.fixture
 def model(small_bert):
