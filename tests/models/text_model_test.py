@@ -61,6 +61,7 @@ def test_fit_evaluate_predict_take_texts(model):
     assert accuracy == pytest.approx((found.argmax(1) == LABELS).mean())
 
 
+@pytest.mark.usefixtures("op_by_op")
 def test_labels_may_be_names(model):
     names = np.array(["neg", "pos"])[LABELS]
     plan = ft.plans.linear_probe(epochs=2)
@@ -68,6 +69,7 @@ def test_labels_may_be_names(model):
     assert len(history.epochs) == 2
 
 
+@pytest.mark.usefixtures("op_by_op")
 def test_sample_weights_reach_the_loss(model):
     model.compile("sgd", "sparse_categorical_crossentropy")
     weights = np.linspace(0, 2, 24).astype("float32")
@@ -120,7 +122,7 @@ def test_cached_texts_train_as_uncached_ones(small_bert):
         model.compile(
             keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy"
         )
-        plan = ft.Plan([ft.Phase(2, 3)])
+        plan = ft.Plan([ft.Phase(2, 2)])
         keras.utils.set_random_seed(3)
         history = ft.fine_tune(
             model, plan, (LONG, LABELS), batch_size=4, cache=cache, verbose=0
@@ -143,6 +145,7 @@ def test_saved_and_loaded_in_a_fresh_process(model):
     assert names == {"transformer_layer_2", "head_predictions"}
 
 
+@pytest.mark.usefixtures("op_by_op")
 @pytest.mark.backends
 def test_vocabulary_is_in_the_file(model, tmp_path):
     model.save(tmp_path / "model.keras")
@@ -155,6 +158,7 @@ def test_vocabulary_is_in_the_file(model, tmp_path):
     )
 
 
+@pytest.mark.usefixtures("op_by_op")
 @pytest.mark.backends
 def test_saving_works_after_a_cached_phase(model, tmp_path):
     # The mask passes by the cut, and Keras moves its place in the history.
@@ -177,6 +181,7 @@ def test_tasks_on_one_backbone_share_its_weights(backbone):
     assert inner < {id(v) for v in b.weights}
 
 
+@pytest.mark.usefixtures("op_by_op")
 def test_a_new_head_and_calibration_leave_a_text_model(model):
     calibrated = ft.calibrate(model, (LONG, LABELS))
     assert isinstance(calibrated, ft.TextModel)
@@ -187,6 +192,7 @@ def test_a_new_head_and_calibration_leave_a_text_model(model):
     assert three.predict(LONG, verbose=0).shape == (24, 3)
 
 
+@pytest.mark.usefixtures("op_by_op")
 def test_arrays_of_token_ids_still_work(model):
     model.compile("sgd", "sparse_categorical_crossentropy")
     x = model.arrays(LONG)
@@ -212,6 +218,7 @@ def test_dry_run_and_rate_finder(model):
     assert len(sweep.losses) >= 2
 
 
+@pytest.mark.usefixtures("op_by_op")
 def test_evaluation_and_bundle(model, tmp_path):
     report = ft.evaluate(model, (LONG, LABELS), verbose=0, bootstrap=20)
     found = model.predict(LONG, verbose=0)

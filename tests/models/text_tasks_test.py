@@ -59,6 +59,7 @@ def family(name, tokenizer):
     return getattr(hub.models, f"{name}Backbone")(**config)
 
 
+@pytest.mark.usefixtures("op_by_op")
 @pytest.mark.parametrize(
     "name, pooler",
     [
@@ -77,7 +78,7 @@ def test_other_families_by_the_same_code(small_bert, name, pooler, tmp_path):
     before = weights_snapshot(model)
     texts = ["good film", "bad " * 20] * 4, [1, 0] * 4
     plan = ft.Plan([ft.Phase("head", 1, 1e-2), ft.Phase("all", 1, 1e-2)])
-    ft.fine_tune(model, plan, texts, batch_size=4, verbose=0)
+    ft.fine_tune(model, plan, texts, batch_size=8, verbose=0)
     after = weights_snapshot(model)
     assert all((before[p] != after[p]).any() for p in before if "head" in p)
     found = model.predict(texts[0], verbose=0)
@@ -85,6 +86,7 @@ def test_other_families_by_the_same_code(small_bert, name, pooler, tmp_path):
     np.testing.assert_allclose(again, found, atol=1e-5)
 
 
+@pytest.mark.usefixtures("op_by_op")
 @pytest.mark.backends
 @pytest.mark.parametrize("pooling", ["avg", "max"])
 def test_padding_is_not_pooled(backbone, pooling, tmp_path):
@@ -117,7 +119,9 @@ def test_tags_are_learnt_saved_and_scored(backbone, tmp_path):
     model = ft.token_classifier(backbone, ["O", "B-p", "B-l"])
     plan = ft.plans.full(epochs=40, learning_rate=2e-2)
     data = SENTENCES, TAGS
-    history = ft.fine_tune(model, plan, data, data, batch_size=8, verbose=0)
+    history = ft.fine_tune(
+        model, plan, data, data, batch_size=24, validation_freq=40, verbose=0
+    )
     assert history.epochs[-1]["val_accuracy"] > 0.9
     found = model.predict(SENTENCES, verbose=0)
     assert [len(tags) for tags in found] == [len(s) for s in SENTENCES]
@@ -129,6 +133,7 @@ def test_tags_are_learnt_saved_and_scored(backbone, tmp_path):
     assert bundle.predict(SENTENCES[:3]) == found[:3]
 
 
+@pytest.mark.usefixtures("op_by_op")
 @pytest.mark.backends
 def test_padding_weighs_nothing(backbone):
     model = ft.token_classifier(backbone, ["O", "B-p", "B-l"], dropout=0.0)
@@ -179,6 +184,7 @@ def test_masked_words_are_learnt_and_leave_the_backbone_adapted(backbone):
     assert sum(moved) > 40
 
 
+@pytest.mark.usefixtures("op_by_op")
 @pytest.mark.parametrize("name", ["Roberta", "DistilBert", "Albert"])
 def test_masked_words_in_other_families(small_bert, name):
     tokenizer = small_bert[1]
