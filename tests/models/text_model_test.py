@@ -209,12 +209,13 @@ def test_validation_split_is_refused(model):
         model.fit([], np.zeros(0), verbose=0)
 
 
+@pytest.mark.usefixtures("op_by_op")
 def test_dry_run_and_rate_finder(model):
     data = LONG, LABELS
-    forecast = ft.dry_run(model, ft.plans.full(epochs=2), data, batch_size=4)
+    forecast = ft.dry_run(model, ft.plans.full(epochs=2), data, batch_size=12)
     assert forecast.seconds > 0
     model.compile("adam", "sparse_categorical_crossentropy")
-    sweep = ft.find_learning_rate(model, data, num_steps=12, verbose=0)
+    sweep = ft.find_learning_rate(model, data, num_steps=6, verbose=0)
     assert len(sweep.losses) >= 2
 
 
@@ -234,6 +235,7 @@ def test_evaluation_and_bundle(model, tmp_path):
     assert len(bundle.predict("good film").labels) == 1
 
 
+@pytest.mark.usefixtures("op_by_op")
 def test_a_run_that_stops_and_goes_on_ends_as_one_run(small_bert, tmp_path):
     def run(folder, *stops):
         for stop in stops:
@@ -253,7 +255,7 @@ def test_a_run_that_stops_and_goes_on_ends_as_one_run(small_bert, tmp_path):
                 model,
                 plan,
                 (LONG, LABELS),
-                batch_size=4,
+                batch_size=12,
                 checkpoint_dir=tmp_path / folder,
                 stop_after=stop,
                 verbose=0,
