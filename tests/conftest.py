@@ -54,14 +54,24 @@ def fixed_start():
 
 
 @pytest.fixture
-def op_by_op():
-    """TensorFlow traces nothing: cheaper for tests of few steps."""
-    if keras.backend.backend() != "tensorflow":
+def op_by_op(request):
+    """TensorFlow traces nothing: cheaper for tests of few steps.
+
+    Those that are marked `traced` are traced all the same.
+    """
+    traced = request.node.get_closest_marker("traced")
+    if traced or keras.backend.backend() != "tensorflow":
         yield
         return
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def garbage_stays(monkeypatch):
+    """Searches collect no garbage: that is most of the time of small ones."""
+    monkeypatch.setattr(gc, "collect", lambda *generation: 0)
 
 
 @pytest.fixture(scope="session")

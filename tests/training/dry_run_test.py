@@ -11,7 +11,10 @@ from finetune_keras.training.dry_run import DryRun, dry_run
 from finetune_keras.training.phase import Phase
 from finetune_keras.training.plan import Plan
 
-pytestmark = pytest.mark.backends
+pytestmark = [
+    pytest.mark.backends,
+    pytest.mark.usefixtures("op_by_op"),
+]
 layers = keras.layers
 
 
@@ -258,6 +261,7 @@ def test_everything_is_as_it_was_after_an_exception(monkeypatch, step):
     assert_same(before, everything(model))
 
 
+@pytest.mark.traced
 def test_training_goes_on_as_without_it():
     results = []
     for is_tried in (False, True):

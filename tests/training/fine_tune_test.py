@@ -7,7 +7,10 @@ import pytest
 import finetune_keras as ft
 from finetune_keras.training.best import Best
 
-pytestmark = pytest.mark.backends
+pytestmark = [
+    pytest.mark.backends,
+    pytest.mark.usefixtures("op_by_op"),
+]
 layers = keras.layers
 
 
@@ -50,6 +53,7 @@ PLAN = [
 ]
 
 
+@pytest.mark.traced
 def test_a_plan_is_the_same_training_written_by_hand():
     # In order: compiling again makes `fit` draw once more on jax and torch.
     train = photos()

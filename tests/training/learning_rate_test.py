@@ -9,7 +9,10 @@ from finetune_keras.training.learning_rate import (
 )
 from finetune_keras.training.optimizers import layerwise_optimizer
 
-pytestmark = pytest.mark.backends
+pytestmark = [
+    pytest.mark.backends,
+    pytest.mark.usefixtures("op_by_op"),
+]
 
 
 def make_data(n=48):
@@ -73,6 +76,7 @@ def sweep(model, data=None, **arguments):
     return find_learning_rate(model, data, **arguments)
 
 
+@pytest.mark.traced
 def test_leaves_a_trained_model_as_it_was():
     model, reference = (make_model(run_eagerly=False) for _ in range(2))
     fit(model)
@@ -333,6 +337,7 @@ def test_kinds_of_optimizers(make):
     assert_same(before, state(model))
 
 
+@pytest.mark.traced
 def test_steps_per_execution():
     if keras.backend.backend() == "torch":
         pytest.skip("Keras rejects steps_per_execution on torch")

@@ -11,7 +11,10 @@ from finetune_keras.training.layerwise import Layerwise, layerwise_class
 from finetune_keras.training.optimizers import layerwise_optimizer
 from finetune_keras.training.retrace import retrace
 
-pytestmark = pytest.mark.backends
+pytestmark = [
+    pytest.mark.backends,
+    pytest.mark.usefixtures("op_by_op"),
+]
 
 ROOT = pathlib.Path(__file__).parents[2]
 TORCH = keras.backend.backend() == "torch"
@@ -366,6 +369,7 @@ def test_mixed_float16_with_loss_scaling():
     assert 0 < moved["low/kernel"] < 0.05 * moved["head/kernel"]
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize(
     "compile_args", [{"jit_compile": True}, {"steps_per_execution": 4}]
 )
@@ -639,6 +643,7 @@ def test_l2_sp_keeps_training_near_the_start():
     assert moved[1] < 0.6 * moved[0]
 
 
+@pytest.mark.traced
 def test_anchors_are_the_start_of_the_pulled_weights():
     model = make_model()
     start = values(model.weights)

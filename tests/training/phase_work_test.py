@@ -7,6 +7,7 @@ from finetune_keras.training.activation_store import cache_options
 from finetune_keras.training.inputs import Inputs
 from finetune_keras.training.phase_work import PhaseWork
 
+pytestmark = pytest.mark.usefixtures("op_by_op")
 layers = keras.layers
 
 
@@ -187,6 +188,7 @@ class Counts(layers.Layer):
         return x
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize("as_dataset", [False, True])
 @pytest.mark.parametrize("chain", [False, True])
 def test_the_first_step_is_traced_once(chain, as_dataset):

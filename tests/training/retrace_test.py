@@ -16,7 +16,12 @@ from finetune_keras.training.start_counts import (
 )
 
 pytestmark = pytest.mark.backends
+# For those that look at the state. Whether the functions are made anew shows
+# in those that trace.
+OP_BY_OP = pytest.mark.usefixtures("op_by_op")
 BACKEND = keras.backend.backend()
+# The same bits as when it is traced, and sooner.
+EAGER = BACKEND == "tensorflow"
 
 BATCH = 4
 X = np.random.default_rng(1).normal(size=(16, 4)).astype("float32")
@@ -136,6 +141,7 @@ class Change(keras.callbacks.Callback):
 # === All optimizers ===
 
 
+@OP_BY_OP
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_unfreezing_keeps_the_state_of_every_optimizer(name):
     make_optimizer, slot_names = OPTIMIZERS[name]
@@ -295,7 +301,7 @@ def momentum_sgd(**options):
     return ko.SGD(0.05, momentum=0.9, **options)
 
 
-def compile_again(model, **compile_options):
+def compile_again(model):
     """By hand: a new optimizer with the state of the old one."""
     old = model.optimizer
     new = ko.SGD.from_config(old.get_config())
@@ -305,14 +311,15 @@ def compile_again(model, **compile_options):
             if variable is other:
                 new.momentums[i].assign(array(old.momentums[j]))
     new.iterations.assign(array(old.iterations))
-    model.compile(new, "mse", **compile_options)
+    model.compile(new, "mse", run_eagerly=EAGER)
 
 
 @functools.cache
 def reference(change, batches, options=()):
     """Weights after `batches`, the change, and the rest of two epochs."""
     frozen, flags = CHANGES[change]
-    model = make_model(momentum_sgd(**dict(options)), frozen)
+    optimizer = momentum_sgd(**dict(options))
+    model = make_model(optimizer, frozen, run_eagerly=EAGER)
     x, y = np.concatenate([X, X]), np.concatenate([Y, Y])
     size = batches * BATCH
     fit(model, x[:size], y[:size])
@@ -443,6 +450,7 @@ def test_moving_averages_of_new_variables_start_from_their_values(place):
         np.testing.assert_allclose(one, other, rtol=1e-2, atol=1e-3)
 
 
+@OP_BY_OP
 def test_gradient_accumulation_goes_on_amid_an_accumulation():
     models = [
         make_model(ko.Adam(0.01, gradient_accumulation_steps=2))
@@ -472,6 +480,7 @@ def test_gradient_accumulation_goes_on_amid_an_accumulation():
     assert not np.any(slots_of(changed.optimizer, names, head)[0])
 
 
+@OP_BY_OP
 @pytest.mark.parametrize("name", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(name):
     keras.config.set_dtype_policy(name)
@@ -591,6 +600,7 @@ def test_starts_survive_a_second_change_and_end_with_a_freeze():
     np.testing.assert_allclose(step_sizes(model), own, rtol=1e-3)
 
 
+@OP_BY_OP
 def test_starts_are_given_back_to_a_loaded_model(tmp_path):
     model = make_model(ko.Nadam(0.01))
     fit(model)
@@ -727,6 +737,7 @@ def test_before_the_first_fit_and_with_nothing_to_train():
     assert np.any(after[-2] != before[-2])
 
 
+@OP_BY_OP
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow checkpoints")
 def test_tensorflow_checkpoints(tmp_path):
     import tensorflow as tf

@@ -5,6 +5,7 @@ import pytest
 import finetune_keras as ft
 from finetune_keras.testing import randomize
 
+pytestmark = pytest.mark.usefixtures("op_by_op")
 layers = keras.layers
 HEAD = ft.Phase("head", epochs=3, learning_rate=0.05)
 ALL = ft.Phase("all", epochs=3, learning_rate=0.01)
@@ -33,7 +34,7 @@ def data(seed=0):
 
 def run(*phases, model=None, **fit):
     model = model or network()
-    options = {"batch_size": 8, "verbose": 0, **fit}
+    options = {"batch_size": 16, "verbose": 0, **fit}
     validation = options.pop("validation", data(1))
     plan = ft.Plan(list(phases))
     return model, ft.fine_tune(model, plan, data(), validation, **options)

@@ -1,5 +1,4 @@
 import contextlib
-import gc
 import json
 import re
 import sys
@@ -23,6 +22,7 @@ from finetune_keras.tuning.shared_data import in_memory
 from finetune_keras.tuning.space import search_space
 from finetune_keras.tuning.trials import Trials
 
+pytestmark = pytest.mark.usefixtures("op_by_op", "garbage_stays")
 tensorflow_only = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="of TensorFlow"
 )
@@ -271,7 +271,9 @@ def test_no_memory_for_a_tensor_is_a_failure(tmp_path):
 
     def build_or_fail(hp):
         if hp["learning_rate"] > 1e-3:
-            tf.zeros((2**22, 2**22))
+            # As for a tensor of terabytes, but TensorFlow waits 10 s for room.
+            error = tf.errors.ResourceExhaustedError
+            raise error(None, None, "OOM when allocating tensor")
         return eager(hp)
 
     space = ONE.change(learning_rate=[1e-3, 1e-2])
@@ -393,15 +395,16 @@ def test_trials_of_a_strategy(tmp_path, compiled, around):
 def test_adapters_in_a_shared_backbone_do_not_clash(tmp_path):
     backbone = make_backbone()
     space = SMALL.change(
-        groups=1, batch_size=16, adapter=["none", "lora", "ia3"], rank=[2]
-    )
+        groups=1, batch_size=16, adapter=["none", "lora", "ia3"], rank=[2],
+        learning_rate=[1e-3, 1e-2], epochs=1,
+    )  # fmt: skip
 
     def shared(hp):
         make_backbone()  # draws as many random numbers
         return without_tracing(ft.replace_head(backbone, 2))
 
-    one = run(tmp_path / "a", eager, space, "grid", max_trials=9)
-    two = run(tmp_path / "b", shared, space, "grid", max_trials=9)
+    one = run(tmp_path / "a", eager, space, "grid", max_trials=6)
+    two = run(tmp_path / "b", shared, space, "grid", max_trials=6)
     assert {row["status"] for row in one.trials} == {"completed"}
     assert results(one) == results(two)
     assert len(backbone.weights) == 2
@@ -422,14 +425,14 @@ def counting(monkeypatch):
 @pytest.mark.backends
 def test_activations_are_computed_once_a_search(tmp_path, monkeypatch):
     made = counting(monkeypatch)
-    space = SMALL.change(groups=0)
-    shared = run(tmp_path / "a", space=space, algorithm="grid", max_trials=6)
+    space = SMALL.change(groups=0, learning_rate=1e-2)
+    shared = run(tmp_path / "a", space=space, algorithm="grid", max_trials=2)
     (activations,) = made
     # Training and validation data are the same here.
     assert activations.computed == 48
-    assert activations.found == 6 * 2 * 48 - 48
+    assert activations.found == 2 * 2 * 48 - 48
     alone = run(
-        tmp_path / "b", space=space, algorithm="grid", max_trials=6, share=False
+        tmp_path / "b", space=space, algorithm="grid", max_trials=2, share=False
     )
     assert results(shared) == results(alone) and len(made) == 1
 
@@ -457,7 +460,7 @@ def test_datasets_are_read_once(tmp_path):
     shuffled = shuffled.apply(tf.data.experimental.assert_cardinality(48))
     found = [
         tune(
-            eager, shuffled.batch(7), data(), SMALL, "random", 3,
+            eager, shuffled.batch(7), data(), SMALL, "random", 2,
             tmp_path / name, verbose=0,
         )
         for name in ("a", "b")
@@ -595,7 +598,7 @@ class Own(FineTuneHyperModel):
     def plan(self, hp):
         return ft.plans.linear_probe(
             epochs=hp.Choice("epochs", [1, 2]),
-            learning_rate=hp.Choice("rate", [1e-3, 1e-2]),
+            learning_rate=hp.Choice("rate", [1e-2]),
         )
 
     def options(self, hp):
@@ -604,7 +607,7 @@ class Own(FineTuneHyperModel):
 
 def test_all_is_declared_before_the_first_trial(tmp_path):
     found = run(tmp_path / "s", Own, None, "grid", max_trials=20)
-    assert len(found.trials) == 8
+    assert len(found.trials) == 4
     assert set(found.trials[0]["values"]) == {"epochs", "rate", "batch"}
 
 
@@ -729,14 +732,14 @@ def test_two_hosts_may_write_a_file_at_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_killed_at_any_write_it_ends_the_same(tmp_path, monkeypatch, algorithm):
     write = oracles.write_json
-    # Nothing is trained, and collecting garbage would take all the time.
+    # Nothing is trained, and this would take all the time.
     monkeypatch.setattr(keras.backend, "clear_session", lambda: None)
-    monkeypatch.setattr(gc, "collect", lambda: 0)
     options = {"algorithm": algorithm, "max_trials": 4}
     space = SMALL.change(epochs=9, learning_rate=[1e-4, 1e-3, 1e-2, 1e-1])
     whole = run(tmp_path / "whole", Quick(build, space), None, **options)
     Quick.runs, died = 0, 0
-    for moment in range(0, 60, 4):
+    # Each algorithm at other writes.
+    for moment in range(ALGORITHMS.index(algorithm), 60, 8):
         folder = tmp_path / str(moment)
         with monkeypatch.context() as patch:
             dying(write, moment, patch)
@@ -750,7 +753,7 @@ def test_killed_at_any_write_it_ends_the_same(tmp_path, monkeypatch, algorithm):
         found = run(folder, Quick(build, space), None, **options)
         assert results(found) == results(whole)
         assert all(p.stat().st_mtime_ns == t for p, t in times.items())
-    assert died >= 7
+    assert died >= 4
     assert Quick.runs <= 5 * died + 4
 
 
