@@ -137,15 +137,22 @@ def test_gray_images(name, tmp_path):
     assert gray.name == rgb.name
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_efficientnet_from_a_file_scales_as_with_imagenet(channels, tmp_path):
-    path = str(tmp_path / "b0.weights.h5")
+@pytest.fixture(scope="module")
+def b0_file(tmp_path_factory):
+    """Weights of an EfficientNetB0, its mean and deviations."""
+    path = str(tmp_path_factory.mktemp("b0") / "b0.weights.h5")
     deviations = np.array([0.229, 0.224, 0.225])
     mean = np.array([0.485, 0.456, 0.406])
     plain = application("EfficientNetB0")
     # The official files hold deviations in place of variances.
     plain.layers[2].set_weights([mean, deviations, np.array(0)])
     plain.save_weights(path)
+    return path, mean, deviations
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_efficientnet_from_a_file_scales_as_with_imagenet(channels, b0_file):
+    path, mean, deviations = b0_file
     shape = (40, 40, channels)
     backbone = ft.backbone("EfficientNetB0", shape, weights=path)
     pad = backbone.get_layer("stem_conv_pad").input

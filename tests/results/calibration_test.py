@@ -22,7 +22,7 @@ def too_sure(number, factor=3.0, seed=0):
     x = rng.normal(size=(number, 4)).astype("float32") * 1.5
     powers = np.exp(x)
     chances = powers / powers.sum(-1, keepdims=True)
-    y = np.array([rng.choice(4, p=row / row.sum()) for row in chances])
+    y = (chances.cumsum(-1) < rng.random((number, 1))).sum(-1).clip(max=3)
     inputs = keras.Input((4,))
     dense = keras.layers.Dense(4, activation="softmax", name="head")
     model = keras.Model(inputs, dense(inputs))
@@ -81,20 +81,21 @@ def test_thresholds_are_the_best_of_all(metric):
     from sklearn import metrics
 
     rng = np.random.default_rng(2)
-    y = (rng.random((300, 2)) < 0.2).astype(int)
-    p = np.clip(0.3 * y + rng.random((300, 2)) * 0.6, 0, 1)
+    y = (rng.random((100, 2)) < 0.2).astype(int)
+    p = np.clip(0.3 * y + rng.random((100, 2)) * 0.6, 0, 1)
     score = getattr(metrics, f"{metric}_score")
     for i, threshold in enumerate(decision_thresholds(p, y, metric)):
         found = score(y[:, i], p[:, i] >= threshold)
-        grid = [score(y[:, i], p[:, i] >= t) for t in np.linspace(0, 1, 999)]
-        assert found >= max(grid) - 1e-12
+        # Others than these cut nothing else.
+        every = [score(y[:, i], p[:, i] >= t) for t in (*p[:, i], 1)]
+        assert found >= max(every) - 1e-12
 
 
 def test_abstention_covers_what_was_asked():
     model, x, y = too_sure(3000)
     layer = find_calibration(calibrate(model, (x, y), coverage=0.7))
     _, x, y = too_sure(3000, seed=1)
-    decisions = Decisions(layer(model.predict(x, verbose=0)), layer)
+    decisions = Decisions(layer(model(x)), layer)
     assert np.mean(~decisions.abstained) == pytest.approx(0.7, abs=0.03)
     wrong = decisions.errors(y)
     assert wrong[~decisions.abstained].mean() < wrong.mean() - 0.05
@@ -106,7 +107,7 @@ def test_the_promised_error_holds_on_new_data():
         model, x, y = too_sure(1500, seed=seed)
         layer = find_calibration(calibrate(model, (x, y), error=0.2))
         _, x, y = too_sure(4000, seed=seed + 100)
-        decisions = Decisions(layer(model.predict(x, verbose=0)), layer)
+        decisions = Decisions(layer(model(x)), layer)
         errors = decisions.errors(y)[~decisions.abstained]
         assert len(errors) > 200
         kept_promise.append(errors.mean() <= 0.2 + 0.01)
@@ -125,7 +126,7 @@ def test_sets_hold_the_true_class_as_often_as_promised():
     model, x, y = too_sure(2000)
     layer = find_calibration(calibrate(model, (x, y), conformal=0.9))
     _, x, y = too_sure(4000, seed=1)
-    sets = Decisions(layer(model.predict(x, verbose=0)), layer).sets
+    sets = Decisions(layer(model(x)), layer).sets
     held = [label in found for label, found in zip(y, sets, strict=True)]
     assert np.mean(held) == pytest.approx(0.9, abs=0.03)
     assert 1 < np.mean([len(found) for found in sets]) < 4
