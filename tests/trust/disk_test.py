@@ -4,8 +4,6 @@ import errno
 import os
 import pathlib
 import resource
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -14,6 +12,7 @@ import pytest
 import finetune_keras as ft
 from finetune_keras.data import folder_lock
 from finetune_keras.testing import randomize
+from finetune_keras.testing.processes import FreshProcess
 from finetune_keras.training import activation_store
 from finetune_keras.training.resume import Checkpoint
 from finetune_keras.tuning.folder import in_use
@@ -162,13 +161,9 @@ print("SEARCH", ft.tune.__name__)
 
 
 def test_the_library_is_imported_and_locks_where_there_is_no_fcntl(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", WINDOWS, tmp_path],
-        capture_output=True,
-        text=True,
-        cwd=pathlib.Path(__file__).parents[2],
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    root = pathlib.Path(__file__).parents[2]
+    done = FreshProcess("-c", WINDOWS, tmp_path, cwd=root)
+    assert done.wait() == 0, done.stderr[-3000:]
     assert "REFUSED Another run is using" in done.stdout
     assert "WARNED No lock can be kept" in done.stdout
     assert "SEARCH tune" in done.stdout
