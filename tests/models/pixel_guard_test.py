@@ -19,13 +19,13 @@ SCALED = RAW / 255
 TARGETS = RNG.uniform(size=(40, 2)).astype("float32")
 
 
-def make(cls=PixelModel, mode="tf"):
+def make(cls=PixelModel, mode="tf", optimizer="sgd"):
     keras.utils.set_random_seed(1)
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(3, 3)(scale_pixels(inputs, mode))
     x = keras.layers.GlobalAveragePooling2D()(x)
     model = cls(inputs, keras.layers.Dense(2)(x), name="small")
-    model.compile("adam", "mse")
+    model.compile(optimizer, "mse")
     return model
 
 
@@ -157,7 +157,7 @@ def test_dataset_is_looked_at_once():
 def test_dataset_trains_a_guarded_model_as_a_plain_one():
     trained = []
     for cls in (PixelModel, keras.Model):
-        model = make(cls)
+        model = make(cls, optimizer="adam")
         model.fit(dataset(RAW), epochs=2, verbose=0)
         trained.append(model.get_weights())
     for guarded, plain in zip(*trained, strict=True):
@@ -179,7 +179,8 @@ np.save(sys.argv[3], model.predict(arrays["x"], verbose=0))
 
 
 def test_file_needs_nothing_but_keras(tmp_path):
-    model = make(mode="caffe")  # the one scaling with an operation
+    # The one scaling with an operation.
+    model = make(mode="caffe", optimizer="adam")
     model.fit(RAW, TARGETS, verbose=0)
     predicted = model.predict(RAW, verbose=0)
     paths = [str(tmp_path / n) for n in ("m.keras", "in.npz", "out.npy")]
@@ -195,7 +196,7 @@ def test_file_needs_nothing_but_keras(tmp_path):
 
 
 def test_copies():
-    model = make()
+    model = make(optimizer="adam")
     model.fit(RAW, TARGETS, verbose=0)
     expected = model.predict(RAW, verbose=0)
     clone = keras.models.clone_model(model)
