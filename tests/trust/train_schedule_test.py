@@ -7,6 +7,7 @@ from keras import optimizers as ko
 
 import finetune_keras as ft
 
+pytestmark = pytest.mark.usefixtures("op_by_op")
 SCHEDULES = {
     "cosine": ko.schedules.CosineDecay,
     "one_cycle": ft.OneCycle,
@@ -43,6 +44,7 @@ def assert_same(model, expected, atol=1e-6):
         np.testing.assert_allclose(a, b, atol=atol)
 
 
+@pytest.mark.traced
 @pytest.mark.backends
 @pytest.mark.parametrize(
     "name, cache", [("cosine", "off"), ("one_cycle", "memory")]
@@ -100,6 +102,7 @@ def test_rates_by_depth_follow_the_schedule():
     assert_same(model, by_hand(expected, 2))
 
 
+@pytest.mark.traced
 def test_several_steps_at_once_have_a_rate_each():
     ends = [network(ko.SGD(0.1), steps_per_execution=n) for n in (1, 3)]
     for model in ends:

@@ -6,6 +6,7 @@ import pytest
 
 import finetune_keras as ft
 
+pytestmark = pytest.mark.usefixtures("op_by_op", "garbage_stays")
 rng = np.random.default_rng(0)
 Y = np.arange(40) % 2
 X = (rng.normal(size=(40, 4)) + Y[:, None]).astype("float32")

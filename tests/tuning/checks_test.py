@@ -17,6 +17,7 @@ from finetune_keras.tuning.result import Search
 from finetune_keras.tuning.search import tune
 from finetune_keras.tuning.space import search_space
 
+pytestmark = pytest.mark.usefixtures("op_by_op", "garbage_stays")
 ONE = search_space(groups=0, epochs=1, batch_size=16, learning_rate=1e-2)
 
 
