@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+# Examples make few steps here.
+pytestmark = pytest.mark.usefixtures("op_by_op")
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 
 
