@@ -2,6 +2,7 @@
 
 import importlib
 
+from finetune_keras import plans
 from finetune_keras.adapters.adapter import (
     add_adapters,
     disable_adapters,
@@ -31,9 +32,8 @@ from finetune_keras.data.image_augmentation import image_augmentation
 from finetune_keras.data.mixing import mix
 from finetune_keras.data.sequence_augmentation import sequence_augmentation
 from finetune_keras.data.table_augmentation import table_augmentation
-from finetune_keras.data.text_augmentation import text_augmentation
-from finetune_keras.data.text_files import read_conll, read_squad
 from finetune_keras.data.tfds import from_tfds
+from finetune_keras.engine.layerwise import layerwise_class
 from finetune_keras.models.backbones import backbone
 from finetune_keras.models.freezing import freeze, unfreeze
 from finetune_keras.models.heads import remove_head, replace_head
@@ -43,16 +43,10 @@ from finetune_keras.models.replay import flatten
 from finetune_keras.models.selection import select_layers
 from finetune_keras.models.summary import TrainableSummary, trainable_summary
 from finetune_keras.models.tasks import image_classifier
-from finetune_keras.models.text_backbones import text_backbone
-from finetune_keras.models.text_model import TextModel
-from finetune_keras.models.text_tasks import (
-    masked_language_model,
-    question_answerer,
-    text_classifier,
-    text_regressor,
-    token_classifier,
-)
 from finetune_keras.models.trainable_set import FineTuneModel
+from finetune_keras.plans.phase import Phase
+from finetune_keras.plans.plan import Plan
+from finetune_keras.plans.schedules import OneCycle, SlantedTriangular
 from finetune_keras.results.answers import Answers
 from finetune_keras.results.bundle import Bundle, load_bundle, save_bundle
 from finetune_keras.results.calibration import Calibration, calibrate
@@ -64,8 +58,22 @@ from finetune_keras.results.cross_validation import (
 from finetune_keras.results.evaluation import evaluate
 from finetune_keras.results.record import save_record
 from finetune_keras.results.report import Report
-from finetune_keras.results.text_metrics import answer_scores, entity_scores
-from finetune_keras.training import plans
+from finetune_keras.search.distribution import strategy
+from finetune_keras.search.parts import model_options
+from finetune_keras.search.result import Search
+from finetune_keras.search.space import SearchSpace, search_space
+from finetune_keras.text.text_augmentation import text_augmentation
+from finetune_keras.text.text_backbones import text_backbone
+from finetune_keras.text.text_files import read_conll, read_squad
+from finetune_keras.text.text_metrics import answer_scores, entity_scores
+from finetune_keras.text.text_model import TextModel
+from finetune_keras.text.text_tasks import (
+    masked_language_model,
+    question_answerer,
+    text_classifier,
+    text_regressor,
+    token_classifier,
+)
 from finetune_keras.training.callbacks import (
     GradualUnfreeze,
     UnfreezeCallback,
@@ -74,19 +82,11 @@ from finetune_keras.training.callbacks import (
 from finetune_keras.training.dry_run import dry_run
 from finetune_keras.training.fine_tune import fine_tune
 from finetune_keras.training.history import FineTuneHistory
-from finetune_keras.training.layerwise import layerwise_class
 from finetune_keras.training.learning_rate import (
     LearningRateSweep,
     find_learning_rate,
 )
 from finetune_keras.training.optimizers import layerwise_optimizer
-from finetune_keras.training.phase import Phase
-from finetune_keras.training.plan import Plan
-from finetune_keras.training.schedules import OneCycle, SlantedTriangular
-from finetune_keras.tuning.distribution import strategy
-from finetune_keras.tuning.parts import model_options
-from finetune_keras.tuning.result import Search
-from finetune_keras.tuning.space import SearchSpace, search_space
 
 __version__ = "0.1.0"
 
@@ -188,8 +188,8 @@ __all__ = [
 
 # These import keras_tuner, and with it TensorFlow's whole trail.
 _LAZY = {
-    "FineTuneHyperModel": "finetune_keras.tuning.hypermodel",
-    "tune": "finetune_keras.tuning.search",
+    "FineTuneHyperModel": "finetune_keras.search.hypermodel",
+    "tune": "finetune_keras.search.tune",
 }
 
 

@@ -22,8 +22,8 @@ from finetune_keras.adapters.targets import (
     find_targets,
     head_layers,
 )
+from finetune_keras.engine.traces import forget_traces
 from finetune_keras.models.freezing import freeze, unfreeze
-from finetune_keras.models.traces import forget_traces
 from finetune_keras.models.trainable_set import keep_trainable_set
 
 

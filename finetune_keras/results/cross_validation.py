@@ -5,13 +5,13 @@ import math
 import keras
 import numpy as np
 
+from finetune_keras.cache.shared_activations import SharedActivations
 from finetune_keras.data.label_checks import one_column
 from finetune_keras.models.table import format_table
+from finetune_keras.plans.plan import check_plan
 from finetune_keras.results.collect import as_arrays
 from finetune_keras.results.evaluation import evaluate
 from finetune_keras.training.fine_tune import fine_tune
-from finetune_keras.training.plan import check_plan
-from finetune_keras.training.shared_activations import SharedActivations
 
 
 class CrossValidation:

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 
 from finetune_keras.results import metrics, views
-from finetune_keras.results.text import chance, one_line, outcome
+from finetune_keras.results.plain_text import chance, one_line, outcome
 from finetune_keras.training.figure import as_label, new_figure
 
 _MOST_NAMES = 40

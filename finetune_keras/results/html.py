@@ -4,7 +4,7 @@ import base64
 from html import escape
 
 from finetune_keras.results import figures, views
-from finetune_keras.results import text as texts
+from finetune_keras.results import plain_text as texts
 
 _MOST_CLASSES = 1000
 _STYLE = """

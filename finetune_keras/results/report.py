@@ -9,12 +9,12 @@ from finetune_keras.data.facts import damaged
 from finetune_keras.data.printable import printable
 from finetune_keras.results import figures, views
 from finetune_keras.results.html import render
+from finetune_keras.results.plain_text import format_report
 from finetune_keras.results.report_file import (
     FORMAT,
     pack_arrays,
     read_report,
 )
-from finetune_keras.results.text import format_report
 
 
 class Report:

@@ -6,6 +6,11 @@ import warnings
 import keras
 import numpy as np
 
+from finetune_keras.engine.optimizer_values import (
+    copy_of,
+    optimizer_values,
+    restore_optimizer,
+)
 from finetune_keras.models import graph
 from finetune_keras.training import resume
 from finetune_keras.training.history import as_plain
@@ -13,11 +18,6 @@ from finetune_keras.training.monitor import (
     is_skipped,
     rises,
     weight_penalty,
-)
-from finetune_keras.training.optimizer_values import (
-    copy_of,
-    optimizer_values,
-    restore_optimizer,
 )
 
 

@@ -5,12 +5,12 @@ import warnings
 
 import keras
 
+from finetune_keras.engine.retrace import retrace
 from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.selection import select_layers
 from finetune_keras.models.trainable_set import keep_trainable_set
 from finetune_keras.training.monitor import is_skipped, rises, weight_penalty
-from finetune_keras.training.retrace import retrace
 
 
 class UnfreezeCallback(keras.callbacks.Callback):

@@ -2,8 +2,8 @@
 
 import keras
 
-from finetune_keras.training.fit_state import compile_arguments
-from finetune_keras.training.layerwise import Layerwise
+from finetune_keras.engine.fit_state import compile_arguments
+from finetune_keras.engine.layerwise import Layerwise
 from finetune_keras.training.optimizers import (
     check_one_rate,
     layerwise_optimizer,

@@ -2,7 +2,7 @@
 
 import keras
 
-from finetune_keras.training.phase import nearest
+from finetune_keras.plans.phase import nearest
 
 
 def has_labels(spec):

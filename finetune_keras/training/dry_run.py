@@ -7,10 +7,10 @@ import time
 from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.models.summary import trainable_summary
 from finetune_keras.models.table import format_table
+from finetune_keras.plans.plan import check_plan
 from finetune_keras.training.compiled import ensure_compiled
 from finetune_keras.training.data_checks import check_given
 from finetune_keras.training.inputs import Inputs, labels_rank
-from finetune_keras.training.plan import check_plan
 from finetune_keras.training.trial import (
     batch_arguments,
     compiled_twin,

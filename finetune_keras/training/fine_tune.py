@@ -1,13 +1,13 @@
 """Runs a plan: freeze, cache, fit, audit, phase after phase."""
 
+from finetune_keras.cache.activation_store import cache_options
+from finetune_keras.engine.fit_state import strategy_scope
 from finetune_keras.models.readable import warn_if_unreadable
-from finetune_keras.training.activation_store import cache_options
+from finetune_keras.plans.plan import check_plan
 from finetune_keras.training.compiled import ensure_compiled
 from finetune_keras.training.data_checks import check_given
 from finetune_keras.training.fit_options import check_fit, check_with_model
-from finetune_keras.training.fit_state import strategy_scope
 from finetune_keras.training.inputs import labels_rank
-from finetune_keras.training.plan import check_plan
 from finetune_keras.training.run import Run
 from finetune_keras.training.run_folder import in_folder
 

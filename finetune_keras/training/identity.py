@@ -5,11 +5,11 @@ import numbers
 
 import keras
 
+from finetune_keras.engine.fit_state import compile_arguments
+from finetune_keras.engine.start_counts import family
 from finetune_keras.models import graph
 from finetune_keras.models.tf_data import is_random, sources
 from finetune_keras.training.described import describe, digest
-from finetune_keras.training.fit_state import compile_arguments
-from finetune_keras.training.start_counts import family
 
 _COMPILED = (
     "loss",

@@ -4,7 +4,7 @@ import re
 
 import keras
 
-from finetune_keras.training.fit_state import compile_arguments, sync_state
+from finetune_keras.engine.fit_state import compile_arguments, sync_state
 
 _RISING = set(
     "acc accuracy auc auroc auprc rocauc prauc ap map precision recall f1 f2 "

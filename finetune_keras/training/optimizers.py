@@ -4,9 +4,9 @@ import math
 
 import keras
 
+from finetune_keras.engine.layerwise import layerwise_class
 from finetune_keras.models import graph
 from finetune_keras.models.selection import select_layers
-from finetune_keras.training.layerwise import layerwise_class
 from finetune_keras.training.multipliers import (
     check_decay,
     multipliers_by_path,

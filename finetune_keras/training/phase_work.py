@@ -5,21 +5,21 @@ import itertools
 
 import keras
 
-from finetune_keras.models.buckets import Buckets
-from finetune_keras.models.outside_graph import prepared, prepares_inputs
-from finetune_keras.models.replay import opened
-from finetune_keras.training.activation_store import CacheRefused
-from finetune_keras.training.cache_checks import check_data
-from finetune_keras.training.feed import feed
-from finetune_keras.training.fit_state import (
+from finetune_keras.cache.activation_store import CacheRefused
+from finetune_keras.cache.cache_checks import check_data
+from finetune_keras.cache.prefix_cache import PrefixCache
+from finetune_keras.engine.fit_state import (
     build_before_trace,
     build_for_fit,
     compile_arguments,
     sync_state,
     traces_what_is_unbuilt_twice,
 )
+from finetune_keras.models.outside_graph import prepared, prepares_inputs
+from finetune_keras.models.replay import opened
+from finetune_keras.text.buckets import Buckets
+from finetune_keras.training.feed import feed
 from finetune_keras.training.inputs import evaluation_arguments
-from finetune_keras.training.prefix_cache import PrefixCache
 
 
 class PhaseWork:

@@ -4,9 +4,9 @@ import warnings
 
 import keras
 
+from finetune_keras.engine.fit_state import renew_functions
+from finetune_keras.plans.schedules import SCHEDULES
 from finetune_keras.training.compiled import check_schedule
-from finetune_keras.training.fit_state import renew_functions
-from finetune_keras.training.schedules import SCHEDULES
 
 
 class RateClock:

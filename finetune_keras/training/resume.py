@@ -13,11 +13,11 @@ import numpy as np
 
 from finetune_keras.data.atomic import replacing
 from finetune_keras.data.folder_lock import take_lock
-from finetune_keras.training.described import differences
-from finetune_keras.training.start_counts import (
+from finetune_keras.engine.start_counts import (
     set_start_iterations,
     start_iterations,
 )
+from finetune_keras.training.described import differences
 
 _STATE, _BEFORE = "state.npz", "state.before.npz"
 _FORMAT = 2

@@ -7,6 +7,9 @@ import time
 import keras
 import numpy as np
 
+from finetune_keras.engine.fit_state import sync_state
+from finetune_keras.engine.relay import Relay
+from finetune_keras.engine.retrace import retrace
 from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.models.layer_groups import all_groups
 from finetune_keras.models.replay import layer_names_kept
@@ -16,15 +19,12 @@ from finetune_keras.training.audit import Audit
 from finetune_keras.training.best import Best, check_monitor
 from finetune_keras.training.callback_state import CallbackState
 from finetune_keras.training.compiled import is_layerwise
-from finetune_keras.training.fit_state import sync_state
 from finetune_keras.training.head_start import HeadStart
 from finetune_keras.training.history import FineTuneHistory, as_plain
 from finetune_keras.training.inputs import Inputs
 from finetune_keras.training.phase_work import PhaseWork
 from finetune_keras.training.progress import Progress
 from finetune_keras.training.rate_clock import RateClock
-from finetune_keras.training.relay import Relay
-from finetune_keras.training.retrace import retrace
 from finetune_keras.training.run_folder import (
     restore_run,
     save_run,

@@ -5,7 +5,7 @@ from finetune_keras.data.augmentation_figure import show_augmentation
 from finetune_keras.data.image_augmentation import image_augmentation
 from finetune_keras.data.sequence_augmentation import sequence_augmentation
 from finetune_keras.data.table_augmentation import table_augmentation
-from finetune_keras.data.text_augmentation import text_augmentation
+from finetune_keras.text.text_augmentation import text_augmentation
 
 rng = np.random.default_rng(0)
 CASES = [

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
-from finetune_keras.training.shared_activations import SharedActivations
+from finetune_keras.cache.shared_activations import SharedActivations
 
 
 def build(seed=0):

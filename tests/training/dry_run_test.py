@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from finetune_keras.models import graph
+from finetune_keras.plans.phase import Phase
+from finetune_keras.plans.plan import Plan
 from finetune_keras.testing import randomize
 from finetune_keras.training import dry_run as module
 from finetune_keras.training.dry_run import DryRun, dry_run
-from finetune_keras.training.phase import Phase
-from finetune_keras.training.plan import Plan
 
 pytestmark = [
     pytest.mark.backends,

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from finetune_keras import testing
+from finetune_keras.engine.layerwise import Layerwise, layerwise_class
+from finetune_keras.engine.retrace import retrace
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.testing.processes import FreshProcess
-from finetune_keras.training.layerwise import Layerwise, layerwise_class
 from finetune_keras.training.optimizers import layerwise_optimizer
-from finetune_keras.training.retrace import retrace
 
 pytestmark = [
     pytest.mark.backends,

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
-from finetune_keras.training.activation_store import cache_options
+from finetune_keras.cache.activation_store import cache_options
 from finetune_keras.training.inputs import Inputs
 from finetune_keras.training.phase_work import PhaseWork
 
@@ -51,7 +51,7 @@ def test_validation_is_refused_before_the_prefix_runs(monkeypatch):
     model = network()
     validation = Endless(), model, "validation"
     monkeypatch.setattr(
-        "finetune_keras.training.prefix_cache.PrefixCache._run",
+        "finetune_keras.cache.prefix_cache.PrefixCache._run",
         lambda *_: pytest.fail("the prefix ran"),
     )
     work = work_of(model, data(), validation)

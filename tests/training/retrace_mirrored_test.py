@@ -53,7 +53,7 @@ def _model(name):
 
 
 def _train(model):
-    from finetune_keras.training.retrace import retrace
+    from finetune_keras.engine.retrace import retrace
 
     rng = np.random.default_rng(2)
     x = rng.normal(size=(16, 4)).astype("float32")

@@ -6,7 +6,7 @@ import pytest
 
 import finetune_keras as ft
 from finetune_keras.data.label_checks import one_column
-from finetune_keras.models.tag_encoder import TagEncoder
+from finetune_keras.text.tag_encoder import TagEncoder
 from finetune_keras.training.inputs import Inputs
 
 PLAN = ft.plans.full(epochs=1)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.cache import activation_store
 from finetune_keras.data import folder_lock
+from finetune_keras.search.folder import in_use
 from finetune_keras.testing import randomize
 from finetune_keras.testing.processes import FreshProcess
-from finetune_keras.training import activation_store
 from finetune_keras.training.resume import Checkpoint
-from finetune_keras.tuning.folder import in_use
 
 layers = keras.layers
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.engine.retrace import retrace
 from finetune_keras.models import graph
 from finetune_keras.testing.weights import randomize
-from finetune_keras.training.retrace import retrace
 
 hub = pytest.importorskip("keras_hub", reason="needs finetune_keras[text]")
 PROMPT = np.array([[1, 2, 3, 0, 0, 0, 0, 0]])

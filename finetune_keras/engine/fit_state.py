@@ -1,0 +1,148 @@
+"""What Keras keeps of a model between `compile` and the end of `fit`.
+
+Together with `retrace.py` and `start_counts.py` this is all of the room that
+touches private attributes of Keras; each use is tested on each backend.
+"""
+
+import contextlib
+
+import keras
+import numpy as np
+from keras.src.backend.common import global_state
+
+from finetune_keras.engine.traces import FUNCTIONS, clear_trace
+
+
+def compile_arguments(model):
+    """Returns the arguments that `model.compile` was called with."""
+    return dict(model._compile_config.config)
+
+
+def build_for_fit(model, batch):
+    """Builds loss, metrics and optimizer, where `fit` would draw a batch to.
+
+    Args:
+        model: Compiled `keras.Model`.
+        batch: Tuple of arrays, as `fit` would draw it; for its shapes only.
+    """
+    build = getattr(model, "_maybe_symbolic_build", model._symbolic_build)
+    build(data_batch=batch)
+
+
+def traces_what_is_unbuilt_twice(model):
+    """Tells whether `fit` builds within its first step.
+
+    TensorFlow traces a step that makes variables once more, without them.
+
+    Args:
+        model: Compiled `keras.Model`.
+    """
+    tensorflow = keras.backend.backend() == "tensorflow"
+    return tensorflow and model._distribute_strategy is None
+
+
+def build_before_trace(model, batch):
+    """Builds optimizer, loss and metrics as far as that needs no trace.
+
+    Args:
+        model: Compiled `keras.Model`.
+        batch: Tuple of arrays or their specs, for the shapes of its labels,
+            or `None`.
+    """
+    if model.built and not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    parts = (model._compile_loss, model._compile_metrics)
+    parts = [part for part in parts if part is not None and not part.built]
+    if batch is None or not parts or not getattr(model, "outputs", None):
+        return
+    chain = isinstance(model, keras.Sequential)
+    outputs = model.outputs[0] if chain else model.output
+    # What is wrong with the labels is told by `fit`.
+    with contextlib.suppress(Exception):
+        y = keras.tree.map_structure(_symbolic, batch[1])
+        for part in parts:
+            part.build(y, outputs)
+
+
+def _symbolic(value):
+    return keras.KerasTensor(
+        value.shape, keras.backend.standardize_dtype(value.dtype)
+    )
+
+
+def sync_state(model):
+    """Writes the state that a running JAX `fit` holds into the variables.
+
+    Elsewhere it does nothing. `model.jax_state_sync()` pairs the state with
+    the flags of now, and so would swap layers of equal shapes after a change:
+    the state is in the order of the flags that the optimizer was built with.
+
+    Args:
+        model: Compiled `keras.Model`.
+
+    Raises:
+        ValueError: If variables were added or removed within an epoch.
+    """
+    state = getattr(model, "_jax_state", None)
+    if not state or model._jax_state_synced:
+        return
+    trained = model.optimizer._trainable_variables
+    ids = {id(v) for v in trained}
+    others = [v for v in model.variables if id(v) not in ids]
+    owners = {
+        "trainable_variables": trained,
+        "non_trainable_variables": others,
+        "optimizer_variables": model.optimizer.variables,
+        "metrics_variables": model.metrics_variables,
+    }
+    for name, values in state.items():
+        if len(values) != len(owners[name]):
+            raise ValueError(
+                "Variables were added to the model, or taken from it, within "
+                "an epoch. Do it at the beginning of an epoch. Received: "
+                f"{len(values)} values for {len(owners[name])} {name}"
+            )
+        for variable, value in zip(owners[name], values, strict=True):
+            variable.assign(value)
+    model._jax_state_synced = True
+
+
+def strategy_scope(model):
+    """Enters the strategy of a model, if it has one."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return strategy.scope() if strategy else contextlib.nullcontext()
+
+
+def renew_functions(model):
+    """Lets a model trace its steps anew, within a running `fit` too."""
+    for name in FUNCTIONS:
+        clear_trace(getattr(model, name, None))
+        if hasattr(model, name):
+            setattr(model, name, None)
+    # A running `fit` needs it at once; before one, on JAX, it would fix where
+    # state is kept that is not there yet.
+    if keras.distribution.distribution() is None or _is_built(model):
+        model.make_train_function(force=True)
+    # Keras warns when the flags are no longer those that it compiled.
+    flags = {layer: layer.trainable for layer in model._flatten_layers()}
+    model._compiled_trainable_state.update(flags)
+
+
+def _is_built(model):
+    parts = (model.optimizer, model._compile_loss, model._compile_metrics)
+    return all(part is None or part.built for part in parts)
+
+
+@contextlib.contextmanager
+def keras_generator_left_as_it_was():
+    """Puts the state of Keras's own random generator back at the end."""
+    name = "global_seed_generator"
+    generator = global_state.get_global_attribute(name)
+    if generator is not None:
+        seed = np.array(keras.ops.convert_to_numpy(generator.state))
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(name, generator)
+        if generator is not None:
+            generator.state.assign(seed)

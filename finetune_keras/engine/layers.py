@@ -1,0 +1,101 @@
+"""What layers and optimizers of Keras know of themselves, and do not tell.
+
+Each function reads or sets private attributes, as Keras 3.15 has them.
+"""
+
+
+def every_layer(layer):
+    """Lists a layer and all that it holds at any depth, tracked in any way."""
+    return list(layer._flatten_layers())
+
+
+def direct_layers(layer):
+    """Lists the layers that a layer holds itself."""
+    return list(getattr(layer, "_layers", []))
+
+
+def own_flag(layer):
+    """Returns whether a layer itself is to train, whatever is in it."""
+    return layer._trainable
+
+
+def could_train(layer):
+    """Lists the weights of a layer itself that it made to be trained."""
+    return list(layer._trainable_variables)
+
+
+def hold(layer, name, child):
+    """Has a layer that is built hold one more layer."""
+    layer._tracker.unlock()
+    setattr(layer, name, child)
+    layer._tracker.lock()
+
+
+def let_go(layer, name, child):
+    """Has a layer hold a layer no more."""
+    layer._tracker.unlock()
+    layer._tracker.untrack(child)
+    layer._tracker.lock()
+    delattr(layer, name)
+
+
+def call_facts(model):
+    """Says how a model was built, and how it is called.
+
+    Args:
+        model: A `keras.Model`, built.
+
+    Returns:
+        `(shapes, names, takes_training)`: a dict from names of arguments, with
+        `_shape` behind, to shapes, the names of the arguments of `call`, and
+        whether it has an argument `training`.
+    """
+    names = list(model._call_signature.parameters)
+    shapes = dict(model._build_shapes_dict)
+    return shapes, names, model._call_has_training_arg
+
+
+def live_in(weight, variable):
+    """Has a weight of a layer live in a variable of TensorFlow."""
+    weight._value = variable
+
+
+def causal_padding(layer):
+    """Returns what a causal convolution puts around its inputs."""
+    return layer._compute_causal_padding()
+
+
+# By this method, attention of Keras computes from queries, keys and values.
+ATTENTION = "_compute_attention"
+
+
+def raw_iterations(optimizer):
+    """Returns the variable of steps, those that are gathered included."""
+    return optimizer._iterations
+
+
+def decays_weight(optimizer, variable):
+    """Tells whether weight decay holds for a variable."""
+    return optimizer._use_weight_decay(variable)
+
+
+def rate_or_schedule(optimizer):
+    """Returns the rate as it was given: variable, schedule or function."""
+    return optimizer._learning_rate
+
+
+def own_rate(optimizer):
+    """Returns the rate that a step would take, but for `replace_rate`."""
+    return type(optimizer)._get_current_learning_rate(optimizer)
+
+
+def replace_rate(optimizer, function):
+    """Has each step that is traced from now on ask a function for its rate.
+
+    Args:
+        optimizer: A `keras.optimizers.Optimizer`.
+        function: A function without arguments, or `None` for its own rate.
+    """
+    vars(optimizer).pop("_get_current_learning_rate", None)
+    if function is not None:
+        vars(optimizer)["_get_current_learning_rate"] = function

@@ -1,0 +1,51 @@
+"""Nodes and tensors of Keras's graph: run again, and followed backwards.
+
+As Keras 3.15 has them, like all that `engine.graph` reads.
+"""
+
+import contextlib
+
+import keras
+
+from finetune_keras.engine.graph import graph_of
+
+
+def run_through(model, inputs, call):
+    """Runs the graph of a model on other tensors.
+
+    Args:
+        model: A `keras.Model` that has a graph.
+        inputs: Tensors, in the structure of its inputs.
+        call: Function `(operation, *args, **kwargs)` that makes each step.
+
+    Returns:
+        The outputs.
+    """
+    return graph_of(model)._run_through_graph(inputs, call_fn=call)
+
+
+def pack_inputs(model, tensors):
+    """Puts a list of tensors into the structure of a model's inputs."""
+    graph = graph_of(model)
+    return keras.tree.pack_sequence_as(graph._inputs_struct, tensors)
+
+
+def maker_of(tensor):
+    """Returns `(operation, inputs)` of the call that made a tensor."""
+    operation, index, _ = tensor._keras_history
+    return operation, operation._inbound_nodes[index].input_tensors
+
+
+def nodes_of(model):
+    """Lists the nodes of a model's own graph."""
+    by_depth = graph_of(model)._nodes_by_depth
+    return [node for nodes in by_depth.values() for node in nodes]
+
+
+@contextlib.contextmanager
+def histories_kept(tensors):
+    """Lets tensors stand where they stood, though models are made of them."""
+    histories = [tensor._keras_history for tensor in tensors]
+    yield
+    for tensor, history in zip(tensors, histories, strict=True):
+        tensor._keras_history = history

@@ -1,0 +1,295 @@
+"""A phase of a plan: what trains, at which rate, for how long."""
+
+import difflib
+import math
+import numbers
+
+from finetune_keras.models import graph
+from finetune_keras.models.freezing import BATCH_NORM, is_batch_norm
+from finetune_keras.models.layer_groups import layer_groups
+from finetune_keras.models.selection import select_layers
+from finetune_keras.plans.schedules import SCHEDULES
+
+
+class PlanError(ValueError):
+    """A fault in a plan, with the keys and positions that lead to it."""
+
+    def __init__(self, message, *path):
+        where = [
+            f"phase {part + 1}" if isinstance(part, int) else f"key {part!r}"
+            for part in path[1:] or path
+        ]
+        super().__init__(f"{', '.join(where)}: {message}" if path else message)
+        self.path = path
+
+
+class Phase:
+    """One step of a `Plan`: what trains, at which rate, for how long.
+
+    Layers that a phase does not name are frozen while it runs.
+
+    Args:
+        layers: What trains, as plain data, one of
+            - `"head"`, `"backbone"` or `"all"`;
+            - the name of a layer group or else of a layer, or a regular
+              expression on the whole layer path, as in `select_layers`;
+            - an integer n of at least 0: the head and the last n groups before
+              it, or the last n groups of a model without a head;
+            - a list of strings of these kinds.
+        epochs: Positive integer, the most epochs that the phase runs. Defaults
+            to `1`.
+        learning_rate: Positive float. `None` is the rate of the compiled
+            optimizer. Defaults to `None`.
+        patience: Positive integer. After that many epochs in which the
+            monitored validation value did not improve, the plan moves on.
+            `None` runs all epochs. Defaults to `None`.
+        layerwise_lr_decay: Float in (0, 1]. Factor on the learning rate for
+            each group further from the head. `None` is one rate for all layers.
+            Defaults to `None`.
+        batch_norm: `"frozen"` keeps `BatchNormalization` outside the head in
+            inference mode, `"train"` trains what `layers` names of it, as in
+            `unfreeze`. Defaults to `"frozen"`.
+        schedule: `"constant"`, or, from step to step over all epochs of the
+            phase, `"cosine"` (down to 0) or `"one_cycle"`, see
+            `learning_rate_at`. Defaults to `"constant"`.
+
+    Raises:
+        ValueError: If an argument has the wrong type or is out of range.
+
+    Example:
+
+    ```python
+    import keras, finetune_keras as ft
+
+    phase = ft.Phase(2, epochs=10, learning_rate=1e-4, schedule="cosine")
+    model = keras.applications.MobileNet(alpha=0.25, weights=None)
+    print([layer.name for layer in phase.select(model)])
+    print([phase.learning_rate_at(epoch) for epoch in range(10)])
+    ```
+    """
+
+    def __init__(
+        self,
+        layers,
+        epochs=1,
+        learning_rate=None,
+        patience=None,
+        layerwise_lr_decay=None,
+        batch_norm="frozen",
+        schedule="constant",
+    ):
+        self.layers = checked("layers", layers)
+        self.epochs = checked("epochs", epochs)
+        self.learning_rate = checked("learning_rate", learning_rate)
+        self.patience = checked("patience", patience)
+        self.layerwise_lr_decay = checked(
+            "layerwise_lr_decay", layerwise_lr_decay
+        )
+        self.batch_norm = checked("batch_norm", batch_norm)
+        self.schedule = checked("schedule", schedule)
+
+    @property
+    def name(self):
+        """String, what trains, as in `"head"` or `"head + last 2 groups"`."""
+        layers = self.layers
+        if isinstance(layers, int) and layers > 0:
+            return f"head + last {layers} group{'s' if layers > 1 else ''}"
+        if layers == 0:
+            return "head"
+        name = layers if isinstance(layers, str) else ", ".join(layers)
+        return name if len(name) <= 40 else f"{name[:37]}..."
+
+    def select(self, model):
+        """Finds the layers that this phase trains. Changes no flag.
+
+        Args:
+            model: A `keras.Model`, built.
+
+        Returns:
+            List of leaf layers with weights, in the order of the model.
+            `BatchNormalization` that stays frozen is not among them.
+
+        Raises:
+            ValueError: If `layers` matches nothing in `model`, or nothing that
+                can train.
+        """
+        groups = layer_groups(model)
+        head = groups[-1].layers if groups[-1].name == "head" else []
+        chosen = [
+            layer
+            for layer in select_layers(model, self.layers)
+            if graph.own_variables(layer)
+            and (
+                self.batch_norm != "frozen"
+                or not is_batch_norm(layer)
+                or layer in head
+            )
+        ]
+        if not chosen:
+            raise ValueError(
+                "The phase would train nothing: `layers` holds no layer with "
+                "weights but BatchNormalization, which stays frozen by "
+                'default. To train it, pass `batch_norm="train"`. '
+                f"Received: layers={self.layers!r}"
+            )
+        return chosen
+
+    def learning_rate_at(self, epoch, learning_rate=None):
+        """Computes the learning rate of a step, before any decay by depth.
+
+        - `"constant"`: the same in all steps.
+        - `"cosine"`: half a cosine from the full rate in the first step to 0
+          where a step after the last would follow.
+        - `"one_cycle"`: the cycle that `OneCycle` makes: up from 1/25 of the
+          rate in the first quarter of the phase, then down to 1/100,000, both
+          as half cosines.
+
+        Args:
+            epoch: Number, where in this phase the step is, in epochs from 0:
+                2 is the first step of the third epoch, 2.5 one amid it.
+            learning_rate: Positive float, taken where the phase has none of
+                its own: the rate of the compiled optimizer. Defaults to `None`.
+
+        Returns:
+            Float, or `None` for a constant rate that neither the phase nor
+            `learning_rate` names: that of the optimizer stays.
+
+        Raises:
+            ValueError: If the phase has no such epoch, or its schedule has no
+                rate to start from.
+        """
+        if not 0 <= epoch < self.epochs:
+            raise ValueError(
+                f"The phase has {self.epochs} epochs, counted from 0. "
+                f"Received: epoch={epoch!r}"
+            )
+        rate = self.learning_rate
+        if rate is None:
+            rate = checked("learning_rate", learning_rate)
+        if rate is None and self.schedule == "constant":
+            return None
+        if rate is None:
+            raise ValueError(
+                f"The phase has a {self.schedule!r} schedule and no learning "
+                "rate of its own to start from. Pass that of the compiled "
+                "optimizer. Received: learning_rate=None"
+            )
+        if self.schedule == "constant":
+            return rate
+        schedule = SCHEDULES[self.schedule](1.0, self.epochs)
+        return rate * float(schedule(epoch))
+
+    def to_dict(self):
+        """Returns a dict of the arguments, of plain values only."""
+        layers = self.layers
+        values = {name: getattr(self, name) for name in CHECKS}
+        values["layers"] = list(layers) if isinstance(layers, list) else layers
+        return values
+
+    def __eq__(self, other):
+        if not isinstance(other, Phase):
+            return NotImplemented
+        return self.to_dict() == other.to_dict()
+
+    def __repr__(self):
+        layers, *options = self.to_dict().items()
+        defaults = Phase("all").to_dict()
+        options = [
+            f"{name}={value!r}"
+            for name, value in options
+            if value != defaults[name]
+        ]
+        return f"Phase({', '.join([repr(layers[1]), *options])})"
+
+
+def checked(name, value, *path):
+    """Returns an argument of a phase or plan as plain data, or refuses it."""
+    check = CHECKS.get(name, _choice)
+    try:
+        return check(name, value)
+    except ValueError as error:
+        raise PlanError(f"{error} Received: {name}={value!r}", *path) from None
+
+
+def _layers(name, value):
+    if _is_number(value, numbers.Integral) and value >= 0:
+        return int(value)
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, (list, tuple)) and value:
+        if all(isinstance(one, str) and one for one in value):
+            return list(value)
+    known = getattr(value, "name", getattr(value, "pattern", None))
+    hint = f" Its name is {known!r}." if isinstance(known, str) else ""
+    raise ValueError(
+        "`layers` of a phase must be a string (the name of a layer or group, "
+        '"head", "backbone", "all", or a regular expression), an integer of '
+        "at least 0 (the head and the last n groups before it), or a list of "
+        "strings. A plan is plain data that is printed, saved and used for "
+        "other models: it names layers and holds no objects or functions."
+        f"{hint}"
+    )
+
+
+def _count(name, value):
+    if not _is_number(value, numbers.Integral) or value < 1:
+        raise ValueError(f"`{name}` must be an integer of at least 1.")
+    return int(value)
+
+
+def _rate(name, value):
+    if not _is_number(value, numbers.Real) or not 0 < value < math.inf:
+        raise ValueError(
+            f"`{name}` must be a positive float, or `None` for the rate of the "
+            "compiled optimizer."
+        )
+    return float(value)
+
+
+def _decay(name, value):
+    if not _is_number(value, numbers.Real) or not 0 < value <= 1:
+        raise ValueError(
+            f"`{name}` must be a float over 0 and at most 1, or `None` for the "
+            "same rate in all layers."
+        )
+    return float(value)
+
+
+def _optional(check):
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _choice(name, value):
+    choices = _CHOICES[name]
+    if value not in choices:
+        raise ValueError(
+            f"`{name}` must be one of {choices}.{nearest(value, choices)}"
+        )
+    return value
+
+
+def nearest(value, known):
+    """Returns a question after the likeliest of the known names, or nothing."""
+    known = [one for one in known if one is not None]
+    found = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
+    return f" Did you mean {found[0]!r}?" if found else ""
+
+
+def _is_number(value, kind):
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+CHECKS = {
+    "layers": _layers,
+    "epochs": _count,
+    "learning_rate": _optional(_rate),
+    "patience": _optional(_count),
+    "layerwise_lr_decay": _optional(_decay),
+    "batch_norm": _choice,
+    "schedule": _choice,
+}
+_CHOICES = {
+    "batch_norm": list(BATCH_NORM),
+    "schedule": list(SCHEDULES),
+    "head_start": [None, "auto", "ridge", "lda"],
+}

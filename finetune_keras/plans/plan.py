@@ -1,0 +1,329 @@
+"""A plan: which layers train when, at which rates, as plain data."""
+
+import os
+import warnings
+
+from finetune_keras.data.atomic import write_text
+from finetune_keras.data.facts import reading
+from finetune_keras.models.layer_groups import layer_groups
+from finetune_keras.models.table import format_table
+from finetune_keras.plans.phase import Phase, checked
+from finetune_keras.plans.plan_yaml import read_dict, read_yaml, yaml_path
+
+
+class Plan:
+    """A list of phases: a whole fine-tuning, as plain data.
+
+    A plan prints as a table, compares, evaluates back from its `repr`, and is
+    kept as YAML. It knows no model: it names layers, and `check` tells whether
+    a model has them. The strategies of the literature are in `ft.plans`.
+
+    Args:
+        phases: List of `Phase`s, in the order in which they run.
+        head_start: `"ridge"` or `"lda"`: solve the linear head in closed form
+            on the features of the backbone before the first phase. `"auto"`
+            does so by ridge where the head is one dense softmax layer and the
+            labels are classes; a first phase that trains the head alone is
+            then done, and left out. `None` starts from the head as it is.
+            Defaults to `None`.
+
+    Raises:
+        ValueError: If `phases` holds something else, or `head_start` is
+            unknown.
+
+    Example:
+
+    ```python
+    import pathlib, tempfile
+    import finetune_keras as ft
+
+    plan = ft.Plan([
+        ft.Phase("head", epochs=5, learning_rate=1e-3),
+        ft.Phase(2, epochs=10, learning_rate=1e-4, patience=2),
+        ft.Phase("all", epochs=20, learning_rate=3e-5,
+                 layerwise_lr_decay=0.8, patience=3),
+    ])
+    print(plan)
+    path = pathlib.Path(tempfile.mkdtemp(), "plan.yaml")
+    plan.save(path)
+    assert ft.Plan.load(path) == plan
+    ```
+    """
+
+    def __init__(self, phases, head_start=None):
+        self.phases = _phases(phases)
+        self.head_start = checked("head_start", head_start)
+
+    def __len__(self):
+        return len(self.phases)
+
+    def __iter__(self):
+        return iter(self.phases)
+
+    def __getitem__(self, index):
+        return self.phases[index]
+
+    def __eq__(self, other):
+        if not isinstance(other, Plan):
+            return NotImplemented
+        return self.to_dict() == other.to_dict()
+
+    def __repr__(self):
+        start = f", head_start={self.head_start!r}" if self.head_start else ""
+        return f"Plan({list(self.phases)!r}{start})"
+
+    def __str__(self):
+        epochs = sum(phase.epochs for phase in self)
+        plural = "" if len(self) == 1 else "s"
+        title = f"Plan: {len(self)} phase{plural}, at most {epochs} epochs"
+        if self.head_start:
+            title += f", head start: {self.head_start}"
+        rows = [_cells(number, phase) for number, phase in enumerate(self, 1)]
+        return f"{title}\n{format_table(_COLUMNS, rows)}"
+
+    def check(self, model):
+        """Tells whether the plan makes sense for a model, before any training.
+
+        The model is left as it is.
+
+        Args:
+            model: A `keras.Model`, built.
+
+        Raises:
+            ValueError: If the plan is empty, a phase selects nothing that can
+                train in `model`, a phase does nothing new against the one
+                before, or `head_start` meets a model without a head.
+
+        Warns:
+            UserWarning: If a later phase adds layers at a higher learning rate
+                than the first phase has.
+
+        Example:
+
+        ```python
+        import keras, finetune_keras as ft
+
+        model = keras.applications.MobileNet(alpha=0.25, weights=None)
+        ft.plans.linear_probe_then_full().check(model)
+        ```
+        """
+        if not self.phases:
+            raise ValueError(
+                "The plan is empty: nothing would be trained. Give it at least "
+                "one `Phase`. Received: phases=[]"
+            )
+        needs_head = self.head_start not in (None, "auto")
+        if needs_head and layer_groups(model)[-1].name != "head":
+            raise ValueError(
+                "The plan solves the head before the first phase, and the "
+                "model has no head. Add one with `replace_head`, or leave "
+                f"`head_start` out. Received: head_start={self.head_start!r}"
+            )
+        selections = []
+        for number, phase in enumerate(self, 1):
+            try:
+                selections.append(set(phase.select(model)))
+            except ValueError as error:
+                raise ValueError(
+                    f"Phase {number} of the plan ({phase.layers!r}) does not "
+                    f"fit the model. {error}"
+                ) from error
+        for index in range(1, len(self)):
+            _check_something_new(self, selections, index)
+            _warn_of_high_rate(self, selections, index)
+
+    def to_dict(self):
+        """Returns the plan as a dict of plain values, for JSON or YAML."""
+        return {
+            "head_start": self.head_start,
+            "phases": [phase.to_dict() for phase in self],
+        }
+
+    @classmethod
+    def from_dict(cls, data):
+        """Makes a plan from what `to_dict` returns.
+
+        Args:
+            data: Dict with `phases`, a list of dicts of the arguments of
+                `Phase`, and optionally `head_start`.
+
+        Returns:
+            A `Plan`.
+
+        Raises:
+            ValueError: If a key is unknown or missing, or a value is wrong. The
+                message names the phase.
+        """
+        return cls(*read_dict(data))
+
+    def to_yaml(self):
+        """Returns the plan as YAML text, all values written out."""
+        import yaml
+
+        return yaml.safe_dump(
+            self.to_dict(), sort_keys=False, allow_unicode=True
+        )
+
+    @classmethod
+    def from_yaml(cls, text):
+        """Makes a plan from YAML text, your own or that of `to_yaml`.
+
+        Arguments that a phase leaves out have the defaults of `Phase`.
+
+        Args:
+            text: String, a mapping with `phases` and optionally `head_start`.
+
+        Returns:
+            A `Plan`.
+
+        Raises:
+            ValueError: If the text is no YAML, or no plan. The message names
+                the line and the key.
+
+        Example:
+
+        ```python
+        import finetune_keras as ft
+
+        plan = ft.Plan.from_yaml('''
+        phases:
+        - {layers: head, epochs: 5, learning_rate: 1e-3}
+        - {layers: 2, epochs: 10, learning_rate: 1e-4, patience: 2}
+        ''')
+        print(plan)
+        ```
+        """
+        return read_yaml(cls, text, "<string>")
+
+    def save(self, path):
+        """Writes the plan to a YAML file.
+
+        Args:
+            path: String or `pathlib.Path` that ends in `.yaml` or `.yml`.
+
+        Raises:
+            ValueError: If `path` ends in something else.
+        """
+        write_text(yaml_path(path), self.to_yaml())
+
+    @classmethod
+    def load(cls, path):
+        """Reads a plan from a YAML file.
+
+        Args:
+            path: String or `pathlib.Path` that ends in `.yaml` or `.yml`.
+
+        Returns:
+            A `Plan`.
+
+        Raises:
+            ValueError: If the file holds no plan. The message names the file,
+                the line and the key.
+        """
+        path = yaml_path(path)
+        with reading(path):
+            text = path.read_text(encoding="utf-8")
+        return read_yaml(cls, text, str(path))
+
+
+def check_plan(plan, *data):
+    """Refuses what is no plan, where one is expected.
+
+    Args:
+        plan: What was given for it.
+        *data: What was given for the data.
+
+    Raises:
+        ValueError: If it is no `Plan`.
+    """
+    if isinstance(plan, Plan):
+        return
+    phases = plan if isinstance(plan, (list, tuple)) else [plan]
+    cure = "Make one by `ft.Plan([...])` or `ft.plans`"
+    if any(isinstance(one, Plan) for one in data):
+        cure = "It stands in the place of the data: the plan comes first"
+    elif phases and all(isinstance(one, Phase) for one in phases):
+        cure = "Make one of the phases: `ft.Plan([...])`"
+    elif isinstance(plan, dict):
+        cure = "Read it by `ft.Plan.from_dict`"
+    elif isinstance(plan, (str, os.PathLike)):
+        cure = "Read a file by `ft.Plan.load`, a text by `ft.Plan.from_yaml`"
+    elif hasattr(plan, "layers"):
+        cure = "This is a model, which comes first"
+    elif callable(plan):
+        cure = "Call it: its value is the plan"
+    text = repr(plan)
+    text = text if len(text) < 80 else f"a {type(plan).__name__}"
+    raise ValueError(f"`plan` must be an `ft.Plan`. {cure}. Received: {text}")
+
+
+def _phases(phases):
+    try:
+        phases = tuple(phases)
+    except TypeError:
+        phases = (phases,)
+    for phase in phases:
+        if not isinstance(phase, Phase):
+            raise ValueError(
+                "`phases` must be a list of `Phase`s. A dict is read by "
+                "`Plan.from_dict`, a YAML text by `Plan.from_yaml`, a file by "
+                f"`Plan.load`. Received: {phase!r} of type "
+                f"{type(phase).__name__}"
+            )
+    return phases
+
+
+def _check_something_new(plan, selections, index):
+    before, phase = plan[index - 1], plan[index]
+    # The selections tell whether `batch_norm` makes a difference.
+    same = selections[index] == selections[index - 1] and all(
+        getattr(before, name) == getattr(phase, name)
+        for name in ("learning_rate", "schedule")
+    )
+    decays = [one.layerwise_lr_decay or 1.0 for one in (before, phase)]
+    # A schedule that begins anew is a warm restart.
+    if same and decays[0] == decays[1] and phase.schedule == "constant":
+        raise ValueError(
+            f"Phase {index + 1} does nothing new against phase {index}: the "
+            "same layers train at the same rates. Join the two into one phase "
+            f"of {before.epochs + phase.epochs} epochs, or change one. "
+            f"Received: {before!r} and {phase!r}"
+        )
+
+
+def _warn_of_high_rate(plan, selections, index):
+    first, phase = plan[0], plan[index]
+    if not first.learning_rate or not phase.learning_rate:
+        return
+    added = selections[index] - selections[0]
+    if added and phase.learning_rate > first.learning_rate:
+        warnings.warn(
+            f"Phase {index + 1} ({phase.layers!r}) trains more layers than "
+            f"phase 1 ({first.layers!r}), at learning_rate="
+            f"{phase.learning_rate:g} over {first.learning_rate:g}. Pretrained "
+            "layers usually need a lower rate than a new head, often a tenth: "
+            "a high one undoes what they know.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+_COLUMNS = ["phase", "trains", "epochs", "learning rate", "schedule"]
+_COLUMNS += ["decay", "patience", "batch norm"]
+
+
+def _cells(number, phase):
+    return (
+        number,
+        phase.name,
+        phase.epochs,
+        _figure(phase.learning_rate, "as compiled"),
+        phase.schedule,
+        _figure(phase.layerwise_lr_decay, "-"),
+        _figure(phase.patience, "-"),
+        phase.batch_norm,
+    )
+
+
+def _figure(value, missing):
+    return missing if value is None else f"{value:g}"

@@ -1,0 +1,86 @@
+"""Plain texts with words to guess, for continued pretraining."""
+
+import keras
+import numpy as np
+
+from finetune_keras.text.tag_encoder import weighted_loss
+from finetune_keras.text.text_encoder import TextEncoder
+
+
+@keras.saving.register_keras_serializable(package="finetune_keras")
+class MaskEncoder(TextEncoder):
+    """Turns texts into arrays in which some tokens are masked, at random.
+
+    Args:
+        tokenizer: A `keras_hub.tokenizers.Tokenizer` that knows a mask.
+        sequence_length: Integer. Defaults to `128`.
+        mask_rate: Float in (0, 1), the share of tokens to guess. Defaults to
+            `0.15`.
+
+    Example:
+
+    ```python
+    import keras_hub
+    from finetune_keras.text.mask_encoder import MaskEncoder
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film"]
+    encoder = MaskEncoder(keras_hub.tokenizers.BertTokenizer(words), 8)
+    x, lengths, (tokens, weights) = encoder.prepare(["a film a film"])
+    print(x["token_ids"], x["mask_positions"], tokens)
+    ```
+    """
+
+    task = "masked_words"
+    labels_are_sequences = True
+    is_random = True
+
+    def __init__(self, tokenizer, sequence_length=128, mask_rate=0.15):
+        super().__init__(tokenizer, sequence_length)
+        if not 0 < mask_rate < 1:
+            raise ValueError(
+                "`mask_rate` is the share of tokens to guess, between 0 and "
+                f"1. Received: mask_rate={mask_rate!r}"
+            )
+        if not hasattr(tokenizer, "mask_token_id"):
+            raise ValueError(
+                "The tokeniser has no mask. "
+                f"Received: tokenizer={type(tokenizer).__name__}"
+            )
+        self.mask_rate = mask_rate
+
+    def prepare(self, x, y=None, sample_weight=None):
+        arrays, lengths = self.encode(x)
+        tokens = arrays["token_ids"]
+        # Start and end are not guessed.
+        counts = np.round((lengths - 2) * self.mask_rate).astype(int)
+        counts = np.clip(counts, np.minimum(lengths - 2, 1), None)
+        shape = len(tokens), max(1, counts.max(initial=1))
+        positions = np.zeros(shape, "int32")
+        for i, (length, count) in enumerate(zip(lengths, counts, strict=True)):
+            chosen = 1 + np.random.permutation(length - 2)[:count]
+            positions[i, :count] = np.sort(chosen)
+        weights = np.arange(shape[1]) < counts[:, None]
+        original = np.take_along_axis(tokens, positions, axis=1)
+        arrays["token_ids"] = self._mask(tokens, positions, weights)
+        arrays["mask_positions"] = positions
+        return arrays, lengths, (original, weights.astype("float32"))
+
+    def _mask(self, tokens, positions, weights):
+        rows, columns = np.nonzero(weights)
+        places = rows, positions[rows, columns]
+        draws = np.random.uniform(size=len(rows))
+        others = np.random.randint(
+            self.tokenizer.vocabulary_size(), size=len(rows)
+        )
+        new = np.where(draws < 0.8, self.tokenizer.mask_token_id, others)
+        masked = tokens.copy()
+        masked[places] = np.where(draws < 0.9, new, tokens[places])
+        return masked
+
+    def compile_arguments(self):
+        return weighted_loss()
+
+    def get_config(self):
+        config = super().get_config()
+        del config["classes"]
+        return {**config, "mask_rate": self.mask_rate}

@@ -1,0 +1,251 @@
+"""Pretrained transformers for texts, with their tokeniser."""
+
+import contextlib
+import importlib
+import os
+import socket
+import threading
+
+import keras
+
+from finetune_keras.models.graph import all_layers
+from finetune_keras.models.readable import in_one_piece
+from finetune_keras.text.text_encoder import TextEncoder
+from finetune_keras.text.text_model import TextModel
+
+_ANSWER_SECONDS = 5
+_HOSTS = {"hf://": "huggingface.co"}
+_KAGGLE = "www.kaggle.com"
+
+
+def text_backbone(
+    preset, tokenizer=None, sequence_length=None, weights=True, **kwargs
+):
+    """Loads a transformer and its tokeniser.
+
+    Args:
+        preset: Name of a KerasHub preset, such as `"bert_small_en_uncased"`,
+            `"roberta_base_en"` or `"deberta_v3_small_en"`; the path of a
+            folder with a KerasHub preset or a Hugging Face model
+            (`config.json`, `model.safetensors` and the vocabulary); or a
+            `keras_hub.models.Backbone`, which then needs `tokenizer`.
+        tokenizer: A `keras_hub.tokenizers.Tokenizer`. Defaults to `None`, that
+            of the preset.
+        sequence_length: Integer, the most tokens of one input; longer texts
+            lose their end. Defaults to `None`: 128, or what the backbone
+            reads where that is less.
+        weights: Boolean, whether the pretrained weights are loaded. Defaults
+            to `True`.
+        **kwargs: Further arguments of the KerasHub backbone, such as `dtype`.
+
+    Returns:
+        A `TextModel` that gives the features of each token. Tasks built on it
+        share its weights.
+
+    Raises:
+        ValueError: If there is no such preset, it cannot be downloaded, or
+            the folder lacks a file.
+        ImportError: If keras_hub is not installed.
+
+    Example:
+
+    ```python
+    import keras_hub, finetune_keras as ft
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad"]
+    bert = keras_hub.models.BertBackbone(
+        vocabulary_size=7, num_layers=2, num_heads=2, hidden_dim=8,
+        intermediate_dim=16, max_sequence_length=16,
+    )
+    backbone = ft.text_backbone(
+        bert, keras_hub.tokenizers.BertTokenizer(words), sequence_length=16
+    )
+    print([group.name for group in ft.layer_groups(backbone)])
+    ```
+    """
+    if isinstance(preset, TextModel):
+        return preset
+    hub = import_keras_hub()
+    if isinstance(preset, keras.Model):
+        backbone = getattr(preset, "backbone", None) or preset
+        tokenizer = tokenizer or _tokenizer_of(preset)
+    else:
+        backbone, found = _load(hub, preset, weights, kwargs)
+        tokenizer = tokenizer or found
+    if sequence_length is None:
+        sequence_length = min(128, longest_text(backbone) or 128)
+    check_length(backbone, sequence_length)
+    whole = in_one_piece(backbone)
+    model = TextModel(whole.input, whole.output, name=backbone.name)
+    model.encoder = TextEncoder(tokenizer, sequence_length)
+    return model
+
+
+def longest_text(model):
+    """Tells how many tokens a model has positions for.
+
+    Args:
+        model: A `keras.Model`.
+
+    Returns:
+        Integer, or `None` where it does not say.
+    """
+    found = []
+    for layer in [model, *all_layers(model)]:
+        for name in ("max_sequence_length", "max_position_embeddings"):
+            found.append(getattr(layer, name, None))
+        if "PositionEmbedding" in type(layer).__name__:
+            found.append(getattr(layer, "sequence_length", None))
+    return min((x for x in found if isinstance(x, int)), default=None)
+
+
+def check_length(model, sequence_length):
+    """Refuses a length of texts that a model has no positions for."""
+    longest = longest_text(model)
+    if longest and sequence_length > longest:
+        raise ValueError(
+            f"The backbone {model.name!r} reads at most {longest} tokens. "
+            f"Received: sequence_length={sequence_length}"
+        )
+
+
+def import_keras_hub():
+    """Imports keras_hub, or says how to install it."""
+    try:
+        return importlib.import_module("keras_hub")
+    except ImportError as error:
+        raise ImportError(
+            "Transformers for texts come from KerasHub. Install it with `pip "
+            "install finetune_keras[text]`."
+        ) from error
+
+
+def _tokenizer_of(model):
+    preprocessor = getattr(model, "preprocessor", None)
+    tokenizer = getattr(preprocessor, "tokenizer", None)
+    if tokenizer is None:
+        raise ValueError(
+            "A backbone that is built already needs its tokeniser: pass "
+            "`tokenizer=keras_hub.tokenizers.Tokenizer.from_preset(...)` of "
+            f"the same preset. Received: preset={model.name!r}, tokenizer=None"
+        )
+    return tokenizer
+
+
+def _load(hub, preset, weights, kwargs):
+    preset = os.fspath(preset)
+    folder = os.path.isdir(os.path.expanduser(preset))
+    if folder:
+        preset = os.path.expanduser(preset)
+        _check_folder(preset)
+    else:
+        _check_name(hub, preset)
+    with _hurried(preset, folder):
+        backbone = hub.models.Backbone.from_preset(
+            preset, load_weights=weights, **kwargs
+        )
+        return backbone, hub.models.Tokenizer.from_preset(preset)
+
+
+def _check_folder(folder):
+    files = os.listdir(folder)
+    if "config.json" not in files:
+        raise ValueError(
+            "The folder holds no model: it has no config.json. A KerasHub "
+            "preset has config.json, model.weights.h5, tokenizer.json and "
+            "assets; a Hugging Face model has config.json, model.safetensors "
+            "and vocab.txt (or vocab.json, merges.txt, spm.model). "
+            f"Received: preset={folder!r} with {sorted(files)[:10]}"
+        )
+
+
+def _check_name(hub, preset):
+    if "://" in preset:
+        return
+    known = {
+        name
+        for kind in vars(hub.models).values()
+        if isinstance(kind, type) and issubclass(kind, hub.models.Backbone)
+        for name in kind.presets
+    }
+    if preset not in known:
+        import difflib
+
+        near = difflib.get_close_matches(preset, known, n=5, cutoff=0.5)
+        raise ValueError(
+            "There is neither a folder nor a KerasHub preset of this name. "
+            f"Nearest names: {near or sorted(known)[:5]}. "
+            f"Received: preset={preset!r}, seen from {os.getcwd()}"
+        )
+
+
+@contextlib.contextmanager
+def _hurried(preset, folder):
+    """Says within seconds that there is no network, and what to put where."""
+    if not folder and not _is_cached(preset) and not _answers(preset):
+        raise ValueError(_no_download(preset, "its host does not answer"))
+    try:
+        yield
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error)[:300]}"
+        if folder:
+            raise ValueError(
+                "The model in the folder cannot be loaded: a file is missing, "
+                "damaged, or of a kind that KerasHub does not read. "
+                f"{reason} Received: preset={preset!r}"
+            ) from error
+        raise ValueError(_no_download(preset, reason)) from error
+
+
+def _no_download(preset, reason):
+    return (
+        f"The preset {preset!r} is not on this machine and the download "
+        f"failed: {reason}. Fetch it where there is a network "
+        f"(`keras_hub.models.Backbone.from_preset({preset!r})."
+        "save_to_preset(FOLDER)`, and the same with `Tokenizer`), copy the "
+        "folder here and pass its path; a folder of Hugging Face with "
+        "config.json, model.safetensors and the vocabulary will do as well. "
+        f"Received: preset={preset!r}"
+    )
+
+
+def _is_cached(preset):
+    """Tells whether the files of a preset may be on this machine already."""
+    if preset.startswith("hf://"):
+        root = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    else:
+        root = os.environ.get("KAGGLEHUB_CACHE", "~/.cache/kagglehub")
+    root = os.path.expanduser(root)
+    stem = preset.removeprefix("hf://").removeprefix("kaggle://").split("/")
+    names = {part.lower() for part in stem[-2:]}
+    names |= {"models--" + "--".join(stem).lower()}
+    return any(
+        names & {name.lower() for name in folders}
+        for _, folders, _ in os.walk(root)
+    )
+
+
+def _answers(preset):
+    """Tells whether the host can be reached, within seconds."""
+    host = next(
+        (h for start, h in _HOSTS.items() if preset.startswith(start)), _KAGGLE
+    )
+    proxied = any(
+        os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY")
+    )
+    answer = []
+
+    def ask():
+        with contextlib.suppress(OSError):
+            with socket.create_connection((host, 443), _ANSWER_SECONDS):
+                answer.append(True)
+
+    if proxied:
+        return True
+    # A timeout of the socket does not cover the look-up of the name.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_ANSWER_SECONDS)
+    return bool(answer)
