@@ -20,10 +20,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+from finetune_keras.models.table import format_table
 from sklearn.model_selection import train_test_split
 
 import finetune_keras as ft
-from finetune_keras.models.table import format_table
 
 
 def load(folder, size):
@@ -102,7 +102,7 @@ def run(name, phase, arguments, train, validation, test):
         keras.utils.set_random_seed(1)
         begun = time.perf_counter()
         if way == "hand":
-            layers = phase.select(model)
+            layers = phase.select(ft.layer_groups(model))
             seconds = by_hand(model, layers, train, validation, phase.epochs)
         else:
             seconds = by_plan(model, phase, train, validation)

@@ -38,9 +38,13 @@ from finetune_keras.models.backbones import backbone
 from finetune_keras.models.freezing import freeze, unfreeze
 from finetune_keras.models.heads import remove_head, replace_head
 from finetune_keras.models.hub import HubLayer
-from finetune_keras.models.layer_groups import LayerGroup, layer_groups
+from finetune_keras.models.layer_groups import (
+    LayerGroup,
+    LayerGroups,
+    layer_groups,
+    select_layers,
+)
 from finetune_keras.models.replay import flatten
-from finetune_keras.models.selection import select_layers
 from finetune_keras.models.summary import TrainableSummary, trainable_summary
 from finetune_keras.models.tasks import image_classifier
 from finetune_keras.models.trainable_set import FineTuneModel
@@ -110,6 +114,7 @@ __all__ = [
     "HubLayer",
     "IA3",
     "LayerGroup",
+    "LayerGroups",
     "LearningRateSweep",
     "LoRA",
     "NormTuning",

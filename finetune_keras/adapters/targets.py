@@ -7,8 +7,7 @@ import keras
 
 from finetune_keras.adapters.layer import AdapterLayer, bases
 from finetune_keras.models import graph
-from finetune_keras.models.layer_groups import layer_groups
-from finetune_keras.models.selection import select_layers
+from finetune_keras.models.layer_groups import layer_groups, select_layers
 
 _QUERY_OR_VALUE = re.compile(
     r"(?i)(.*[^a-z])?(query|value|[qv]_proj)([^a-z].*)?"
@@ -155,8 +154,8 @@ def head_layers(model):
     with warnings.catch_warnings():
         # That a subclassed model cannot be cut does not matter here.
         warnings.simplefilter("ignore")
-        last = layer_groups(model)[-1]
-    return set(last.layers) if last.name == "head" else set()
+        head = layer_groups(model).head
+    return set(head.layers if head else ())
 
 
 def attention_or_pointwise(leaves):

@@ -7,11 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from finetune_keras.models.trainable_set import without_numbers
-from finetune_keras.training.multipliers import (
-    check_decay,
-    multipliers_by_path,
-)
+from finetune_keras.engine.paths import without_numbers
 
 
 class Layerwise:
@@ -63,22 +59,18 @@ class Layerwise:
         """Returns the strength of the pull of a variable to its start."""
         return self.l2_sp and self.l2_sp.get(self._path(variable), 0.0)
 
-    def set_multipliers(self, model, decay=None, multipliers=None):
-        """Replaces all multipliers, as `layerwise_optimizer` sets them.
+    def set_multipliers(self, model, multipliers):
+        """Replaces all multipliers.
 
         A train step that was traced before must be traced anew: see
-        `training.retrace`.
+        `engine.retrace`.
 
         Args:
             model: The `keras.Model` that the optimizer trains.
-            decay: Float in (0, 1] or `None`. Factor for each layer group, from
-                the head down. Defaults to `None`.
-            multipliers: Dict from a selection of layers to a float, or `None`.
-                Defaults to `None`.
+            multipliers: Dict from the path of each of its weights to a float.
         """
-        check_decay(decay)
         paths = {self._path(v): v.path for v in model.weights}
-        self.multipliers = multipliers_by_path(model, decay, multipliers or {})
+        self.multipliers = dict(multipliers)
         self.no_weight_decay = frozenset(
             paths.get(path, path) for path in self.no_weight_decay
         )

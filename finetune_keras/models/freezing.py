@@ -5,11 +5,10 @@ import warnings
 import keras
 
 from finetune_keras.models import graph
-from finetune_keras.models.layer_groups import layer_groups, outside_group
-from finetune_keras.models.selection import select_layers
+from finetune_keras.models.layer_groups import as_groups
+from finetune_keras.models.selection import is_batch_norm
 from finetune_keras.models.trainable_set import keep_trainable_set
-
-BATCH_NORM = ("frozen", "train", "synchronized")
+from finetune_keras.plans.phase import BATCH_NORM
 
 
 def freeze(model, layers="all"):
@@ -26,7 +25,7 @@ def freeze(model, layers="all"):
     model is compiled again; `trainable_summary` says so.
 
     Args:
-        model: A `keras.Model`, built.
+        model: A `keras.Model`, built, or its `LayerGroups`.
         layers: Which layers, as in `select_layers`: `"all"`, `"backbone"`, a
             group, name, regular expression, class, callable, `Layer`, an
             integer (the head and the last n groups before it), or a list of
@@ -45,12 +44,12 @@ def freeze(model, layers="all"):
     print([v.path for v in model.trainable_variables])
     ```
     """
-    chosen = select_layers(model, layers)
-    if isinstance(layers, str) and layers == "all":
-        outside = outside_group(model)
-        chosen += outside.layers if outside else []
-    _set_flags(model, chosen, False)
-    keep_trainable_set(model, stacklevel=3)
+    groups = as_groups(model)
+    chosen = groups.select(layers)
+    if isinstance(layers, str) and layers == "all" and groups.outside:
+        chosen += groups.outside.layers
+    _set_flags(groups, chosen, False)
+    keep_trainable_set(groups.model, stacklevel=3)
 
 
 def unfreeze(model, layers="all", batch_norm="frozen"):
@@ -60,7 +59,7 @@ def unfreeze(model, layers="all", batch_norm="frozen"):
     they are unless they are named.
 
     Args:
-        model: A `keras.Model`, built.
+        model: A `keras.Model`, built, or its `LayerGroups`.
         layers: Which layers, as in `select_layers`. Defaults to `"all"`.
         batch_norm: What becomes of the `BatchNormalization` layers among them.
             `"frozen"` keeps those of the backbone in inference mode, on
@@ -87,21 +86,18 @@ def unfreeze(model, layers="all", batch_norm="frozen"):
     ```
     """
     _check_batch_norm(batch_norm)
-    selected = select_layers(model, layers)
-    kept = _pretrained_norms(model, selected) if batch_norm == "frozen" else []
-    chosen = [layer for layer in selected if layer not in kept]
-    if not any(graph.own_variables(layer) for layer in chosen):
-        raise ValueError(
-            "Nothing would be unfrozen: `layers` holds no layer with weights "
-            "but BatchNormalization, which stays frozen by default. To train "
-            f'it, pass `batch_norm="train"`. Received: layers={layers!r}'
-        )
-    _set_flags(model, kept, False)
-    _set_flags(model, chosen, True)
+    groups = as_groups(model)
+    chosen = groups.to_train(layers, batch_norm)
+    trained = set(chosen)
+    # Flags of what has no weights play no part.
+    kept = [x for x in groups.select(layers) if x not in trained]
+    norms = [x for x in kept if is_batch_norm(x)]
+    _set_flags(groups, norms, False)
+    _set_flags(groups, [x for x in kept if x not in norms] + chosen, True)
     if batch_norm == "synchronized":
         for layer in filter(is_batch_norm, chosen):
             layer.synchronized = True
-    keep_trainable_set(model, stacklevel=3)
+    keep_trainable_set(groups.model, stacklevel=3)
 
 
 def _check_batch_norm(batch_norm):
@@ -144,13 +140,13 @@ class TrainOnly:
     left it, except while it is named.
 
     Args:
-        model: A `keras.Model`, built, with the user's flags.
+        groups: The `LayerGroups` of a model with the user's flags.
     """
 
-    def __init__(self, model):
-        self.model = model
-        outside = outside_group(model)
-        beside = graph.layers_beside(model)
+    def __init__(self, groups):
+        self.groups = groups
+        outside = groups.outside
+        beside = graph.layers_beside(groups.model)
         beside += outside.layers if outside else []
         self.layers = [(layer, layer._trainable) for layer in beside]
         variables = outside.variables if outside else []
@@ -170,16 +166,17 @@ class TrainOnly:
         with warnings.catch_warnings():
             # What a file cannot keep is told of the flags in the end.
             warnings.simplefilter("ignore")
-            _set_flags(self.model, select_layers(self.model), False)
-            unfreeze(self.model, layers, batch_norm)
+            _set_flags(self.groups, list(self.groups.inside), False)
+            unfreeze(self.groups, layers, batch_norm)
 
 
-def _set_flags(model, layers, trainable):
+def _set_flags(groups, layers, trainable):
+    model, leaves = groups.model, groups.leaves
     if not model.trainable:
         # What its flag has hidden so far is frozen, whenever it was built.
         for leaf in graph.leaf_layers(model):
             graph.set_own_flag(leaf, False)
-    leaves, chosen = set(graph.every_leaf(model)), set(layers)
+    chosen = set(layers)
     beside = [
         layer
         for layer in graph.layers_beside(model)
@@ -201,17 +198,3 @@ def _let_show(model):
     graph.set_own_flag(model, True)
     for variable, flag in flags:
         variable.trainable = flag
-
-
-def _pretrained_norms(model, layers):
-    norms = [x for x in layers if is_batch_norm(x)]
-    if not norms:
-        return []
-    last = layer_groups(model)[-1]
-    new = last.layers if last.name == "head" else []
-    return [layer for layer in norms if layer not in new]
-
-
-def is_batch_norm(layer):
-    """Tells whether a layer keeps statistics of the batches that it sees."""
-    return isinstance(layer, keras.layers.BatchNormalization)

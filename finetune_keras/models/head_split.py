@@ -3,8 +3,8 @@
 import keras
 
 from finetune_keras.models import graph
+from finetune_keras.models.group_parts import weighted_atoms
 from finetune_keras.models.head_finder import collapses, find_head
-from finetune_keras.models.layer_groups import weighted_atoms
 from finetune_keras.models.readable import in_one_piece, tensors_of
 from finetune_keras.models.replay import opened
 

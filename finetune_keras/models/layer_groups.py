@@ -1,33 +1,49 @@
 """Layer groups: any model as an ordered list of parts, input to output."""
 
+import collections.abc
+
 import keras
 
 from finetune_keras.models import graph
-from finetune_keras.models.block_names import (
-    block_keys,
-    group_name,
-    is_block_key,
-    unique_names,
-)
-from finetune_keras.models.head_finder import find_head
-from finetune_keras.models.subclassed import is_norm, parts_by_call
-
-OUTSIDE = "outside the graph"
+from finetune_keras.models.group_parts import OUTSIDE, LayerGroup, parts_of
+from finetune_keras.models.selection import is_batch_norm, match
 
 
-class LayerGroup:
-    """A named run of layers that are frozen, and get their rate, together.
+class LayerGroups(collections.abc.Sequence):
+    """The layer groups of a model, worked out once and handed on.
 
-    Made by `layer_groups`.
+    A sequence of `LayerGroup`s from input to output: an index gives one, a
+    slice a list, and a string the group of that name. What takes a model to
+    freeze, to select from, to summarise or to check takes its groups as well.
+    They hold as long as the model has the same layers: adapters and a new head
+    ask for new ones. Flags play no part.
+
+    A model of a class of its own may state its groups: by a method
+    `layer_groups` that takes nothing and returns what `names` would be.
+
+    Args:
+        model: A `keras.Model`, built.
+        names: List of strings, the groups: names of groups that the library
+            finds, such as `"head"`, or regular expressions, looked for in the
+            path of each layer; each text that one finds is a group, so that
+            `r"block_\\d+"` makes one of each block. Each layer with weights
+            must be in one. Defaults to what the model states, else to those
+            of `layer_groups`.
+        granularity: `"block"` or `"layer"`, see `layer_groups`. Defaults to
+            `"block"`.
 
     Attributes:
-        name: String, such as `"stem"`, `"block5"`, `"transformer_layer_3"` or
-            `"head"`.
-        layers: List of the leaf layers with weights, from input to output.
-        cut: `KerasTensor` that carries everything from the groups before into
-            this one and those behind it (inputs of the model, such as a mask,
-            pass by), or `None` where no single tensor does. For an inner model
-            it belongs to the inner graph.
+        model: The model.
+        leaves: Dict from each leaf layer to its path, those beside the graph
+            included, in the order of the model.
+        outside: A `LayerGroup` called `"outside the graph"`, of layers that
+            the model holds and no call of it passes, such as a teacher; `None`
+            where there are none. It is not in the sequence.
+        inside: Dict, those of `leaves` that are not in `outside`.
+
+    Raises:
+        ValueError: If `granularity` is unknown, `model` is not built yet, or
+            `names` leave a layer out or find nothing.
 
     Example:
 
@@ -35,42 +51,136 @@ class LayerGroup:
     import keras, finetune_keras as ft
 
     model = keras.applications.MobileNet(alpha=0.25, weights=None)
-    group = ft.layer_groups(model)[-1]
-    print(group.name, [layer.name for layer in group.layers])
+    groups = ft.LayerGroups(model, ["stem", r"(?<=conv_[dp]w_)\\d+", "head"])
+    print(groups["head"], len(groups.select("head")))
     ```
     """
 
-    def __init__(self, name, layers, cut=None):
-        self.name = name
-        self.layers = layers
-        self.cut = cut
+    def __init__(self, model, names=None, granularity="block"):
+        if granularity not in ("block", "layer"):
+            raise ValueError(
+                '`granularity` must be "block" or "layer". '
+                f"Received: granularity={granularity!r}"
+            )
+        _check_built(model)
+        self.model = model
+        stated = getattr(model, "layer_groups", None)
+        if names is None and granularity == "block" and callable(stated):
+            names = stated()
+        self._groups = parts_of(model, granularity, names)
+        self.leaves = {
+            layer: path
+            for layer, path in graph.every_leaf(model).items()
+            if not isinstance(layer, keras.layers.InputLayer)
+        }
+        known = {layer for group in self for layer in group.layers}
+        beside = [
+            layer
+            for layer in self.leaves
+            if layer not in known and graph.own_variables(layer)
+        ]
+        self.outside = LayerGroup(OUTSIDE, beside) if beside else None
+        self.inside = {x: p for x, p in self.leaves.items() if x not in beside}
+
+    def __len__(self):
+        return len(self._groups)
+
+    def __getitem__(self, index):
+        if not isinstance(index, str):
+            return self._groups[index]
+        for group in self.every:
+            if group.name == index:
+                return group
+        names = [group.name for group in self.every]
+        raise KeyError(f"No layer group is called {index!r}; there are {names}")
+
+    def __repr__(self):
+        return f"LayerGroups({self._groups!r})"
+
+    @property
+    def every(self):
+        """List of all groups, with `outside` where there is one."""
+        return [*self, self.outside] if self.outside else list(self)
+
+    @property
+    def head(self):
+        """The `LayerGroup` of the head, or `None`."""
+        return self[-1] if self[-1].name == "head" else None
+
+    @property
+    def backbone(self):
+        """List of the groups below the head."""
+        return self[:-1] if self.head else self[:]
 
     @property
     def variables(self):
-        """List of the weights of the group, statistics included, each once."""
-        own = [v for layer in self.layers for v in graph.own_variables(layer)]
-        return list({id(variable): variable for variable in own}.values())
+        """Dict from path, as `"block1_conv1/kernel"`, to each weight."""
+        return {
+            f"{path}/{variable.name}": variable
+            for layer, path in self.leaves.items()
+            for variable in graph.own_variables(layer)
+        }
 
-    @property
-    def num_params(self):
-        """Integer, how many numbers the weights of the group hold."""
-        return sum(_size(v.shape) for v in self.variables)
+    def cut(self, index):
+        """Returns the tensor that alone leads into a group and those behind.
 
-    def __repr__(self):
-        return (
-            f"<LayerGroup {self.name!r}: {len(self.layers)} layers, "
-            f"{self.num_params:,} parameters>"
-        )
+        Args:
+            index: Integer, place of the group, or string, its name.
 
+        Returns:
+            A `KerasTensor`, or `None` where no single tensor does.
+        """
+        return self[index].cut
 
-class Atom:
-    """One layer call with weights: what a group is put together from."""
+    def select(self, layers="all"):
+        """Turns a specification of layers into the leaf layers that it means.
 
-    def __init__(self, layer, path, first, last):
-        self.layer = layer
-        self.path = path
-        self.first = first
-        self.last = last
+        Args:
+            layers: As in `select_layers`. Defaults to `"all"`.
+
+        Returns:
+            List of leaf layers in the order of the model, each once.
+
+        Raises:
+            ValueError: If any part of `layers` matches nothing.
+        """
+        chosen = set(match(self, layers))
+        return [layer for layer in self.leaves if layer in chosen]
+
+    def to_train(self, layers="all", batch_norm="frozen"):
+        """Finds the layers that would train, by what `unfreeze` is told.
+
+        Args:
+            layers: As in `select_layers`. Defaults to `"all"`.
+            batch_norm: `"frozen"` leaves out the `BatchNormalization` layers
+                below the head, any other policy does not. Defaults to
+                `"frozen"`.
+
+        Returns:
+            List of leaf layers with weights, in the order of the model.
+
+        Raises:
+            ValueError: If `layers` matches nothing, or nothing that can train.
+        """
+        new = self.head.layers if self.head else ()
+        chosen = [
+            layer
+            for layer in self.select(layers)
+            if graph.own_variables(layer)
+            and (
+                batch_norm != "frozen"
+                or not is_batch_norm(layer)
+                or layer in new
+            )
+        ]
+        if not chosen:
+            raise ValueError(
+                "This would train nothing: `layers` holds no layer with "
+                "weights but BatchNormalization, which stays frozen by "
+                'default. To train it, pass `batch_norm="train"`. '
+                f"Received: {layers=!r}"
+            )
+        return chosen
 
 
 def layer_groups(model, granularity="block"):
@@ -94,9 +204,8 @@ def layer_groups(model, granularity="block"):
             `"block"`.
 
     Returns:
-        List of `LayerGroup`s. Any slice of it says where to freeze:
-        `ft.unfreeze(model, ft.layer_groups(model)[-2:])`. Layers that the
-        model holds and does not call, such as a teacher, are in none.
+        A `LayerGroups`, a sequence of `LayerGroup`s. Any slice of it says
+        where to freeze: `ft.unfreeze(model, ft.layer_groups(model)[-2:])`.
 
     Raises:
         ValueError: If `granularity` is unknown, or `model` is not built yet.
@@ -115,36 +224,71 @@ def layer_groups(model, granularity="block"):
     # ['block1', 'block2', 'block3', 'block4', 'block5', 'head']
     ```
     """
-    if granularity not in ("block", "layer"):
-        raise ValueError(
-            '`granularity` must be "block" or "layer". '
-            f"Received: granularity={granularity!r}"
-        )
-    check_built(model)
-    if graph.graph_of(model) is None:
-        return _groups_without_graph(model)
-    steps, _, outputs = graph.walk(model)
-    joints = graph.cut_points(steps, outputs, masks=True)
-    atoms = weighted_atoms(steps)
-    head = find_head(steps, joints, outputs, atoms)
-    body = [atom for atom in atoms if atom not in head]
-    if granularity == "layer":
-        parts = [(atom.path.split("/")[-1], [atom]) for atom in body]
-    else:
-        parts = _blocks(steps, joints, body)
-    if head:
-        parts.append(("head", head))
-    groups = _make_groups(steps, graph.cut_points(steps, outputs), parts)
-    known = {id(layer) for group in groups for layer in group.layers}
-    groups[0].layers[:0] = [
-        layer
-        for layer in graph.leaf_layers(model)
-        if graph.own_variables(layer) and id(layer) not in known
-    ]
-    return groups
+    return LayerGroups(model, granularity=granularity)
 
 
-def check_built(model):
+def as_groups(model):
+    """Returns the layer groups of a model; those that are given, as they are.
+
+    Args:
+        model: A `keras.Model`, built, or its `LayerGroups`.
+
+    Returns:
+        A `LayerGroups`.
+    """
+    return model if isinstance(model, LayerGroups) else LayerGroups(model)
+
+
+def select_layers(model, layers="all"):
+    """Turns a specification of layers into the leaf layers that it means.
+
+    Freezing, phases, adapters and learning rates all take the same
+    specification. Layers that a model holds beside its graph, such as a
+    teacher, are meant only where they are named: as a `Layer`, by their name,
+    the attribute or the path, or as `"outside the graph"`.
+
+    Args:
+        model: A `keras.Model`, built, or its `LayerGroups`.
+        layers: What to select, one of
+            - `"all"`, `"backbone"` (all but the head) or `"head"`;
+            - the name of a layer group, see `layer_groups`; where a layer has
+              the same name, the group is meant;
+            - the name of a layer, at any depth; an inner model or a composite
+              layer stands for all its leaves;
+            - a regular expression that matches a whole layer path, such as
+              `r".*/(query|value)"`; a path is the names of the layers around
+              a leaf and its own, joined by `/`;
+            - a `Layer`, a layer class, or a `LayerGroup`;
+            - an integer n of at least 0: the head and the last n groups before
+              it, or the last n groups of a model without a head;
+            - a callable that takes a leaf layer and returns a boolean;
+            - a list of any of these.
+
+            Defaults to `"all"`.
+
+    Returns:
+        List of leaf layers in the order of the model, each once.
+
+    Raises:
+        ValueError: If any part of `layers` matches nothing, or the model or
+            what is named is not built yet. The message names what exists and
+            what is nearest.
+
+    Example:
+
+    ```python
+    import keras, finetune_keras as ft
+
+    model = keras.applications.MobileNet(alpha=0.25, weights=None)
+    print(len(ft.select_layers(model, "block13")))
+    print(len(ft.select_layers(model, keras.layers.DepthwiseConv2D)))
+    print(ft.select_layers(model, r"conv_pw_1[23]"))
+    ```
+    """
+    return as_groups(model).select(layers)
+
+
+def _check_built(model):
     """Refuses a model whose weights are not all there yet."""
     if not isinstance(model, keras.Model) or not model.weights:
         raise ValueError(
@@ -160,174 +304,3 @@ def check_built(model):
             f"`build`, first. Received: model={model.name!r} of type "
             f"{type(model).__name__}, not built: {late}"
         )
-
-
-def weighted_atoms(steps):
-    """Lists weighted layers, large composites opened into their blocks."""
-    atoms = {}
-    for position, step in enumerate(steps):
-        if not isinstance(step.operation, keras.layers.Layer):
-            continue
-        for layer, path in _open(step.operation, step.path):
-            if layer in atoms:
-                atoms[layer].last = position
-            elif layer.weights:
-                atoms[layer] = Atom(layer, path, position, position)
-    return list(atoms.values())
-
-
-def _open(layer, path):
-    """Yields the blocks of a stack that hides them, else the layer itself."""
-    wrappers = (
-        keras.layers.Wrapper,
-        keras.layers.Bidirectional,
-        keras.layers.RNN,
-    )
-    children = [c for c in graph.inner_layers(layer) if c.weights]
-    # A layer with weights of its own and an adapter inside is no block.
-    blocks = [
-        type(child)
-        for child in children
-        if graph.inner_layers(child) and not graph.own_variables(child)
-    ]
-    stack = any(blocks.count(kind) > 1 for kind in blocks)
-    own = graph.own_variables(layer)
-    if isinstance(layer, wrappers) or not stack or own:
-        yield layer, path
-        return
-    for child in children:
-        yield from _open(child, f"{path}/{child.name}")
-
-
-def _blocks(steps, joints, body):
-    """Puts atoms together by name and by the graph; `(name, atoms)` each."""
-    keys = block_keys(steps, joints, body)
-    parts, by_key = [], {}
-    for atom, key in zip(body, keys, strict=True):
-        if key in by_key:
-            by_key[key].append(atom)
-        else:
-            by_key[key] = [atom]
-            parts.append((key, by_key[key]))
-    starts = [
-        i
-        for i, (key, atoms) in enumerate(parts)
-        if is_block(atoms) or is_block_key(key)
-    ]
-    parts = [(group_name(key, atoms), atoms) for key, atoms in parts]
-    return _join_stem(parts, starts)
-
-
-def _join_stem(parts, starts):
-    """Calls what stands before the first real block the stem."""
-    if not starts or starts[0] == 0:
-        return parts
-    front = [atom for _, atoms in parts[: starts[0]] for atom in atoms]
-    embeds = any("Embedding" in type(atom.layer).__name__ for atom in front)
-    return [("embeddings" if embeds else "stem", front), *parts[starts[0] :]]
-
-
-def is_block(atoms):
-    """Tells whether atoms make a block: several kernels, or one composite."""
-    kernels = [
-        leaf
-        for atom in atoms
-        for leaf in _outer_leaves(atom)
-        if not is_norm(leaf)
-        and any(len(v.shape) > 1 for v in graph.own_variables(leaf))
-        and "Embedding" not in type(leaf).__name__
-    ]
-    return len(kernels) > 1
-
-
-def _outer_leaves(atom):
-    """Leaves of an atom that are not inside another one, as adapters are."""
-    leaves = graph.leaf_layers(atom.layer, atom.path)
-    inside = {id(x) for leaf in leaves for x in graph.all_layers(leaf)}
-    return [leaf for leaf in leaves if id(leaf) not in inside]
-
-
-def _make_groups(steps, cuts, parts):
-    names = unique_names([name for name, _ in parts])
-    groups, seen = [], set()
-    for i, (name, (_, atoms)) in enumerate(zip(names, parts, strict=True)):
-        layers = [
-            leaf
-            for atom in atoms
-            for leaf in graph.leaf_layers(atom.layer, atom.path)
-            if graph.own_variables(leaf) and leaf not in seen
-        ]
-        # A layer that another one holds is in the group of its first call.
-        seen.update(layers)
-        cut = _cut_between(steps, cuts, parts[:i], parts[i:])
-        if layers:
-            groups.append(LayerGroup(name, layers, cut))
-    return groups
-
-
-def _cut_between(steps, cuts, below, above):
-    """Picks the smallest cut between two runs of atoms, random ops above."""
-    if not below:
-        return None
-    start = max(atom.last for _, atoms in below for atom in atoms)
-    stop = min(atom.first for _, atoms in above for atom in atoms)
-    best = None
-    for position in [p for p in range(start, stop) if p in cuts]:
-        random = graph.is_random(steps[position].operation)
-        if best is None or (
-            not random and _size(cuts[position].shape) <= _size(best.shape)
-        ):
-            best = cuts[position]
-        elif random:
-            break
-    return best
-
-
-def _size(shape):
-    size = 1
-    for dimension in shape:
-        size *= dimension or 1
-    return size
-
-
-def _groups_without_graph(model):
-    parts = parts_by_call(model)
-    if not parts:
-        return [LayerGroup(model.name, [model])]
-    if graph.own_variables(model):
-        parts[0][1].insert(0, model)
-    names = unique_names([name for name, _ in parts])
-    return [
-        LayerGroup(name, leaves)
-        for name, (_, leaves) in zip(names, parts, strict=True)
-    ]
-
-
-def outside_group(model, groups=None):
-    """Gathers the weights that a model holds and no call of it passes.
-
-    They belong to a teacher, a momentum encoder or a network of the loss, and
-    keep the flags that a person gave them, unless they are named.
-
-    Args:
-        model: A `keras.Model`, built.
-        groups: List of its `LayerGroup`s. Made where not given.
-
-    Returns:
-        A `LayerGroup` called `"outside the graph"`, or `None`.
-    """
-    groups = layer_groups(model) if groups is None else groups
-    known = {id(layer) for group in groups for layer in group.layers}
-    layers = [
-        layer
-        for layer in graph.every_leaf(model)
-        if id(layer) not in known and graph.own_variables(layer)
-    ]
-    return LayerGroup(OUTSIDE, layers) if layers else None
-
-
-def all_groups(model):
-    """Lists the layer groups, and `outside_group` where there is one."""
-    groups = layer_groups(model)
-    outside = outside_group(model, groups)
-    return [*groups, outside] if outside else groups

@@ -5,9 +5,10 @@ import html
 import keras
 
 from finetune_keras.data.printable import printable
-from finetune_keras.models.freezing import is_batch_norm, is_recompile_due
-from finetune_keras.models.layer_groups import all_groups
-from finetune_keras.models.table import format_table
+from finetune_keras.data.table import format_table
+from finetune_keras.models.freezing import is_recompile_due
+from finetune_keras.models.layer_groups import as_groups
+from finetune_keras.models.selection import is_batch_norm
 
 _COLUMNS = ("group", "layers", "parameters", "trainable", "batch norm")
 
@@ -16,7 +17,7 @@ def trainable_summary(model, optimizer=None):
     """Summarises what trains in a model, group by group.
 
     Args:
-        model: A `keras.Model`, built.
+        model: A `keras.Model`, built, or its `LayerGroups`.
         optimizer: A `keras.optimizers.Optimizer` or its name, for the bytes
             of its state. Defaults to the one that `model` is compiled with.
 
@@ -68,10 +69,12 @@ class TrainableSummary:
     """
 
     def __init__(self, model, optimizer=None):
+        groups = as_groups(model)
+        model = groups.model
         self.name = model.name
         trained = {id(v) for v in model.trainable_variables}
         self.rows, counted = [], set()
-        for group in all_groups(model):
+        for group in groups.every:
             self.rows.append(_row(group, trained, counted))
         self.num_params = sum(row["parameters"] for row in self.rows)
         self.num_trainable = sum(row["trainable"] for row in self.rows)

@@ -1,10 +1,10 @@
 """The trainable set, kept by path where Keras's own file would lose it."""
 
-import re
 import warnings
 
 import keras
 
+from finetune_keras.engine.paths import without_numbers
 from finetune_keras.models import graph
 from finetune_keras.models.pixel_guard import LooksAtPixels
 
@@ -163,15 +163,6 @@ def paths_now(saved, now):
             if len(old) == len(new):
                 paths.update(zip(old, new, strict=True))
     return paths
-
-
-def without_numbers(path, number=r"_\d+$"):
-    """Cuts off the numbers that layers are counted with."""
-    # The name of an adapter is the user's own, number and all.
-    return "/".join(
-        name if name.startswith("adapter_") else re.sub(number, "", name)
-        for name in path.split("/")
-    )
 
 
 def keep_trainable_set(model, stacklevel=4):

@@ -4,11 +4,9 @@ import difflib
 import math
 import numbers
 
-from finetune_keras.models import graph
-from finetune_keras.models.freezing import BATCH_NORM, is_batch_norm
-from finetune_keras.models.layer_groups import layer_groups
-from finetune_keras.models.selection import select_layers
 from finetune_keras.plans.schedules import SCHEDULES
+
+BATCH_NORM = ("frozen", "train", "synchronized")
 
 
 class PlanError(ValueError):
@@ -63,7 +61,7 @@ class Phase:
 
     phase = ft.Phase(2, epochs=10, learning_rate=1e-4, schedule="cosine")
     model = keras.applications.MobileNet(alpha=0.25, weights=None)
-    print([layer.name for layer in phase.select(model)])
+    print([layer.name for layer in phase.select(ft.layer_groups(model))])
     print([phase.learning_rate_at(epoch) for epoch in range(10)])
     ```
     """
@@ -99,40 +97,22 @@ class Phase:
         name = layers if isinstance(layers, str) else ", ".join(layers)
         return name if len(name) <= 40 else f"{name[:37]}..."
 
-    def select(self, model):
+    def select(self, groups):
         """Finds the layers that this phase trains. Changes no flag.
 
         Args:
-            model: A `keras.Model`, built.
+            groups: The `LayerGroups` of a model.
 
         Returns:
             List of leaf layers with weights, in the order of the model.
             `BatchNormalization` that stays frozen is not among them.
 
         Raises:
-            ValueError: If `layers` matches nothing in `model`, or nothing that
-                can train.
+            ValueError: If `layers` matches nothing in the model, or nothing
+                that can train.
         """
-        groups = layer_groups(model)
-        head = groups[-1].layers if groups[-1].name == "head" else []
-        chosen = [
-            layer
-            for layer in select_layers(model, self.layers)
-            if graph.own_variables(layer)
-            and (
-                self.batch_norm != "frozen"
-                or not is_batch_norm(layer)
-                or layer in head
-            )
-        ]
-        if not chosen:
-            raise ValueError(
-                "The phase would train nothing: `layers` holds no layer with "
-                "weights but BatchNormalization, which stays frozen by "
-                'default. To train it, pass `batch_norm="train"`. '
-                f"Received: layers={self.layers!r}"
-            )
-        return chosen
+        check_groups(groups)
+        return groups.to_train(self.layers, self.batch_norm)
 
     def learning_rate_at(self, epoch, learning_rate=None):
         """Computes the learning rate of a step, before any decay by depth.
@@ -273,6 +253,16 @@ def nearest(value, known):
     known = [one for one in known if one is not None]
     found = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
     return f" Did you mean {found[0]!r}?" if found else ""
+
+
+def check_groups(groups):
+    """Refuses what is not the layer groups of a model."""
+    if not hasattr(groups, "to_train"):
+        raise ValueError(
+            "A plan knows no model, only layer groups: pass "
+            "`ft.layer_groups(model)`. "
+            f"Received: {groups!r} of type {type(groups).__name__}"
+        )
 
 
 def _is_number(value, kind):

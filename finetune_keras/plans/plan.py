@@ -5,9 +5,8 @@ import warnings
 
 from finetune_keras.data.atomic import write_text
 from finetune_keras.data.facts import reading
-from finetune_keras.models.layer_groups import layer_groups
-from finetune_keras.models.table import format_table
-from finetune_keras.plans.phase import Phase, checked
+from finetune_keras.data.table import format_table
+from finetune_keras.plans.phase import Phase, check_groups, checked
 from finetune_keras.plans.plan_yaml import read_dict, read_yaml, yaml_path
 
 
@@ -81,17 +80,17 @@ class Plan:
         rows = [_cells(number, phase) for number, phase in enumerate(self, 1)]
         return f"{title}\n{format_table(_COLUMNS, rows)}"
 
-    def check(self, model):
+    def check(self, groups):
         """Tells whether the plan makes sense for a model, before any training.
 
         The model is left as it is.
 
         Args:
-            model: A `keras.Model`, built.
+            groups: The `LayerGroups` of the model.
 
         Raises:
             ValueError: If the plan is empty, a phase selects nothing that can
-                train in `model`, a phase does nothing new against the one
+                train in the model, a phase does nothing new against the one
                 before, or `head_start` meets a model without a head.
 
         Warns:
@@ -104,16 +103,17 @@ class Plan:
         import keras, finetune_keras as ft
 
         model = keras.applications.MobileNet(alpha=0.25, weights=None)
-        ft.plans.linear_probe_then_full().check(model)
+        ft.plans.linear_probe_then_full().check(ft.layer_groups(model))
         ```
         """
+        check_groups(groups)
         if not self.phases:
             raise ValueError(
                 "The plan is empty: nothing would be trained. Give it at least "
                 "one `Phase`. Received: phases=[]"
             )
         needs_head = self.head_start not in (None, "auto")
-        if needs_head and layer_groups(model)[-1].name != "head":
+        if needs_head and not groups.head:
             raise ValueError(
                 "The plan solves the head before the first phase, and the "
                 "model has no head. Add one with `replace_head`, or leave "
@@ -122,7 +122,7 @@ class Plan:
         selections = []
         for number, phase in enumerate(self, 1):
             try:
-                selections.append(set(phase.select(model)))
+                selections.append(set(phase.select(groups)))
             except ValueError as error:
                 raise ValueError(
                     f"Phase {number} of the plan ({phase.layers!r}) does not "

@@ -6,6 +6,7 @@ pretrained layers a rate that BERT still stands. Convolutional networks take
 more, 1e-4 to 3e-4 in all layers; large transformers less, 1e-5 to 3e-5.
 """
 
+import collections.abc
 import numbers
 
 from finetune_keras.plans.plan import Phase, Plan
@@ -180,7 +181,7 @@ def gradual(
 
     model = keras.applications.MobileNet(alpha=0.25, weights=None)
     plan = ft.plans.gradual(len(ft.layer_groups(model)))
-    plan.check(model)
+    plan.check(ft.layer_groups(model))
     print(plan)
     ```
 
@@ -304,7 +305,7 @@ def chain_thaw(
 
     model = keras.applications.MobileNet(alpha=0.25, weights=None)
     plan = ft.plans.chain_thaw(ft.layer_groups(model), patience=1)
-    plan.check(model)
+    plan.check(ft.layer_groups(model))
     print(plan)
     ```
 
@@ -345,7 +346,7 @@ def adapters(epochs=5, learning_rate=1e-3, name="default", patience=None):
     model = ft.replace_head(backbone, 2)
     ft.add_adapters(model, ft.LoRA(rank=2), "dense.*")
     plan = ft.plans.adapters(epochs=3)
-    plan.check(model)
+    plan.check(ft.layer_groups(model))
     ```
 
     Reference:
@@ -358,7 +359,8 @@ def adapters(epochs=5, learning_rate=1e-3, name="default", patience=None):
 
 
 def _names(groups):
-    if isinstance(groups, (list, tuple)):
+    is_list = isinstance(groups, collections.abc.Sequence)
+    if is_list and not isinstance(groups, str):
         names = [getattr(group, "name", group) for group in groups]
         if names and all(isinstance(name, str) for name in names):
             return [name for name in names if name != "head"]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from finetune_keras.models.table import format_table
+from finetune_keras.data.table import format_table
 from finetune_keras.results.decisions import Decisions
 
 

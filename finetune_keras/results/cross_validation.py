@@ -7,7 +7,7 @@ import numpy as np
 
 from finetune_keras.cache.shared_activations import SharedActivations
 from finetune_keras.data.label_checks import one_column
-from finetune_keras.models.table import format_table
+from finetune_keras.data.table import format_table
 from finetune_keras.plans.plan import check_plan
 from finetune_keras.results.collect import as_arrays
 from finetune_keras.results.evaluation import evaluate

@@ -1,7 +1,7 @@
 """Reports and numbers as plain text."""
 
 from finetune_keras.data.printable import printable
-from finetune_keras.models.table import format_table
+from finetune_keras.data.table import format_table
 from finetune_keras.results.metrics import MAIN_METRIC
 
 _MOST_CLASSES = 20

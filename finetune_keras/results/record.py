@@ -10,9 +10,9 @@ import numpy as np
 
 from finetune_keras.data.atomic import replacing, write_text
 from finetune_keras.data.printable import as_file_name, as_markdown
+from finetune_keras.data.table import format_table
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.summary import TrainableSummary
-from finetune_keras.models.table import format_table
 from finetune_keras.results.bundle import describe_environment
 
 
@@ -91,8 +91,8 @@ def describe_weights(variables):
 
 def _describe_model(model):
     groups = layer_groups(model)
-    body = [v for g in groups if g.name != "head" for v in g.variables]
-    summary = TrainableSummary(model)
+    body = [v for group in groups.backbone for v in group.variables]
+    summary = TrainableSummary(groups)
     return {
         "name": model.name,
         "parameters": summary.num_params,

@@ -7,6 +7,7 @@ import keras
 import keras_tuner
 
 from finetune_keras.engine.fit_state import compile_arguments
+from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.search.checks import check_is_validated
 from finetune_keras.search.hypermodel import FineTuneHyperModel, sized
 
@@ -68,7 +69,7 @@ class Explorer(keras_tuner.HyperModel):
         hypermodel = self.hypermodel
         model = hypermodel.build(hp)
         plan = hypermodel.prepare(hp, model)
-        plan.check(model)
+        plan.check(layer_groups(model))
         train, _ = hypermodel.data(hp, *self.trials.data)
         options = {**self.trials.fit, **hypermodel.options(hp)}
         if type(hypermodel).train is FineTuneHyperModel.train:

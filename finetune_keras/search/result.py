@@ -14,7 +14,7 @@ from finetune_keras.data.facts import (
     reading,
 )
 from finetune_keras.data.printable import printable
-from finetune_keras.models.table import format_table
+from finetune_keras.data.table import format_table
 from finetune_keras.plans.plan import Plan
 from finetune_keras.search.trial_file import read_result
 from finetune_keras.training.figure import new_figure

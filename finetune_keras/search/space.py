@@ -2,7 +2,7 @@
 
 import contextlib
 
-from finetune_keras.models.table import format_table
+from finetune_keras.data.table import format_table
 from finetune_keras.plans.phase import nearest
 from finetune_keras.search.space_parts import (
     CONDITIONS,

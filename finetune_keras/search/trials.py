@@ -20,6 +20,7 @@ from finetune_keras.engine.fit_state import (
     strategy_scope,
 )
 from finetune_keras.models.freezing import TrainOnly
+from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.search.hypermodel import metrics_of
 from finetune_keras.search.oracles import write_json
 from finetune_keras.search.session import clear_session
@@ -249,7 +250,8 @@ def set_flags_of_best(model, plan, history):
     """
     rows = [r for r in history.epochs if r["epoch"] == history.best_epoch]
     phase = plan[rows[0]["phase"] if rows else 0]
-    TrainOnly(model)(phase.select(model), phase.batch_norm)
+    groups = layer_groups(model)
+    TrainOnly(groups)(phase.select(groups), phase.batch_norm)
     arguments = compile_arguments(model)
     with strategy_scope(model):
         optimizer = model.optimizer

@@ -4,7 +4,7 @@ import collections
 import re
 import string
 
-from finetune_keras.models.table import format_table
+from finetune_keras.data.table import format_table
 
 
 def entity_scores(true, predicted):

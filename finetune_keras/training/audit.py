@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from finetune_keras.models import graph
-from finetune_keras.models.layer_groups import OUTSIDE
+from finetune_keras.models.group_parts import OUTSIDE
 
 
 class Audit:
@@ -23,8 +23,8 @@ class Audit:
     is 0: that is said, and no more.
 
     Args:
-        model: A `keras.Model` whose flags are those of the phase.
-        groups: List of `LayerGroup`s of the model.
+        groups: The `LayerGroups` of a model whose flags are those of the
+            phase.
 
     Example:
 
@@ -37,19 +37,19 @@ class Audit:
     x = keras.layers.Dense(3, name="body")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(1, name="head")(x))
     ft.freeze(model, "body")
-    audit = Audit(model, ft.layer_groups(model))
+    audit = Audit(ft.layer_groups(model))
     model.compile("sgd", "mse")
     model.fit(np.ones((4, 4)), np.ones((4, 1)), verbose=0)
     print(audit.check())
     ```
     """
 
-    def __init__(self, model, groups):
-        self.model = model
-        self.groups = groups
+    def __init__(self, groups):
+        self.model = model = groups.model
+        self.groups = groups.every
         self.trained = {id(v) for v in model.trainable_variables}
         self.before = {}
-        for layer in (layer for group in groups for layer in group.layers):
+        for layer in (x for group in groups.every for x in group.layers):
             for variable in _frozen(layer, self.trained):
                 self.before[id(variable)] = _digest(variable)
         for variable in model.trainable_variables:

@@ -8,7 +8,6 @@ import keras
 from finetune_keras.engine.retrace import retrace
 from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.models.layer_groups import layer_groups
-from finetune_keras.models.selection import select_layers
 from finetune_keras.models.trainable_set import keep_trainable_set
 from finetune_keras.training.monitor import is_skipped, rises, weight_penalty
 
@@ -69,11 +68,12 @@ class UnfreezeCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._logs = {}
         self._trained = None
-        self._train_only = TrainOnly(self.model)
+        self._layer_groups = layer_groups(self.model)
+        self._train_only = TrainOnly(self._layer_groups)
 
     def on_epoch_begin(self, epoch, logs=None):
         groups = self.groups_to_train(epoch, self._logs)
-        layers = select_layers(self.model, groups)
+        layers = self._layer_groups.select(groups)
         if layers == self._trained:
             return
         self._trained = layers

@@ -4,9 +4,10 @@ import itertools
 import statistics
 import time
 
+from finetune_keras.data.table import format_table
 from finetune_keras.models.freezing import TrainOnly
+from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.summary import trainable_summary
-from finetune_keras.models.table import format_table
 from finetune_keras.plans.plan import check_plan
 from finetune_keras.training.compiled import ensure_compiled
 from finetune_keras.training.data_checks import check_given
@@ -71,14 +72,15 @@ def dry_run(model, plan, train, validation=None, batch_size=None):
     """
     check_plan(plan, train, validation)
     check_given(train, "train")
-    plan.check(model)
+    plan.check(layer_groups(model))
     with left_as_it_was(model):
         target = twin(model)
+        groups = layer_groups(target)
         ensure_compiled(target, plan, labels_rank(train))
         data = [_read(train, target, "train", batch_size)]
         if validation is not None:
             data.append(_read(validation, target, "validation", batch_size))
-        return DryRun([_try(target, phase, *data) for phase in plan])
+        return DryRun([_try(groups, phase, *data) for phase in plan])
 
 
 class DryRun:
@@ -169,10 +171,10 @@ def _read(data, model, name, batch_size):
     return batch_arguments(batch), count
 
 
-def _try(model, phase, train, validation=None):
-    TrainOnly(model)(phase.select(model), phase.batch_norm)
+def _try(groups, phase, train, validation=None):
+    TrainOnly(groups)(phase.select(groups), phase.batch_norm)
     # A new one for each phase: JAX would use the trace of the one before.
-    trial = compiled_twin(model)
+    trial = compiled_twin(groups.model)
     summary = trainable_summary(trial)
     seconds = _seconds(trial.train_on_batch, *train)
     if validation is not None:

@@ -2,6 +2,7 @@
 
 from finetune_keras.cache.activation_store import cache_options
 from finetune_keras.engine.fit_state import strategy_scope
+from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.readable import warn_if_unreadable
 from finetune_keras.plans.plan import check_plan
 from finetune_keras.training.compiled import ensure_compiled
@@ -96,7 +97,8 @@ def fine_tune(
     check_plan(plan, train, validation)
     check_given(train, "train")
     check_given(validation, "validation")
-    plan.check(model)
+    groups = layer_groups(model)
+    plan.check(groups)
     train, fit = check_fit(fit, train, validation)
     options = cache_options(cache)
     warn_if_unreadable(model)
@@ -104,6 +106,6 @@ def fine_tune(
     with strategy_scope(model):
         ensure_compiled(model, plan, labels_rank(train))
         check_with_model(model, fit)
-        run = Run(model, plan, train, validation, options, fit)
+        run = Run(groups, plan, train, validation, options, fit)
         with in_folder(run, checkpoint_dir):
             return run.run()

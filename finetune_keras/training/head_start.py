@@ -115,19 +115,16 @@ def linear_head(model):
     Raises:
         ValueError: If the head is anything else.
     """
-    head = layer_groups(model)[-1]
-    if (
-        head.name != "head"
-        or len(head.layers) != 1
-        or not isinstance(head.layers[0], keras.layers.Dense)
-    ):
+    head = layer_groups(model).head
+    layers = head.layers if head else []
+    if len(layers) != 1 or not isinstance(layers[0], keras.layers.Dense):
         raise ValueError(
             "Only a linear head can be solved in closed form: a single dense "
             "layer on features. Build the head without `hidden_units`, or "
             "leave out `head_start`. "
-            f"Received: model={model.name!r} with head {head.layers}"
+            f"Received: model={model.name!r} with head {layers}"
         )
-    return head.layers[0]
+    return layers[0]
 
 
 def start_head(model, head, batches, method):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from finetune_keras.data.printable import printable
-from finetune_keras.models.table import format_table
+from finetune_keras.data.table import format_table
 from finetune_keras.training.figure import as_label, new_figure
 
 

@@ -3,23 +3,33 @@
 import math
 
 from finetune_keras.models import graph
-from finetune_keras.models.layer_groups import layer_groups
-from finetune_keras.models.selection import select_layers
+from finetune_keras.models.layer_groups import as_groups
 
 
 def multipliers_by_path(model, decay, multipliers):
-    """Works out the multiplier of each weight of the model, by path."""
-    by_variable = {}
+    """Works out the multiplier of each weight of a model, by path.
+
+    Args:
+        model: A `keras.Model`, built, or its `LayerGroups`.
+        decay: Float in (0, 1] or `None`. Factor for each layer group, from the
+            head down.
+        multipliers: Dict from a selection of layers to a float.
+
+    Returns:
+        Dict from the path of each weight to a float.
+    """
+    check_decay(decay)
+    groups, by_variable = as_groups(model), {}
     if decay is not None:
-        for distance, group in enumerate(reversed(layer_groups(model))):
+        for distance, group in enumerate(reversed(groups)):
             for variable in group.variables:
                 by_variable[id(variable)] = decay**distance
     for layers, multiplier in multipliers.items():
         _check_multiplier(layers, multiplier)
-        for layer in select_layers(model, layers):
+        for layer in groups.select(layers):
             for variable in graph.own_variables(layer):
                 by_variable[id(variable)] = float(multiplier)
-    return values_by_path(model, by_variable, 1.0, "learning rates")
+    return values_by_path(groups.model, by_variable, 1.0, "learning rates")
 
 
 def values_by_path(model, by_variable, default, what):

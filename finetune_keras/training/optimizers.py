@@ -6,9 +6,8 @@ import keras
 
 from finetune_keras.engine.layerwise import layerwise_class
 from finetune_keras.models import graph
-from finetune_keras.models.selection import select_layers
+from finetune_keras.models.layer_groups import select_layers
 from finetune_keras.training.multipliers import (
-    check_decay,
     multipliers_by_path,
     values_by_path,
 )
@@ -83,7 +82,6 @@ def layerwise_optimizer(
     """
     optimizer = keras.optimizers.get(optimizer)
     check_one_rate(optimizer)
-    check_decay(decay)
     _check_l2_sp(l2_sp)
     target = getattr(optimizer, "inner_optimizer", optimizer)
     pulls = _pulls(model, l2_sp)

@@ -11,7 +11,6 @@ from finetune_keras.engine.fit_state import sync_state
 from finetune_keras.engine.relay import Relay
 from finetune_keras.engine.retrace import retrace
 from finetune_keras.models.freezing import TrainOnly
-from finetune_keras.models.layer_groups import all_groups
 from finetune_keras.models.replay import layer_names_kept
 from finetune_keras.models.trainable_set import keep_trainable_set
 from finetune_keras.training import resume
@@ -22,6 +21,7 @@ from finetune_keras.training.compiled import is_layerwise
 from finetune_keras.training.head_start import HeadStart
 from finetune_keras.training.history import FineTuneHistory, as_plain
 from finetune_keras.training.inputs import Inputs
+from finetune_keras.training.multipliers import multipliers_by_path
 from finetune_keras.training.phase_work import PhaseWork
 from finetune_keras.training.progress import Progress
 from finetune_keras.training.rate_clock import RateClock
@@ -36,7 +36,7 @@ class Run:
     """One run of a plan: it leads the phases, and watches each epoch.
 
     Args:
-        model: Compiled `keras.Model`.
+        groups: The `LayerGroups` of a compiled `keras.Model`.
         plan: A `Plan`.
         train: Training data, as in `fine_tune`.
         validation: Validation data, or `None`.
@@ -44,8 +44,9 @@ class Run:
         fit: Dict, further arguments of `fine_tune`, see `check_fit`.
     """
 
-    def __init__(self, model, plan, train, validation, cache, fit):
-        self.full = model
+    def __init__(self, groups, plan, train, validation, cache, fit):
+        self.groups = groups
+        self.full = model = groups.model
         self.plan = plan
         self.cache = cache
         self.fit = fit
@@ -71,9 +72,8 @@ class Run:
         self.history = FineTuneHistory(monitor)
         frequency = self.fit.get("validation_freq", 1)
         self.best = Best(monitor, model, mode, frequency)
-        self.groups = all_groups(model)
         self.rates = RateClock(model, plan)
-        self.train_only = TrainOnly(model)
+        self.train_only = TrainOnly(groups)
         # Without any, the multipliers of the user's own optimizer hold.
         self.decays = any(phase.layerwise_lr_decay for phase in plan)
         self.checkpoint = None
@@ -143,7 +143,7 @@ class Run:
         if state is not None and not self._goes_on():
             return  # it was stopped just behind the end of the phase
         # Before a resumed phase goes on, its own beginning is out of reach.
-        audit = Audit(self.full, self.groups)
+        audit = Audit(self.groups)
         self._cut_as_at_first(state)
         self.history.phases[-1]["cache"] = self.work.report
         self.work.build(resumable=self.checkpoint is not None)
@@ -184,11 +184,13 @@ class Run:
         return not self.stopped and self.epoch < self.stop_after
 
     def _set_trainable(self, phase):
-        self.train_only(phase.select(self.full), phase.batch_norm)
+        self.train_only(phase.select(self.groups), phase.batch_norm)
         optimizer = self.full.optimizer
         if self.decays and is_layerwise(optimizer):
             inner = getattr(optimizer, "inner_optimizer", optimizer)
-            inner.set_multipliers(self.full, phase.layerwise_lr_decay)
+            decay = phase.layerwise_lr_decay
+            multipliers = multipliers_by_path(self.groups, decay, {})
+            inner.set_multipliers(self.full, multipliers)
 
     def _cut_as_at_first(self, state):
         """Cuts with the random state in which the phase began."""

@@ -13,7 +13,7 @@ from finetune_keras.engine.fit_state import (
     strategy_scope,
 )
 from finetune_keras.models import graph
-from finetune_keras.models.freezing import is_batch_norm
+from finetune_keras.models.selection import is_batch_norm
 from finetune_keras.training.compiled import is_layerwise
 from finetune_keras.training.optimizers import check_one_rate
 

@@ -214,10 +214,86 @@ def test_subclassed_model_with_norms_and_a_weight_of_its_own():
     assert sum(group.num_params for group in groups) == sum(
         keras.ops.size(v) for v in model.weights
     )
-    ft.plans.gradual(3).check(model)
+    ft.plans.gradual(3).check(ft.layer_groups(model))
     with pytest.warns(UserWarning, match="does not keep the frozen state"):
         ft.freeze(model, groups[0])
         # Its own weight is frozen, and hides nothing else.
         assert len(model.trainable_variables) == 6
         ft.unfreeze(model, groups[0])
         assert len(model.trainable_variables) == 6 + 3
+
+
+# === Groups that a person or a model states ===
+
+
+def blocks():
+    x = inputs = keras.Input((8, 8, 3))
+    for i in range(3):
+        x = layers.Conv2D(4, 3, padding="same", name=f"stage{i // 2}_{i}")(x)
+        x = layers.BatchNormalization(name=f"stage{i // 2}_{i}_norm")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(2, name="head")(x))
+
+
+def test_groups_by_names_and_expressions():
+    model = blocks()
+    groups = ft.LayerGroups(model, [r"stage\d", "head"])
+    assert [group.name for group in groups] == ["stage0", "stage1", "head"]
+    assert [len(group.layers) for group in groups] == [4, 2, 1]
+    assert groups.cut(1) is model.get_layer("stage0_1_norm").output
+    assert groups["stage1"] is groups[1] and groups[-1] is groups.head
+    assert groups.backbone == groups[:2]
+    assert [x.name for x in groups.select(1)] == [
+        "stage1_2", "stage1_2_norm", "head",
+    ]  # fmt: skip
+    assert groups.variables["stage1_2/kernel"] is groups[1].layers[0].kernel
+    ft.freeze(groups)
+    ft.unfreeze(groups, "stage1")
+    kernel = model.get_layer("stage1_2").kernel
+    assert [v.path for v in model.trainable_variables][0] == kernel.path
+    rows = ft.trainable_summary(groups).rows
+    assert [row["group"] for row in rows] == ["stage0", "stage1", "head"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["stage0", "head"], "Without a group: .'stage1_2'"),
+        (["stage", "neck", "head"], "without layers: .'neck'"),
+    ],
+)
+def test_names_that_leave_layers_or_find_none_are_refused(names, message):
+    with pytest.raises(ValueError, match=message):
+        ft.LayerGroups(blocks(), names)
+
+
+def test_a_group_that_is_not_there_is_told():
+    with pytest.raises(KeyError, match="there are .'stage0'"):
+        ft.layer_groups(blocks())["stage9"]
+
+
+class Stated(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.low = layers.Dense(3)
+        self.mid = layers.Dense(3)
+        self.head = layers.Dense(2)
+
+    def call(self, x):
+        return self.head(self.mid(self.low(x)))
+
+    def layer_groups(self):
+        return ["^dense", "head"]
+
+
+def test_a_model_states_its_groups():
+    model = Stated()
+    model(np.ones((1, 4)))
+    for layer, name in zip(
+        model.layers, ("dense_a", "dense_b", "x"), strict=True
+    ):
+        layer.name = name
+    groups = ft.layer_groups(model)
+    assert [group.name for group in groups] == ["dense", "head"]
+    assert ft.select_layers(model, 0) == [model.head]
+    assert len(ft.layer_groups(model, granularity="layer")) == 3

@@ -129,7 +129,7 @@ BLOCK3 = ["block3_a", "block3_b"]
     ],
 )
 def test_select(model, phase, expected):
-    assert names_of(phase.select(model)) == expected
+    assert names_of(phase.select(ft.layer_groups(model))) == expected
 
 
 def test_integers_count_groups(model):
@@ -138,15 +138,15 @@ def test_integers_count_groups(model):
     for n in range(len(groups)):
         phase = Phase(n, batch_norm="train")
         expected = {x for group in groups[-n - 1 :] for x in group.layers}
-        assert set(phase.select(model)) == expected
+        assert set(phase.select(ft.layer_groups(model))) == expected
     with pytest.raises(ValueError, match=f"layers={len(groups)}"):
-        Phase(len(groups)).select(model)
+        Phase(len(groups)).select(ft.layer_groups(model))
     headless = backbone()
     groups = ft.layer_groups(headless)
     assert groups[-1].name != "head"
-    assert names_of(Phase(1).select(headless)) == BLOCK3
+    assert names_of(Phase(1).select(ft.layer_groups(headless))) == BLOCK3
     with pytest.raises(ValueError, match="layers=0"):
-        Phase(0).select(headless)
+        Phase(0).select(ft.layer_groups(headless))
 
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "train"])
@@ -154,7 +154,7 @@ def test_integers_count_groups(model):
 def test_select_is_what_unfreeze_sets(spec, batch_norm):
     model = ft.replace_head(backbone(), 3, hidden_units=(5,), batch_norm=True)
     phase = Phase(spec, batch_norm=batch_norm)
-    chosen = phase.select(model)
+    chosen = phase.select(ft.layer_groups(model))
     ft.freeze(model)
     groups = ft.layer_groups(model)[-3:] if spec == 2 else spec
     ft.unfreeze(model, groups, batch_norm=batch_norm)

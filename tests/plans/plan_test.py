@@ -137,7 +137,7 @@ def test_check_leaves_the_model_as_it_is(model):
     flags = [v.trainable for v in model.variables]
     flags += [x.trainable for x in [model, *model.layers]]
     kind = type(model)
-    example().check(model)
+    example().check(ft.layer_groups(model))
     assert type(model) is kind
     assert flags == [v.trainable for v in model.variables] + [
         x.trainable for x in [model, *model.layers]
@@ -166,7 +166,7 @@ def test_check_leaves_the_model_as_it_is(model):
 )
 def test_check_refuses(model, phases, message):
     with pytest.raises(ValueError, match=message):
-        Plan(phases).check(model)
+        Plan(phases).check(ft.layer_groups(model))
 
 
 @pytest.mark.parametrize(
@@ -179,19 +179,19 @@ def test_check_refuses(model, phases, message):
     ],
 )
 def test_check_takes_any_difference_that_matters(model, options):
-    Plan([Phase("all"), Phase("all", **options)]).check(model)
+    Plan([Phase("all"), Phase("all", **options)]).check(ft.layer_groups(model))
 
 
 def test_check_takes_warm_restarts(model):
     restart = Phase("all", epochs=2, learning_rate=1e-3, schedule="cosine")
-    Plan([restart, restart]).check(model)
+    Plan([restart, restart]).check(ft.layer_groups(model))
 
 
 def test_check_wants_a_head_to_start_from(model):
     plan = Plan([Phase("all")], head_start="lda")
-    plan.check(model)
+    plan.check(ft.layer_groups(model))
     with pytest.raises(ValueError, match="head_start='lda'"):
-        plan.check(backbone())
+        plan.check(ft.layer_groups(backbone()))
 
 
 def test_check_warns_of_a_rate_above_that_of_the_head(model):
@@ -203,7 +203,7 @@ def test_check_warns_of_a_rate_above_that_of_the_head(model):
         ]
     )
     with pytest.warns(UserWarning, match=r"Phase 3 \('all'\).*0.01 over 0.001"):
-        plan.check(model)
+        plan.check(ft.layer_groups(model))
 
 
 @pytest.mark.parametrize(
@@ -215,9 +215,11 @@ def test_check_is_silent_where_rates_do_not_rise(model, rates):
     plan = Plan([Phase(spec, learning_rate=rate) for spec, rate in pairs])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plan.check(model)
+        plan.check(ft.layer_groups(model))
         # The head bears a high rate after the rest.
-        Plan([Phase("all", 1, 1e-5), Phase("head", 1, 1e-3)]).check(model)
+        Plan([Phase("all", 1, 1e-5), Phase("head", 1, 1e-3)]).check(
+            ft.layer_groups(model)
+        )
 
 
 # === Strategies ===
@@ -240,13 +242,16 @@ def test_strategies_fit_models_and_files(model):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for plan in strategies(model):
-            plan.check(model)
+            plan.check(ft.layer_groups(model))
             assert Plan.from_yaml(plan.to_yaml()) == plan
 
 
 def test_strategies_train_what_they_say(model):
     def trained(plan):
-        return [{layer.name for layer in p.select(model)} for p in plan]
+        return [
+            {layer.name for layer in p.select(ft.layer_groups(model))}
+            for p in plan
+        ]
 
     groups = ft.layer_groups(model)
     sets = [

@@ -80,7 +80,7 @@ def test_the_audit_never_lies(seed):
     assert len(history.ledger) == len(plan)
     for row, (before, after) in zip(history.epochs, seen, strict=True):
         phase = plan[row["phase"]]
-        trained = {id(layer) for layer in phase.select(model)}
+        trained = {id(layer) for layer in phase.select(ft.layer_groups(model))}
         for group in groups:
             entry = history.ledger[row["phase"]][group.name]
             moves = any(id(layer) in trained for layer in group.layers)

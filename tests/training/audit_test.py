@@ -39,7 +39,7 @@ def test_state_that_a_layer_keeps_for_itself_is_not_judged(chosen):
 def test_a_frozen_weight_beside_such_state_is_judged():
     model = network(spectral=True)
     ft.freeze(model)
-    audit = Audit(model, ft.layer_groups(model))
+    audit = Audit(ft.layer_groups(model))
     bias = model.get_layer("spectral").layer.bias
     bias.assign(np.ones(bias.shape))
     with pytest.raises(RuntimeError, match="inner/bias"):
@@ -51,7 +51,7 @@ def test_the_statistics_of_a_frozen_batch_norm_are_judged():
     x = layers.BatchNormalization(name="norm")(inputs)
     model = keras.Model(inputs, layers.Dense(3, name="head")(x))
     ft.freeze(model, "norm")
-    audit = Audit(model, ft.layer_groups(model))
+    audit = Audit(ft.layer_groups(model))
     model.get_layer("norm").moving_mean.assign(np.ones(6))
     with pytest.raises(RuntimeError, match="norm/moving_mean"):
         audit.check()

@@ -9,6 +9,7 @@ from finetune_keras.engine.layerwise import Layerwise, layerwise_class
 from finetune_keras.engine.retrace import retrace
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.testing.processes import FreshProcess
+from finetune_keras.training.multipliers import multipliers_by_path
 from finetune_keras.training.optimizers import layerwise_optimizer
 
 pytestmark = [
@@ -523,7 +524,8 @@ def test_multipliers_are_replaced_after_loading(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     optimizer = loaded.optimizer
-    optimizer.set_multipliers(loaded, 0.5, {"low": 0.3})
+    factors = multipliers_by_path(loaded, 0.5, {"low": 0.3})
+    optimizer.set_multipliers(loaded, factors)
     rates = map(optimizer.learning_rate_multiplier, loaded.trainable_variables)
     assert list(rates) == [0.3, 0.3, 0.5, 0.5, 1.0, 1.0]
     paths = [v.path for v in loaded.weights]

@@ -114,7 +114,7 @@ def test_a_subclassed_model_that_is_not_built_is_refused():
         lambda: ft.freeze(model, "backbone"),
         lambda: ft.unfreeze(model, model.backbone),
         lambda: ft.trainable_summary(model),
-        lambda: ft.Phase("head").select(model),
+        lambda: ft.Phase("head").select(ft.layer_groups(model)),
     ):
         with pytest.raises(ValueError, match="not built yet.*Call it on a"):
             refused()
@@ -286,7 +286,10 @@ def test_an_integer_means_the_last_groups_everywhere(count):
         x = layers.Dense(4, name=name)(x)
     model = keras.Model(inputs, layers.Dense(2, name="out")(x))
     expected = [layer.name for layer in model.layers[-count - 1 :]]
-    for select in (ft.select_layers, lambda m, n: ft.Phase(n).select(m)):
+    for select in (
+        ft.select_layers,
+        lambda m, n: ft.Phase(n).select(ft.layer_groups(m)),
+    ):
         assert [layer.name for layer in select(model, count)] == expected
     ft.freeze(model)
     ft.unfreeze(model, count)

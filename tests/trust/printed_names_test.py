@@ -10,7 +10,7 @@ import pytest
 
 import finetune_keras as ft
 from finetune_keras.data.printable import as_file_name, as_markdown
-from finetune_keras.models.table import format_table
+from finetune_keras.data.table import format_table
 from finetune_keras.training.progress import Progress
 
 # Clears a terminal, writes a title, rings, turns the direction, ends a line.
