@@ -21,9 +21,8 @@ from finetune_keras.cache.shared_activations import (
     example_digests,
 )
 from finetune_keras.models import graph
-from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.outside_graph import prepared, prepares_inputs
-from finetune_keras.models.replay import layer_names_kept, opened, tail
+from finetune_keras.models.replay import tail
 from finetune_keras.models.tf_data import is_shuffled
 from finetune_keras.text.buckets import Buckets
 from finetune_keras.training.workers import workers_of
@@ -33,21 +32,23 @@ class PrefixCache:
     """The model of a phase cut in two, with the activations in between.
 
     Args:
-        model: Compiled `keras.Model` with the flags of the phase.
+        flat: The `FlatModel` of a compiled `keras.Model` with the flags of the
+            phase.
         options: Dict, see `cache_options`.
         folder: String, where activations on disk go, or `None`.
 
     Attributes:
         prefix: `keras.Model` from the inputs to what is stored.
         suffix: `keras.Model` from what is stored to the outputs. It shares
-            its layers with `model`.
+            its layers with the model.
         report: String, what is stored and where.
 
     Raises:
         CacheRefused: If the cut would change the result.
     """
 
-    def __init__(self, model, options, folder=None):
+    def __init__(self, flat, options, folder=None):
+        model = flat.groups.model
         if options["storage"] == "off":
             raise CacheRefused("it is switched off")
         if keras.backend.backend() == "jax" and workers_of(model):
@@ -60,9 +61,8 @@ class PrefixCache:
         self.quiet_layers = ()
         if getattr(model, "quiet_where_frozen", False):
             self.quiet_layers = (keras.layers.Dropout,)
-        with layer_names_kept(model):
-            self.flat = _flat(model)
-            self._cut(model)
+        with flat.opened() as opened:
+            self._cut(model, flat, opened)
         self.views = options["views"]
         if self._is_random() and self.views == 1:
             raise CacheRefused(
@@ -76,34 +76,21 @@ class PrefixCache:
 
     # === The cut ===
 
-    def _cut(self, model):
-        trained = {id(v) for v in self.flat.trainable_variables}
-        groups = layer_groups(self.flat)
-        firsts = [
-            i
-            for i, group in enumerate(groups)
-            if any(id(v) in trained for v in group.variables)
-        ]
-        cuts = [g.cut for g in groups[: firsts[0] + 1] if g.cut is not None]
-        if not cuts:
-            raise CacheRefused(
-                "no tensor carries all that a frozen part below would compute"
-            )
-        steps, _, _ = graph.walk(self.flat)
-        position = _position_of(steps, cuts[-1])
-        below, above = steps[: position + 1], steps[position + 1 :]
+    def _cut(self, model, flat, opened):
+        trained = {id(v) for v in model.trainable_variables}
+        tensor, below, above = flat.cut(trained)
         self.below = [step.operation for step in below]
         check_below(self.below, trained)
         self.unknown = not all(map(is_known, self.below))
         passing = {key for step in above for key in step.inputs}
         passing = [
             tensor
-            for i, tensor in enumerate(self.flat.inputs)
+            for i, tensor in enumerate(opened.inputs)
             if ("input", i) in passing
         ]
-        stored = [cuts[-1], *passing]
-        self.prefix = keras.Model(self.flat.input, stored)
-        self.suffix = tail(stored, self.flat.output)
+        stored = [tensor, *passing]
+        self.prefix = keras.Model(opened.input, stored)
+        self.suffix = tail(stored, opened.output)
         # Optimizers know weights by their place, and so does JAX.
         orders = [
             [id(v) for v in one.trainable_variables]
@@ -285,26 +272,11 @@ class PrefixCache:
         return tensor.dtype
 
 
-def _flat(model):
-    if graph.graph_of(model) is None:
-        raise CacheRefused("a subclassed model has no graph to cut")
-    flat = graph.graph_of(opened(model, everything=True))
-    return keras.Model(flat.input, flat.output)
-
-
 def _join(*parts):
     """Puts the labels of batches together."""
     if not parts[0].ndim or len({part.shape[1:] for part in parts}) > 1:
         raise CacheRefused("the labels have no fixed shape")
     return np.concatenate(parts)
-
-
-def _position_of(steps, tensor):
-    return next(
-        i
-        for i, step in enumerate(steps)
-        if any(made is tensor for made in step.tensors)
-    )
 
 
 def _count_batches(dataset):

@@ -75,20 +75,21 @@ class Atom:
         self.last = last
 
 
-def parts_of(model, granularity="block", names=None):
+def parts_of(model, walked, granularity="block", names=None):
     """Puts the layers of a model together into groups.
 
     Args:
         model: A `keras.Model`, built.
+        walked: What `graph.walk` says of it, or `None` if it has no graph.
         granularity: `"block"` or `"layer"`, see `layer_groups`.
         names: List of strings, see `LayerGroups`, or `None`.
 
     Returns:
         List of `LayerGroup`s, from input to output.
     """
-    if graph.graph_of(model) is None:
+    if walked is None:
         return _parts_without_graph(model, names)
-    steps, _, outputs = graph.walk(model)
+    steps, _, outputs = walked
     joints = graph.cut_points(steps, outputs, masks=True)
     atoms = weighted_atoms(steps)
     head = find_head(steps, joints, outputs, atoms)
@@ -262,18 +263,32 @@ def _with_cuts(steps, cuts, parts):
 
 
 def _cut_between(steps, cuts, below, above):
-    """Picks the smallest cut between two runs of atoms, random ops above."""
+    """Picks a cut between two runs of atoms."""
     if not below:
         return None
     start = max(atom.last for _, atoms in below for atom in atoms)
     stop = min(atom.first for _, atoms in above for atom in atoms)
+    return cuts.get(best_cut(steps, cuts, start, stop))
+
+
+def best_cut(steps, cuts, start, stop):
+    """Picks the smallest cut of a stretch, with random operations above it.
+
+    Args:
+        steps: List of `Step`s.
+        cuts: Dict, from `cut_points`.
+        start: Integer, the first place where a cut may be.
+        stop: Integer, the place behind the last one.
+
+    Returns:
+        Integer, a key of `cuts`, or `None`.
+    """
     best = None
     for position in [p for p in range(start, stop) if p in cuts]:
         random = graph.is_random(steps[position].operation)
-        if best is None or (
-            not random and size_of(cuts[position].shape) <= size_of(best.shape)
-        ):
-            best = cuts[position]
+        size = size_of(cuts[position].shape)
+        if best is None or (not random and size <= size_of(cuts[best].shape)):
+            best = position
         elif random:
             break
     return best

@@ -34,6 +34,7 @@ class LayerGroups(collections.abc.Sequence):
 
     Attributes:
         model: The model.
+        steps: List of the `Step`s of its graph, or `None` if it has none.
         leaves: Dict from each leaf layer to its path, those beside the graph
             included, in the order of the model.
         outside: A `LayerGroup` called `"outside the graph"`, of layers that
@@ -67,7 +68,9 @@ class LayerGroups(collections.abc.Sequence):
         stated = getattr(model, "layer_groups", None)
         if names is None and granularity == "block" and callable(stated):
             names = stated()
-        self._groups = parts_of(model, granularity, names)
+        walked = graph.walk(model) if graph.graph_of(model) else None
+        self.steps = walked and walked[0]
+        self._groups = parts_of(model, walked, granularity, names)
         self.leaves = {
             layer: path
             for layer, path in graph.every_leaf(model).items()

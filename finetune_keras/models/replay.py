@@ -1,6 +1,5 @@
 """New models of the graph of an old one: opened, replayed, or cut."""
 
-import contextlib
 import warnings
 
 import keras
@@ -60,13 +59,14 @@ def flatten(model):
     return speaks_for_its_layers(with_preprocessing(model, flat))
 
 
-def opened(model, everything=False):
+def opened(model, everything=False, steps=None):
     """Does what `flatten` does with the graph alone, as it stands.
 
     Args:
         model: A `keras.Model`.
         everything: Boolean, whether inner models are opened that must stay
             whole if the new model is to be saved. Defaults to `False`.
+        steps: List of its `Step`s, if they are known. Defaults to `None`.
 
     Returns:
         A `keras.Model`.
@@ -81,7 +81,7 @@ def opened(model, everything=False):
     inner = [layer for layer in model.layers if graph_of(layer)]
     if all(layer in closed for layer in inner):
         return model
-    _make_names_unique(model, closed)
+    _make_names_unique(steps or walk(model)[0], closed)
     inputs, outputs = replay(model, closed=closed)
     return keras.Model(inputs, outputs, name=model.name)
 
@@ -126,34 +126,16 @@ def _input_like(tensor):
     )
 
 
-def _make_names_unique(model, closed):
+def _make_names_unique(steps, closed):
     """Renames inner layers whose name would stand twice in a flat graph."""
     paths, whole = {}, {x for one in closed for x in all_layers(one)}
-    for step in walk(model)[0]:
+    for step in steps:
         if step.operation not in whole:
             paths.setdefault(step.operation, step.path)
     names = [layer.name for layer in paths]
     for layer, path in paths.items():
         if names.count(layer.name) > 1 and "/" in path:
             layer.name = path.replace("/", "_")
-
-
-@contextlib.contextmanager
-def layer_names_kept(model):
-    """Puts the names that `flatten` changes back at the end.
-
-    A model of the opened graph can only be made before that. Afterwards it
-    trains and predicts as any other, but must not be saved.
-
-    Args:
-        model: A `keras.Model` that has a graph.
-    """
-    names = {x.operation: x.operation.name for x in walk(model)[0]}
-    try:
-        yield
-    finally:
-        for operation, name in names.items():
-            operation.name = name
 
 
 def tail(tensors, outputs):

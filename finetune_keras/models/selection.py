@@ -71,7 +71,13 @@ def _match_one(groups, spec):
 
 def _leaves_of(layers):
     """Lists the leaves of layers, which must have got their weights."""
-    found = [leaf for layer in layers for leaf in graph.leaf_layers(layer)]
+    found = [
+        leaf
+        for layer in layers
+        for leaf in (
+            graph.leaf_layers(layer) if graph.inner_layers(layer) else [layer]
+        )
+    ]
     for leaf in found:
         waits = type(leaf).build is not keras.layers.Layer.build
         # Some make their weights as they are made, and are never built.

@@ -51,13 +51,17 @@ class Best:
         self.values = {}
         self.optimizer_values = None
 
-    def watch(self, model):
-        """Adds the variables that a phase may move, before it begins."""
-        self._know(model)
+    def watch(self, groups):
+        """Adds the variables that a phase may move, before it begins.
+
+        Args:
+            groups: The `LayerGroups` of the model.
+        """
+        weights = self._know(groups)
         if self.optimizer_values is None:
             self.optimizer_values = self._of_optimizer()
-        statistics = _moving_statistics(model)
-        for place, variable in enumerate(_weights(model)):
+        statistics = _moving_statistics(groups.leaves)
+        for place, variable in enumerate(weights):
             moves = variable.trainable or id(variable) in statistics
             if moves and place not in self.variables:
                 self.variables[place] = variable
@@ -141,8 +145,8 @@ class Best:
             values, places = self.optimizer_values, self.places
             restore_optimizer(self.model, values, places, clock)
 
-    def _know(self, model):
-        self.model, weights = model, _weights(model)
+    def _know(self, groups):
+        self.model, weights = groups.model, _weights(groups.leaves)
         self.places = {id(v): place for place, v in enumerate(weights)}
         return weights
 
@@ -160,9 +164,9 @@ class Best:
             **resume.pack("slot/", self.optimizer_values),
         }
 
-    def unpack(self, model, places, arrays):
+    def unpack(self, groups, places, arrays):
         """Takes remembered values from a checkpoint."""
-        weights = self._know(model)
+        weights = self._know(groups)
         self.variables = {place: weights[place] for place in places}
         self.values = {
             place: resume.as_array(arrays[f"best{i}"], weights[place].dtype)
@@ -192,20 +196,19 @@ def check_monitor(plan, monitor, validation):
     return monitor
 
 
-def _weights(model):
+def _weights(layers):
     """Lists the weights in an order that a model built again has too.
 
     Paths would not do: two layers of a block may have one name.
     """
-    layers = graph.every_leaf(model)
     weights = {id(v): v for x in layers for v in graph.own_variables(x)}
     return list(weights.values())
 
 
-def _moving_statistics(model):
+def _moving_statistics(layers):
     return {
         id(statistic)
-        for layer in graph.every_leaf(model)
+        for layer in layers
         if isinstance(layer, keras.layers.BatchNormalization)
         and layer.trainable
         for statistic in layer.non_trainable_variables

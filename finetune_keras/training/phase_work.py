@@ -16,7 +16,6 @@ from finetune_keras.engine.fit_state import (
     traces_what_is_unbuilt_twice,
 )
 from finetune_keras.models.outside_graph import prepared, prepares_inputs
-from finetune_keras.models.replay import opened
 from finetune_keras.text.buckets import Buckets
 from finetune_keras.training.feed import feed
 from finetune_keras.training.inputs import evaluation_arguments
@@ -26,7 +25,8 @@ class PhaseWork:
     """The whole model on the data, or its end on stored activations.
 
     Args:
-        model: Compiled `keras.Model` with the flags of the phase.
+        flat: The `FlatModel` of a compiled `keras.Model` with the flags of the
+            phase.
         train: An `Inputs`.
         validation: An `Inputs`, or `None`.
         cache: Dict, see `cache_options`.
@@ -38,12 +38,13 @@ class PhaseWork:
         report: String, what is stored and where, or why nothing is.
     """
 
-    def __init__(self, model, train, validation, cache, folder):
-        self.model, self.target = model, model
+    def __init__(self, flat, train, validation, cache, folder):
+        self.flat = flat
+        self.model = self.target = model = flat.groups.model
         self.train, self.validation = train, validation
         self._views, self._stored_validation = None, None
         try:
-            cut = PrefixCache(model, cache, folder)
+            cut = PrefixCache(flat, cache, folder)
             if validation is not None:
                 check_data(validation, cut.views)
             views, stored = cut.store(train), None
@@ -102,7 +103,7 @@ class PhaseWork:
         return next(iter(view)) if isinstance(view, Buckets) else view
 
     def first_pass(self):
-        """Returns a flat model, and batches that it takes, once over all."""
+        """Returns the flat model, and batches that it takes, once over all."""
         if self._views is None:
             batches = self.train.batches()
             if prepares_inputs(self.model):
@@ -119,7 +120,7 @@ class PhaseWork:
                     )
                     for x, *labels in batches
                 )
-            return opened(self.model, everything=True), batches
+            return self.flat.model, batches
         view = self._views[0]
         return self.target, view if isinstance(view, Buckets) else [view]
 

@@ -7,11 +7,11 @@ import time
 import keras
 import numpy as np
 
+from finetune_keras.cache.flat_model import FlatModel
 from finetune_keras.engine.fit_state import sync_state
 from finetune_keras.engine.relay import Relay
 from finetune_keras.engine.retrace import retrace
 from finetune_keras.models.freezing import TrainOnly
-from finetune_keras.models.replay import layer_names_kept
 from finetune_keras.models.trainable_set import keep_trainable_set
 from finetune_keras.training import resume
 from finetune_keras.training.audit import Audit
@@ -47,6 +47,7 @@ class Run:
     def __init__(self, groups, plan, train, validation, cache, fit):
         self.groups = groups
         self.full = model = groups.model
+        self.flat = FlatModel(groups)
         self.plan = plan
         self.cache = cache
         self.fit = fit
@@ -139,7 +140,7 @@ class Run:
         retrace(self.full)
         if state is not None:
             resume.unpack_training(self.full, *state)
-        self.best.watch(self.full)
+        self.best.watch(self.groups)
         if state is not None and not self._goes_on():
             return  # it was stopped just behind the end of the phase
         # Before a resumed phase goes on, its own beginning is out of reach.
@@ -211,13 +212,13 @@ class Run:
     def _cut(self, folder):
         # What the phase before has stored goes before more is.
         self.work, data = None, (self.train, self.validation)
-        self.work = PhaseWork(self.full, *data, self.cache, folder)
+        self.work = PhaseWork(self.flat, *data, self.cache, folder)
 
     def _start_head(self):
         """Tells whether the closed form has done what the phase is for."""
         solved = False
         if self.start.is_due:
-            with layer_names_kept(self.full):
+            with self.flat.opened():
                 solved = self.start.solve(*self.work.first_pass())
         if self.plan.head_start:
             self.history.phases[-1]["head_start"] = self.start.report

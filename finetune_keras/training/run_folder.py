@@ -82,7 +82,7 @@ def restore_run(run, facts, arrays):
     run.start_phase, run.seed = facts["index"], facts["seed"]
     run.rates.set_state(facts["rates"])
     run.history = FineTuneHistory.from_config(facts["history"])
-    run.best.unpack(run.full, facts["watched"], arrays)
+    run.best.unpack(run.groups, facts["watched"], arrays)
 
 
 def _check_rate(run, facts):

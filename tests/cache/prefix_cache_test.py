@@ -7,6 +7,7 @@ from finetune_keras.cache.activation_store import (
     CacheRefused,
     cache_options,
 )
+from finetune_keras.cache.flat_model import FlatModel
 from finetune_keras.cache.prefix_cache import PrefixCache
 from finetune_keras.text.buckets import Buckets
 from finetune_keras.training.inputs import Inputs
@@ -35,7 +36,8 @@ def photos(number=21):
 
 
 def cut(model, **options):
-    return PrefixCache(model, {**cache_options("auto"), **options})
+    flat = FlatModel(ft.layer_groups(model))
+    return PrefixCache(flat, {**cache_options("auto"), **options})
 
 
 @pytest.mark.parametrize(
@@ -325,7 +327,8 @@ def test_disk_and_bfloat16(tmp_path):
     model = network()
     ft.unfreeze(model, "block2")
     options = {**cache_options("disk"), "dtype": "bfloat16"}
-    cache = PrefixCache(model, options, str(tmp_path))
+    flat = FlatModel(ft.layer_groups(model))
+    cache = PrefixCache(flat, options, str(tmp_path))
     ((stored, labels),) = cache.store(Inputs(photos(), model, "train", 4))
     assert isinstance(stored, np.memmap)
     assert stored.dtype.itemsize == 2 and "on disk" in cache.report

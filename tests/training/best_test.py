@@ -22,7 +22,7 @@ def test_losses_are_compared_without_what_regularisers_add():
     for epoch, (phase, value) in enumerate((("head", 3.0), ("all", 14.0))):
         ft.freeze(model)
         ft.unfreeze(model, phase)
-        best.watch(model)
+        best.watch(ft.layer_groups(model))
         best.offer(epoch, best.value_of({"val_loss": value}), history)
     assert history.best_epoch == 1 and history.best_value == 2.0
 

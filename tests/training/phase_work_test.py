@@ -4,6 +4,7 @@ import pytest
 
 import finetune_keras as ft
 from finetune_keras.cache.activation_store import cache_options
+from finetune_keras.cache.flat_model import FlatModel
 from finetune_keras.training.inputs import Inputs
 from finetune_keras.training.phase_work import PhaseWork
 
@@ -36,7 +37,8 @@ def work_of(model, train, validation=None, trained="head", **options):
     if validation is not None:
         validation = Inputs(*validation)
     cache = {**cache_options("memory"), **options}
-    return PhaseWork(model, train, validation, cache, None)
+    flat = FlatModel(ft.layer_groups(model))
+    return PhaseWork(flat, train, validation, cache, None)
 
 
 class Endless(keras.utils.PyDataset):

@@ -1,0 +1,100 @@
+"""The model of a run with its inner models opened, made once for all cuts."""
+
+import contextlib
+
+import keras
+
+from finetune_keras.cache.activation_store import CacheRefused
+from finetune_keras.models import graph
+from finetune_keras.models.group_parts import best_cut
+from finetune_keras.models.replay import opened
+
+
+class FlatModel:
+    """A model in which no layer is a model, and where it can be cut.
+
+    Args:
+        groups: The `LayerGroups` of a `keras.Model`.
+
+    Attributes:
+        groups: The same.
+        model: The flat `keras.Model`, which shares all layers; once opened.
+    """
+
+    def __init__(self, groups):
+        self.groups = groups
+        self.model = None
+
+    @contextlib.contextmanager
+    def opened(self):
+        """Gives each layer a name of its own while models are made of it.
+
+        Afterwards they train and predict as any other, and must not be saved.
+
+        Raises:
+            CacheRefused: If the model has no graph.
+        """
+        if self.groups.steps is None:
+            raise CacheRefused("a subclassed model has no graph to cut")
+        operations = {step.operation: None for step in self.groups.steps}
+        names = [(x, x.name) for x in operations]
+        try:
+            if self.model is None:
+                self._make()
+                self._names = [(x, x.name) for x in operations]
+            for operation, name in self._names:
+                operation.name = name
+            yield self.model
+        finally:
+            for operation, name in names:
+                operation.name = name
+
+    def cut(self, trained):
+        """Cuts below the first group that trains.
+
+        Args:
+            trained: Set of the identities of the variables that train.
+
+        Returns:
+            `(tensor, below, above)`: the `KerasTensor` that carries all across,
+            and the lists of `Step`s on both sides.
+
+        Raises:
+            CacheRefused: If no single tensor does.
+        """
+        groups = list(self.groups)
+        first = next(
+            i
+            for i, group in enumerate(groups)
+            if any(id(v) in trained for v in group.variables)
+        )
+        for index in range(first, 0, -1):
+            position = self._cut_before(groups, index)
+            if position is not None:
+                below = self._steps[: position + 1]
+                above = self._steps[position + 1 :]
+                return self._cuts[position], below, above
+        raise CacheRefused(
+            "no tensor carries all that a frozen part below would compute"
+        )
+
+    def _make(self):
+        flat = opened(self.groups.model, True, self.groups.steps)
+        flat = graph.graph_of(flat)
+        self.model = keras.Model(flat.input, flat.output)
+        self._steps, _, outputs = graph.walk(self.model)
+        self._cuts = graph.cut_points(self._steps, outputs)
+        self._places = {}
+        for place, step in enumerate(self._steps):
+            for variable in getattr(step.operation, "variables", ()):
+                self._places.setdefault(id(variable), []).append(place)
+
+    def _cut_before(self, groups, index):
+        below, above = (
+            [p for g in part for v in g.variables for p in self._of(v)]
+            for part in (groups[:index], groups[index:])
+        )
+        return best_cut(self._steps, self._cuts, max(below), min(above))
+
+    def _of(self, variable):
+        return self._places.get(id(variable), ())
