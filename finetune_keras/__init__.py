@@ -47,6 +47,7 @@ from finetune_keras.models.layer_groups import (
 from finetune_keras.models.replay import flatten
 from finetune_keras.models.summary import TrainableSummary, trainable_summary
 from finetune_keras.models.tasks import image_classifier
+from finetune_keras.models.text_model import TextModel
 from finetune_keras.models.trainable_set import FineTuneModel
 from finetune_keras.plans.phase import Phase
 from finetune_keras.plans.plan import Plan
@@ -70,7 +71,6 @@ from finetune_keras.text.text_augmentation import text_augmentation
 from finetune_keras.text.text_backbones import text_backbone
 from finetune_keras.text.text_files import read_conll, read_squad
 from finetune_keras.text.text_metrics import answer_scores, entity_scores
-from finetune_keras.text.text_model import TextModel
 from finetune_keras.text.text_tasks import (
     masked_language_model,
     question_answerer,

@@ -9,6 +9,7 @@ from finetune_keras.adapters.adapted import attach, base_classes
 from finetune_keras.adapters.layer import adapters_in, bases
 from finetune_keras.adapters.method import read_method
 from finetune_keras.models import graph
+from finetune_keras.models.text_model import TextModel
 from finetune_keras.models.trainable_set import (
     FineTuneModel,
     paths_now,
@@ -16,7 +17,6 @@ from finetune_keras.models.trainable_set import (
     quantized_layers,
     set_flags,
 )
-from finetune_keras.text.text_model import TextModel
 
 
 class _KeepsAdapters:

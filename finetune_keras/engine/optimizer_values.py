@@ -9,7 +9,6 @@ from finetune_keras.engine.start_counts import (
     set_start_iterations,
     start_iterations,
 )
-from finetune_keras.training.resume import as_array
 
 _AVERAGES = "_model_variables_moving_average"
 # The plan and callbacks set it, whatever epoch is the best one.
@@ -114,3 +113,12 @@ def _start_no_later(model):
         counts = [[min(start, now) for start in counts] for counts in starts]
         set_start_iterations(model.optimizer, counts)
         renew_functions(model)
+
+
+def as_array(array, dtype):
+    """Gives an array that a file made its own dtype back."""
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        return array.view(ml_dtypes.bfloat16)
+    return array

@@ -5,8 +5,6 @@ import itertools
 
 import keras
 
-from finetune_keras.models import graph
-
 # The last is of KerasHub's generative tasks.
 FUNCTIONS = (
     "train_function",
@@ -26,7 +24,7 @@ def forget_traces(model):
     Args:
         model: A `keras.Model`, whose layers now compute something else.
     """
-    own = {id(model), *map(id, graph.all_layers(model))}
+    own = set(map(id, model._flatten_layers()))
     # What `gc.freeze` has put aside, as a search does, is in no list.
     gc.unfreeze()
     for other in all_models():

@@ -8,9 +8,9 @@ from finetune_keras.models import graph
 from finetune_keras.models.head_split import split_head
 from finetune_keras.models.outside_graph import with_preprocessing
 from finetune_keras.models.pixel_guard import PixelModel
+from finetune_keras.models.text_encoder import TextEncoder
+from finetune_keras.models.text_model import TextModel
 from finetune_keras.models.trainable_set import keep_trainable_set
-from finetune_keras.text.text_encoder import TextEncoder
-from finetune_keras.text.text_model import TextModel
 
 _TASKS = {
     "classification": "softmax",

@@ -12,8 +12,8 @@ import keras
 import numpy as np
 
 from finetune_keras.models.graph import graph_of
-from finetune_keras.text.text_encoder import TextEncoder
-from finetune_keras.text.text_model import TextModel
+from finetune_keras.models.text_encoder import TextEncoder
+from finetune_keras.models.text_model import TextModel
 
 # How a model is trained and judged, and how it predicts.
 TRAINING = ("call", "fit", "evaluate", "train_step", "test_step")

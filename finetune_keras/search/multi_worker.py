@@ -9,7 +9,7 @@ import inspect
 
 import keras
 
-from finetune_keras.training.workers import workers_of_strategy
+from finetune_keras.engine.workers import workers_of_strategy
 
 
 def mend_fit():

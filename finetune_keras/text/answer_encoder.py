@@ -6,7 +6,7 @@ import warnings
 import keras
 import numpy as np
 
-from finetune_keras.text.text_encoder import TextEncoder, check_texts
+from finetune_keras.models.text_encoder import TextEncoder, check_texts
 
 _LONGEST_ANSWER = 30
 # Chinese characters stand alone, as the tokenisers have them.

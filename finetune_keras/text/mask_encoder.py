@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
+from finetune_keras.models.text_encoder import TextEncoder
 from finetune_keras.text.tag_encoder import weighted_loss
-from finetune_keras.text.text_encoder import TextEncoder
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from finetune_keras.data.labels import check_classes
-from finetune_keras.text.text_encoder import (
+from finetune_keras.models.text_encoder import (
     TextEncoder,
     as_text,
     check_texts,

@@ -10,8 +10,8 @@ import keras
 
 from finetune_keras.models.graph import all_layers
 from finetune_keras.models.readable import in_one_piece
-from finetune_keras.text.text_encoder import TextEncoder
-from finetune_keras.text.text_model import TextModel
+from finetune_keras.models.text_encoder import TextEncoder
+from finetune_keras.models.text_model import TextModel
 
 _ANSWER_SECONDS = 5
 _HOSTS = {"hf://": "huggingface.co"}

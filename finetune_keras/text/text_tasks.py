@@ -5,12 +5,12 @@ import keras
 from finetune_keras.data.labels import count_classes
 from finetune_keras.models import graph
 from finetune_keras.models.heads import build_head, padding_mask
+from finetune_keras.models.text_encoder import TextEncoder
+from finetune_keras.models.text_model import TextModel
 from finetune_keras.text.answer_encoder import AnswerEncoder
 from finetune_keras.text.mask_encoder import MaskEncoder
 from finetune_keras.text.tag_encoder import TagEncoder
 from finetune_keras.text.text_backbones import check_length, text_backbone
-from finetune_keras.text.text_encoder import TextEncoder
-from finetune_keras.text.text_model import TextModel
 
 
 def text_classifier(

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from finetune_keras.text.buckets import Buckets
+from finetune_keras.data.buckets import Buckets
 
 
 def feed(model, train, validation, batch_size, shuffle):

@@ -7,6 +7,7 @@ import math
 import keras
 import numpy as np
 
+from finetune_keras.data.buckets import Buckets
 from finetune_keras.data.label_checks import as_numbers, check_targets
 from finetune_keras.models.outside_graph import (
     prepares_inputs,
@@ -17,7 +18,6 @@ from finetune_keras.models.tf_data import (
     is_shuffled,
     remembers_passes,
 )
-from finetune_keras.text.buckets import Buckets
 from finetune_keras.training.data_checks import (
     check_batched,
     check_names,

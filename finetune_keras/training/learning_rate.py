@@ -5,7 +5,7 @@ import itertools
 import keras
 import numpy as np
 
-from finetune_keras.text.buckets import Buckets
+from finetune_keras.data.buckets import Buckets
 from finetune_keras.training.data_checks import check_batched, has_labels
 from finetune_keras.training.figure import new_figure
 from finetune_keras.training.inputs import check_labels

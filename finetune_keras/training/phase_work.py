@@ -8,6 +8,7 @@ import keras
 from finetune_keras.cache.activation_store import CacheRefused
 from finetune_keras.cache.cache_checks import check_data
 from finetune_keras.cache.prefix_cache import PrefixCache
+from finetune_keras.data.buckets import Buckets
 from finetune_keras.engine.fit_state import (
     build_before_trace,
     build_for_fit,
@@ -16,7 +17,6 @@ from finetune_keras.engine.fit_state import (
     traces_what_is_unbuilt_twice,
 )
 from finetune_keras.models.outside_graph import prepared, prepares_inputs
-from finetune_keras.text.buckets import Buckets
 from finetune_keras.training.feed import feed
 from finetune_keras.training.inputs import evaluation_arguments
 

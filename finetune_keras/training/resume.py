@@ -13,6 +13,7 @@ import numpy as np
 
 from finetune_keras.data.atomic import replacing
 from finetune_keras.data.folder_lock import take_lock
+from finetune_keras.engine.optimizer_values import as_array
 from finetune_keras.engine.start_counts import (
     set_start_iterations,
     start_iterations,
@@ -208,15 +209,6 @@ def unpacked(name, arrays):
         for key, array in arrays.items()
         if key.startswith(name)
     }
-
-
-def as_array(array, dtype):
-    """Gives an array that `pack` made its own dtype back."""
-    if dtype == "bfloat16":
-        import ml_dtypes
-
-        return array.view(ml_dtypes.bfloat16)
-    return array
 
 
 def seed_states(model):

@@ -4,11 +4,12 @@ import contextlib
 import random
 import warnings
 
+from finetune_keras.engine.workers import agree_on
 from finetune_keras.training import resume
 from finetune_keras.training.callback_state import check_callbacks
 from finetune_keras.training.history import FineTuneHistory
 from finetune_keras.training.identity import facts_of
-from finetune_keras.training.workers import agree_on, open_checkpoint
+from finetune_keras.training.shared_checkpoint import open_checkpoint
 
 # What a state holds of the place in the plan.
 _PLACE = ("epoch", "phase_epoch", "wait", "phase_best", "over", "stopped")

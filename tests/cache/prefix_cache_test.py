@@ -9,7 +9,7 @@ from finetune_keras.cache.activation_store import (
 )
 from finetune_keras.cache.flat_model import FlatModel
 from finetune_keras.cache.prefix_cache import PrefixCache
-from finetune_keras.text.buckets import Buckets
+from finetune_keras.data.buckets import Buckets
 from finetune_keras.training.inputs import Inputs
 
 layers = keras.layers

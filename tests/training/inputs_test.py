@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
-from finetune_keras.text.buckets import Buckets
+from finetune_keras.data.buckets import Buckets
 from finetune_keras.training.inputs import Inputs, labels_rank
 
 layers = keras.layers

@@ -10,8 +10,9 @@ import keras
 import numpy as np
 import pytest
 
-from finetune_keras.training import workers
-from finetune_keras.training.workers import SharedCheckpoint, Workers
+from finetune_keras.engine import workers
+from finetune_keras.engine.workers import Workers
+from finetune_keras.training.shared_checkpoint import SharedCheckpoint
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ import pytest
 from keras.src.saving import object_registration
 
 import finetune_keras as ft
+from finetune_keras.models.text_encoder import TextEncoder
+from finetune_keras.models.text_model import TextModel
 from finetune_keras.models.trainable_set import FineTuneModel
-from finetune_keras.text.text_encoder import TextEncoder
-from finetune_keras.text.text_model import TextModel
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("one backend shows it", allow_module_level=True)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.models.text_encoder import TextEncoder
+from finetune_keras.models.text_model import TextModel
 from finetune_keras.testing import randomize
-from finetune_keras.text.text_encoder import TextEncoder
-from finetune_keras.text.text_model import TextModel
 
 pytest.importorskip("keras_hub", reason="needs finetune_keras[text]")
 CONTEXT = "ann ran . paris was good"

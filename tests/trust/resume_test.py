@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.data.buckets import Buckets
 from finetune_keras.testing import randomize
-from finetune_keras.text.buckets import Buckets
 from finetune_keras.training.inputs import Inputs
 from finetune_keras.training.resume import Checkpoint
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.data.buckets import Buckets
 from finetune_keras.testing import fresh_process, randomize, weights_snapshot
-from finetune_keras.text.buckets import Buckets
 
 TEXTS = ["good film", "bad", "a very good film was not bad . ", ""] * 6
 LONG = [text + " film" * (i % 20) for i, text in enumerate(TEXTS)]

@@ -5,10 +5,10 @@ import functools
 import keras
 import numpy as np
 
+from finetune_keras.data.buckets import Buckets
+from finetune_keras.models.text_encoder import is_raw
 from finetune_keras.models.tf_data import is_augmented
 from finetune_keras.models.trainable_set import FineTuneModel
-from finetune_keras.text.buckets import Buckets
-from finetune_keras.text.text_encoder import is_raw
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")

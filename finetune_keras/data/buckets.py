@@ -30,7 +30,7 @@ class Buckets:
 
     ```python
     import numpy as np
-    from finetune_keras.text.buckets import Buckets
+    from finetune_keras.data.buckets import Buckets
 
     ids = np.arange(200).reshape(10, 20)
     lengths = np.array([4, 20] * 5)

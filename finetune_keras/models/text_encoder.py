@@ -25,7 +25,7 @@ class TextEncoder:
 
     ```python
     import keras_hub
-    from finetune_keras.text.text_encoder import TextEncoder
+    from finetune_keras.models.text_encoder import TextEncoder
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film"]
     tokenizer = keras_hub.tokenizers.BertTokenizer(words, lowercase=True)

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from finetune_keras.text import text_encoder
+from finetune_keras.models import text_encoder
+from finetune_keras.models.text_encoder import TextEncoder, is_raw
 from finetune_keras.text.answer_encoder import AnswerEncoder
 from finetune_keras.text.mask_encoder import MaskEncoder
 from finetune_keras.text.tag_encoder import TagEncoder
-from finetune_keras.text.text_encoder import TextEncoder, is_raw
 
 hub = pytest.importorskip("keras_hub", reason="needs finetune_keras[text]")
 PIECES = "<s> <pad> </s> <unk> <mask> a b c Ġ ab Ġa Ġb Ġab".split()

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from finetune_keras.text.buckets import LENGTHS, Buckets
+from finetune_keras.data.buckets import LENGTHS, Buckets
 
 
 def make(lengths, batch_size=4):

@@ -1,0 +1,55 @@
+"""The rooms of the house, and who may ask whom."""
+
+import ast
+import pathlib
+
+import pytest
+
+HOUSE = pathlib.Path(__file__).parent.parent / "finetune_keras"
+# From the ground up: a room asks those that stand before it.
+FLOORS = [
+    "engine",
+    "data",
+    "plans",
+    "models",
+    "text",
+    "adapters",
+    "cache",
+    "training",
+    "results",
+    "search",
+    "testing",
+]
+MODULES = sorted(HOUSE.glob("*/*.py"))
+
+
+def rooms_asked(path):
+    """Yields the rooms that a module imports from, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{name.name}" for name in node.names]
+        elif isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        else:
+            continue
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package == HOUSE.name and rest:
+                yield rest.split(".")[0]
+
+
+def test_every_room_has_its_floor():
+    assert {path.parent.name for path in MODULES} == set(FLOORS)
+
+
+@pytest.mark.parametrize("room", FLOORS)
+def test_no_arrow_goes_up(room):
+    allowed = FLOORS[: FLOORS.index(room) + 1]
+    wrong = {
+        f"{path.name} asks {asked}"
+        for path in MODULES
+        if path.parent.name == room
+        for asked in rooms_asked(path)
+        if asked not in allowed
+    }
+    assert wrong == set()
