@@ -21,6 +21,7 @@ from finetune_keras.cache.shared_activations import (
     example_digests,
 )
 from finetune_keras.data.buckets import Buckets
+from finetune_keras.engine import backend
 from finetune_keras.engine.workers import workers_of
 from finetune_keras.models import graph
 from finetune_keras.models.outside_graph import prepared, prepares_inputs
@@ -51,7 +52,7 @@ class PrefixCache:
         model = flat.groups.model
         if options["storage"] == "off":
             raise CacheRefused("it is switched off")
-        if keras.backend.backend() == "jax" and workers_of(model):
+        if backend.on("jax") and workers_of(model):
             raise CacheRefused("JAX does not predict in several processes")
         self.options = options
         self.folder = folder
@@ -174,7 +175,7 @@ class PrefixCache:
                 (store,) = self._allocate([extent], inputs.name)
             if start % batch or _size(x) > batch:
                 raise CacheRefused("the batches differ in size")
-            if keras.backend.backend() != "tensorflow":
+            if not backend.on("tensorflow"):
                 x = keras.tree.map_structure(np.asarray, x)
             start += self._run(x, store, start, batch)
             labels.append(keras.tree.map_structure(np.asarray, rest))

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from finetune_keras.engine import backend
+
 STRENGTHS = ("light", "medium", "strong")
 
 
@@ -150,7 +152,7 @@ def _check_layers(layers):
 def _is_foreign(x):
     """Tells a tensor of tf.data from one of the backend in use."""
     is_tensorflow = type(x).__module__.startswith("tensorflow")
-    return is_tensorflow and keras.backend.backend() != "tensorflow"
+    return is_tensorflow and not backend.on("tensorflow")
 
 
 def _with_seeds(layers, seed):

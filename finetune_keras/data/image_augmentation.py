@@ -9,6 +9,7 @@ from finetune_keras.data.augmentation import (
     check_share,
     check_strength,
 )
+from finetune_keras.engine import backend
 
 _FLIPS = ("horizontal", "vertical", "both", None)
 
@@ -131,7 +132,7 @@ class RandomAffine(keras.layers.RandomRotation):
         self.translation = translation
         self.flip = flip
         # XLA lacks the operation of TensorFlow; that of jax compiles.
-        self.supports_jit = keras.backend.backend() != "tensorflow"
+        self.supports_jit = not backend.on("tensorflow")
 
     def call(self, data, training=False):
         return super().call(data, training=training)

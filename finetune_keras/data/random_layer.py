@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from finetune_keras.engine import backend
+
 
 class RandomLayer(keras.layers.Layer):
     """A layer that changes its input while training, and keeps its shape.
@@ -20,11 +22,11 @@ class RandomLayer(keras.layers.Layer):
 
     def __call__(self, inputs, *args, **kwargs):
         is_tensorflow = type(inputs).__module__.startswith("tensorflow")
-        if is_tensorflow and keras.backend.backend() != "tensorflow":
+        if is_tensorflow and not backend.on("tensorflow"):
             raise ValueError(
                 f"`{type(self).__name__}` runs in a `tf.data` pipeline on the "
                 "TensorFlow backend only. Put it into the model instead. "
-                f"Received: backend={keras.backend.backend()!r}"
+                f"Received: backend={backend.name()!r}"
             )
         return super().__call__(inputs, *args, **kwargs)
 

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras.src.backend.common import global_state
 
+from finetune_keras.engine import backend
 from finetune_keras.engine.traces import FUNCTIONS, clear_trace
 
 
@@ -37,7 +38,7 @@ def traces_what_is_unbuilt_twice(model):
     Args:
         model: Compiled `keras.Model`.
     """
-    tensorflow = keras.backend.backend() == "tensorflow"
+    tensorflow = backend.on("tensorflow")
     return tensorflow and model._distribute_strategy is None
 
 

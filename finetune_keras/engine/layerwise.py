@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from finetune_keras.engine import backend
 from finetune_keras.engine.paths import without_numbers
 
 
@@ -231,7 +232,7 @@ class LayerwiseParallel(Layerwise):
 
 
 def _out_of_traced_function():
-    if keras.backend.backend() != "tensorflow":
+    if not backend.on("tensorflow"):
         return contextlib.nullcontext()
     import tensorflow as tf
 

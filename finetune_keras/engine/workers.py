@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from finetune_keras.engine import backend
+
 # Words of four bytes: 64 MiB, far below what one message may hold.
 _PART = 2**24
 _ERRORS = {b"-": ValueError, b"!": OSError}
@@ -17,7 +19,7 @@ def workers_of(model):
     Returns:
         A `Workers`, or `None` where this process trains it alone.
     """
-    if keras.backend.backend() == "jax":
+    if backend.on("jax"):
         return _jax_workers()
     return workers_of_strategy(getattr(model, "distribute_strategy", None))
 

@@ -2,8 +2,7 @@
 
 import warnings
 
-import keras
-
+from finetune_keras.engine import backend
 from finetune_keras.models import graph
 from finetune_keras.models.layer_groups import as_groups
 from finetune_keras.models.selection import is_batch_norm
@@ -106,12 +105,11 @@ def _check_batch_norm(batch_norm):
             f"`batch_norm` must be one of {list(BATCH_NORM)}. "
             f"Received: batch_norm={batch_norm!r}"
         )
-    backend = keras.backend.backend()
-    if batch_norm == "synchronized" and backend != "tensorflow":
+    if batch_norm == "synchronized" and not backend.on("tensorflow"):
         raise ValueError(
             "Only the TensorFlow backend synchronises the statistics of "
             'BatchNormalization. Pass `batch_norm="train"`. '
-            f"Received: batch_norm={batch_norm!r}, backend={backend!r}"
+            f"Received: batch_norm={batch_norm!r}, backend={backend.name()!r}"
         )
 
 

@@ -6,6 +6,8 @@ import os
 import keras
 from keras.src.saving import serialization_lib
 
+from finetune_keras.engine import backend
+
 _SPECIAL = ("inputs", "training", "self")
 
 
@@ -56,11 +58,11 @@ class HubLayer(keras.layers.Layer):
     """
 
     def __init__(self, handle, signature=None, output_key=None, **kwargs):
-        if keras.backend.backend() != "tensorflow":
+        if not backend.on("tensorflow"):
             raise ValueError(
                 "A SavedModel runs on TensorFlow only. Set KERAS_BACKEND="
                 "tensorflow before Keras is imported. Received: "
-                f"backend={keras.backend.backend()!r}"
+                f"backend={backend.name()!r}"
             )
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.handle = os.fspath(handle)

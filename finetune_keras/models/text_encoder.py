@@ -5,6 +5,7 @@ import numpy as np
 
 from finetune_keras.data.label_checks import one_column
 from finetune_keras.data.labels import as_array, check_classes, is_missing
+from finetune_keras.engine import backend
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
@@ -135,7 +136,7 @@ class TextEncoder:
     def token_ids(self, texts):
         """Tokenises texts; a list of lists of integers."""
         texts = check_texts(texts)
-        if len(texts) > MANY and keras.backend.backend() == "tensorflow":
+        if len(texts) > MANY and backend.on("tensorflow"):
             return self._in_parallel(texts)
         found = self.tokenizer(texts) if texts else []
         found = found.to_list() if hasattr(found, "to_list") else found

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from finetune_keras.data.atomic import replacing
+from finetune_keras.engine import backend
 from finetune_keras.models.trainable_set import keep_trainable_set
 from finetune_keras.results.answers import Answers
 from finetune_keras.results.bundle_file import FORMAT, MEMBER, read_bundle
@@ -296,6 +297,6 @@ def describe_environment():
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "backend": keras.backend.backend(),
+        "backend": backend.name(),
         "packages": versions,
     }

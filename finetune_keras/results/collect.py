@@ -9,6 +9,7 @@ import numbers
 import keras
 import numpy as np
 
+from finetune_keras.engine import backend
 from finetune_keras.results.interpretation import (
     Interpretation,
     as_text,
@@ -260,7 +261,7 @@ def _to_numpy(leaf):
 
 def _for_backend(x):
     """Tensors of `tf.data` are arrays for the other backends."""
-    if keras.backend.backend() == "tensorflow":
+    if backend.on("tensorflow"):
         return x
     return keras.tree.map_structure(_to_numpy, x)
 

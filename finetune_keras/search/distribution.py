@@ -6,6 +6,7 @@ import random
 
 import keras
 
+from finetune_keras.engine import backend
 from finetune_keras.engine.workers import workers_of_strategy
 from finetune_keras.search.multi_worker import mend_fit
 
@@ -125,13 +126,12 @@ class Distribution:
 
 
 def _check(kind):
-    backend = keras.backend.backend()
-    if backend != "tensorflow":
+    if not backend.on("tensorflow"):
         raise ValueError(
             "`strategy` picks a strategy of tf.distribute, for the TensorFlow "
             "backend. On JAX, call `keras.distribution.set_distribution("
             "keras.distribution.DataParallel())` before the model is built. On "
-            f"PyTorch Keras has neither. Received: backend={backend!r}"
+            f"PyTorch Keras has neither. Received: backend={backend.name()!r}"
         )
     if kind == "parameter_server":
         _refuse_parameter_servers(f"kind={kind!r}")

@@ -6,6 +6,8 @@ import keras
 from keras.src.backend.common import global_state
 from keras.src.utils import naming
 
+from finetune_keras.engine import backend
+
 # What a user has set, and `clear_session` would forget too.
 _KEPT = (
     "custom_objects_scope_dict",
@@ -37,7 +39,7 @@ def clear_session():
 
 
 def _in_strategy():
-    if keras.backend.backend() != "tensorflow":
+    if not backend.on("tensorflow"):
         return False
     import tensorflow as tf
 

@@ -7,6 +7,7 @@ import unittest
 import keras
 import numpy as np
 
+from finetune_keras.engine import backend
 from finetune_keras.testing import fresh_process
 from finetune_keras.testing.arrays import (
     call,
@@ -328,4 +329,4 @@ def _matching(patterns, paths):
 
 
 def _lacks_float16():
-    return keras.backend.backend() == "torch"
+    return backend.on("torch")

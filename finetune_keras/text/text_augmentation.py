@@ -9,6 +9,7 @@ from finetune_keras.data.augmentation import (
     check_strength,
 )
 from finetune_keras.data.random_layer import RandomLayer
+from finetune_keras.engine import backend
 
 
 def text_augmentation(strength="medium", seed=None):
@@ -76,11 +77,11 @@ class TextLayer(RandomLayer):
     separator = " "
 
     def __init__(self, rate, seed=None, **kwargs):
-        if keras.backend.backend() != "tensorflow":
+        if not backend.on("tensorflow"):
             raise ValueError(
                 "Raw texts are tensors of TensorFlow only. Augment token ids "
                 "with `RandomTokenMask`, or set KERAS_BACKEND=tensorflow. "
-                f"Received: backend={keras.backend.backend()!r}"
+                f"Received: backend={backend.name()!r}"
             )
         check_share("rate", rate)
         super().__init__(seed, **{**kwargs, "dtype": "string"})

@@ -5,6 +5,7 @@ import numbers
 
 import keras
 
+from finetune_keras.engine import backend
 from finetune_keras.engine.fit_state import compile_arguments
 from finetune_keras.engine.start_counts import family
 from finetune_keras.models import graph
@@ -50,7 +51,7 @@ def facts_of(run):
     model, fit = run.full, run.fit
     compiled = compile_arguments(model)
     return {
-        "backend": keras.backend.backend(),
+        "backend": backend.name(),
         "plan": run.plan.to_dict(),
         "model": describe_model(model),
         "optimizer": _describe_optimizer(model, run.decays),

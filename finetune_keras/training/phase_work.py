@@ -9,6 +9,7 @@ from finetune_keras.cache.activation_store import CacheRefused
 from finetune_keras.cache.cache_checks import check_data
 from finetune_keras.cache.prefix_cache import PrefixCache
 from finetune_keras.data.buckets import Buckets
+from finetune_keras.engine import backend
 from finetune_keras.engine.fit_state import (
     build_before_trace,
     build_for_fit,
@@ -109,7 +110,7 @@ class PhaseWork:
             if prepares_inputs(self.model):
                 data = self._prepared()
                 batches = itertools.islice(data, self.train.steps)
-            if keras.backend.backend() != "tensorflow":
+            if not backend.on("tensorflow"):
                 # There a model predicts no batch of tensors of TensorFlow.
                 batches = (
                     (

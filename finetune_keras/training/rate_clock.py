@@ -4,6 +4,7 @@ import warnings
 
 import keras
 
+from finetune_keras.engine import backend
 from finetune_keras.engine.fit_state import renew_functions
 from finetune_keras.plans.schedules import SCHEDULES
 from finetune_keras.training.compiled import check_schedule
@@ -67,7 +68,7 @@ class RateClock:
             renew_functions(model)
         # TensorFlow counts a step where data ends unforeseen, and none where
         # gradients overflow. JAX has the start in its trace.
-        if self.num_steps and keras.backend.backend() != "jax":
+        if self.num_steps and not backend.on("jax"):
             self.start.assign(self.before - epoch * self.num_steps)
 
     def end_epoch(self, count):
@@ -108,7 +109,7 @@ class RateClock:
 
     def adopt_in_epoch(self):
         """Does so after a batch, where variables can be read then."""
-        if self.factor is not None and keras.backend.backend() != "jax":
+        if self.factor is not None and not backend.on("jax"):
             self.adopt()
 
     def _set_factor(self, epoch):

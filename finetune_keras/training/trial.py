@@ -7,6 +7,7 @@ import random
 import keras
 import numpy as np
 
+from finetune_keras.engine import backend
 from finetune_keras.engine.fit_state import (
     compile_arguments,
     keras_generator_left_as_it_was,
@@ -66,7 +67,7 @@ def _generators_left_as_they_were():
 
 
 def _torch_generators_left_as_they_were():
-    if keras.backend.backend() != "torch":
+    if not backend.on("torch"):
         return contextlib.nullcontext()
     import torch
 
