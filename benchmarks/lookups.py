@@ -40,7 +40,7 @@ def counted(function):
     def note(frame, event, argument):
         code = frame.f_code
         if event == "call" and code.co_name in names:
-            if "finetune_keras/models" in code.co_filename.replace("\\", "/"):
+            if "finetune_keras/" in code.co_filename.replace("\\", "/"):
                 counts[names[code.co_name]] += 1
 
     sys.setprofile(note)

@@ -7,7 +7,7 @@ import numpy as np
 
 from finetune_keras.adapters.saved_model import path_now
 from finetune_keras.adapters.targets import base_leaves, head_layers
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 from finetune_keras.models.trainable_set import paths_now
 
 

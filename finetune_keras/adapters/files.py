@@ -42,7 +42,7 @@ from finetune_keras.adapters.targets import (
     check_places,
 )
 from finetune_keras.data.atomic import replacing, write_text
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 
 
 def save_adapters(model, path, name=None, format=None):

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 from keras.src.backend import AutocastScope
 
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 
 
 class AdapterLayer(keras.layers.Layer):

@@ -13,7 +13,7 @@ from finetune_keras.adapters.lora_layers import (
 )
 from finetune_keras.adapters.method import Method
 from finetune_keras.adapters.targets import attention_or_pointwise
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 
 _VARIANTS = ("lora", "rslora", "dora")
 

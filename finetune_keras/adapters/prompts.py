@@ -6,7 +6,7 @@ from keras import ops
 from finetune_keras.adapters.layer import AdapterLayer, Factor, bases
 from finetune_keras.adapters.method import Method
 from finetune_keras.adapters.prefix import check_size
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")

@@ -8,7 +8,7 @@ import keras
 from finetune_keras.adapters.adapted import attach, base_classes
 from finetune_keras.adapters.layer import adapters_in, bases
 from finetune_keras.adapters.method import read_method
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 from finetune_keras.models.text_model import TextModel
 from finetune_keras.models.trainable_set import (
     FineTuneModel,

@@ -6,7 +6,7 @@ import warnings
 import keras
 
 from finetune_keras.adapters.layer import AdapterLayer, bases
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 from finetune_keras.models.layer_groups import layer_groups, select_layers
 
 _QUERY_OR_VALUE = re.compile(

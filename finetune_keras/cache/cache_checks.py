@@ -4,8 +4,8 @@ import keras
 import numpy as np
 
 from finetune_keras.cache.activation_store import CacheRefused
+from finetune_keras.engine import graph
 from finetune_keras.engine.fit_state import keras_generator_left_as_it_was
-from finetune_keras.models import graph
 from finetune_keras.models.outside_graph import own_methods
 from finetune_keras.models.tf_data import is_augmented
 

@@ -5,7 +5,7 @@ import contextlib
 import keras
 
 from finetune_keras.cache.activation_store import CacheRefused
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 from finetune_keras.models.group_parts import best_cut
 from finetune_keras.models.replay import opened
 

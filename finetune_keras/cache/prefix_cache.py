@@ -21,9 +21,8 @@ from finetune_keras.cache.shared_activations import (
     example_digests,
 )
 from finetune_keras.data.buckets import Buckets
-from finetune_keras.engine import backend
+from finetune_keras.engine import backend, graph
 from finetune_keras.engine.workers import workers_of
-from finetune_keras.models import graph
 from finetune_keras.models.outside_graph import prepared, prepares_inputs
 from finetune_keras.models.replay import tail
 from finetune_keras.models.tf_data import is_shuffled

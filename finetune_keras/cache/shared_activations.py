@@ -8,7 +8,7 @@ import weakref
 import keras
 import numpy as np
 
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 
 _FUNCTIONS = weakref.WeakKeyDictionary()
 _NUMBERS = itertools.count()

@@ -5,8 +5,8 @@ import numbers
 
 import keras
 
+from finetune_keras.engine.graph import graph_of, speaks_for_its_layers
 from finetune_keras.models.channels import with_channels
-from finetune_keras.models.graph import graph_of, speaks_for_its_layers
 from finetune_keras.models.preprocessing import (
     MODES,
     PixelModel,

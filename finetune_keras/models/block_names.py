@@ -6,7 +6,7 @@ from collections import Counter
 
 import keras
 
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 
 _BLOCK = re.compile(
     r".*?(?:block|layer|stage|stack|cell|unit|module|mixed|encoder|decoder)s?"

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from finetune_keras.models.graph import walk
+from finetune_keras.engine.graph import walk
 from finetune_keras.models.preprocessing import (
     channel_axis,
     fit_channels,

@@ -2,8 +2,7 @@
 
 import warnings
 
-from finetune_keras.engine import backend
-from finetune_keras.models import graph
+from finetune_keras.engine import backend, graph
 from finetune_keras.models.layer_groups import as_groups
 from finetune_keras.models.selection import is_batch_norm
 from finetune_keras.models.trainable_set import keep_trainable_set

@@ -4,7 +4,7 @@ import re
 
 import keras
 
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 from finetune_keras.models.block_names import (
     block_keys,
     group_name,

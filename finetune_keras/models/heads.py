@@ -4,7 +4,7 @@ import numbers
 
 import keras
 
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 from finetune_keras.models.head_split import split_head
 from finetune_keras.models.outside_graph import with_preprocessing
 from finetune_keras.models.pixel_guard import PixelModel

@@ -4,7 +4,7 @@ import collections.abc
 
 import keras
 
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 from finetune_keras.models.group_parts import OUTSIDE, LayerGroup, parts_of
 from finetune_keras.models.selection import is_batch_norm, match
 

@@ -11,7 +11,7 @@ import warnings
 import keras
 import numpy as np
 
-from finetune_keras.models.graph import graph_of
+from finetune_keras.engine.graph import graph_of
 from finetune_keras.models.text_encoder import TextEncoder
 from finetune_keras.models.text_model import TextModel
 

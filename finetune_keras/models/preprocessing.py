@@ -6,7 +6,7 @@ import re
 import keras
 import numpy as np
 
-from finetune_keras.models.graph import graph_of, walk
+from finetune_keras.engine.graph import graph_of, walk
 from finetune_keras.models.outside_graph import prepares_inputs
 from finetune_keras.models.pixel_guard import PixelModel, looks_scaled
 

@@ -8,7 +8,7 @@ import warnings
 import keras
 from keras.src.backend.common import global_state
 
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 from finetune_keras.models.hub import HubLayer
 from finetune_keras.models.trainable_set import quantized_layers
 

@@ -4,7 +4,7 @@ import warnings
 
 import keras
 
-from finetune_keras.models.graph import (
+from finetune_keras.engine.graph import (
     all_layers,
     graph_of,
     speaks_for_its_layers,

@@ -6,7 +6,7 @@ import re
 
 import keras
 
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 from finetune_keras.models.group_parts import LayerGroup
 from finetune_keras.models.subclassed import attribute_names
 

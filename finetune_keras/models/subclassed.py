@@ -8,7 +8,7 @@ import weakref
 
 import keras
 
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 
 # A call of a large model takes seconds to trace.
 _ORDERS = weakref.WeakKeyDictionary()

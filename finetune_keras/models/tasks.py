@@ -3,8 +3,8 @@
 import keras
 
 from finetune_keras.data.labels import count_classes
+from finetune_keras.engine.graph import speaks_for_its_layers
 from finetune_keras.models.backbones import backbone as make_backbone
-from finetune_keras.models.graph import speaks_for_its_layers
 from finetune_keras.models.heads import replace_head
 from finetune_keras.models.pixel_guard import PixelModel
 from finetune_keras.models.replay import replay

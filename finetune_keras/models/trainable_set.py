@@ -4,8 +4,8 @@ import warnings
 
 import keras
 
+from finetune_keras.engine import graph
 from finetune_keras.engine.paths import without_numbers
-from finetune_keras.models import graph
 from finetune_keras.models.pixel_guard import LooksAtPixels
 
 

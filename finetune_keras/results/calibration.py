@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from finetune_keras.data.label_checks import as_numbers, check_class_ids
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 from finetune_keras.models.heads import rebuild
 from finetune_keras.models.outputs import (
     activation_of,

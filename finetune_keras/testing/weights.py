@@ -5,7 +5,7 @@ import math
 import keras
 import numpy as np
 
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 
 
 def randomize(model, seed=0):

@@ -8,7 +8,7 @@ import threading
 
 import keras
 
-from finetune_keras.models.graph import all_layers
+from finetune_keras.engine.graph import all_layers
 from finetune_keras.models.readable import in_one_piece
 from finetune_keras.models.text_encoder import TextEncoder
 from finetune_keras.models.text_model import TextModel

@@ -3,7 +3,7 @@
 import keras
 
 from finetune_keras.data.labels import count_classes
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 from finetune_keras.models.heads import build_head, padding_mask
 from finetune_keras.models.text_encoder import TextEncoder
 from finetune_keras.models.text_model import TextModel

@@ -6,7 +6,7 @@ import warnings
 import keras
 import numpy as np
 
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 from finetune_keras.models.group_parts import OUTSIDE
 
 

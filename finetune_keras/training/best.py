@@ -6,12 +6,12 @@ import warnings
 import keras
 import numpy as np
 
+from finetune_keras.engine import graph
 from finetune_keras.engine.optimizer_values import (
     copy_of,
     optimizer_values,
     restore_optimizer,
 )
-from finetune_keras.models import graph
 from finetune_keras.training import resume
 from finetune_keras.training.history import as_plain
 from finetune_keras.training.monitor import (

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from finetune_keras.data.label_checks import check_class_ids, one_column
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.outputs import (
     activation_of,

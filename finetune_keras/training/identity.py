@@ -5,10 +5,9 @@ import numbers
 
 import keras
 
-from finetune_keras.engine import backend
+from finetune_keras.engine import backend, graph
 from finetune_keras.engine.fit_state import compile_arguments
 from finetune_keras.engine.start_counts import family
-from finetune_keras.models import graph
 from finetune_keras.models.tf_data import is_random, sources
 from finetune_keras.training.described import describe, digest
 

@@ -2,7 +2,7 @@
 
 import math
 
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 from finetune_keras.models.layer_groups import as_groups
 
 

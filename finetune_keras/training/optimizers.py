@@ -4,8 +4,8 @@ import math
 
 import keras
 
+from finetune_keras.engine import graph
 from finetune_keras.engine.layerwise import layerwise_class
-from finetune_keras.models import graph
 from finetune_keras.models.layer_groups import select_layers
 from finetune_keras.training.multipliers import (
     multipliers_by_path,

@@ -7,13 +7,12 @@ import random
 import keras
 import numpy as np
 
-from finetune_keras.engine import backend
+from finetune_keras.engine import backend, graph
 from finetune_keras.engine.fit_state import (
     compile_arguments,
     keras_generator_left_as_it_was,
     strategy_scope,
 )
-from finetune_keras.models import graph
 from finetune_keras.models.selection import is_batch_norm
 from finetune_keras.training.compiled import is_layerwise
 from finetune_keras.training.optimizers import check_one_rate

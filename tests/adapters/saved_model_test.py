@@ -6,7 +6,7 @@ import pytest
 
 import finetune_keras as ft
 from finetune_keras import testing
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 from finetune_keras.testing.processes import FreshProcess
 
 pytestmark = [pytest.mark.backends, pytest.mark.usefixtures("op_by_op")]

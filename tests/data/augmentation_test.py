@@ -10,7 +10,7 @@ from finetune_keras.data.image_augmentation import (
 )
 from finetune_keras.data.sequence_augmentation import sequence_augmentation
 from finetune_keras.data.table_augmentation import table_augmentation
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 from finetune_keras.testing.fresh_process import reload
 
 BACKEND = keras.backend.backend()

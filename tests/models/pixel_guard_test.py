@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from finetune_keras.models.graph import change_class
+from finetune_keras.engine.graph import change_class
 from finetune_keras.models.pixel_guard import PixelModel, looks_scaled
 from finetune_keras.models.preprocessing import scale_pixels
 from finetune_keras.models.trainable_set import FineTuneModel

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 from finetune_keras.testing import randomize, weights_snapshot
 
 hub = pytest.importorskip("keras_hub", reason="needs finetune_keras[text]")

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 from finetune_keras.plans.phase import Phase
 from finetune_keras.plans.plan import Plan
 from finetune_keras.testing import randomize

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
-from finetune_keras.models import graph
+from finetune_keras.engine import graph
 from finetune_keras.testing.weights import randomize
 
 layers = keras.layers

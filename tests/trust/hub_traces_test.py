@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.engine import graph
 from finetune_keras.engine.retrace import retrace
-from finetune_keras.models import graph
 from finetune_keras.testing.weights import randomize
 
 hub = pytest.importorskip("keras_hub", reason="needs finetune_keras[text]")
