@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -53,3 +54,35 @@ def test_no_arrow_goes_up(room):
         if asked not in allowed
     }
     assert wrong == set()
+
+
+# Names of ours, of tf.data and of KerasTuner.
+OWN = {"_batches", "_functions", "_inputs", "_retrieve"}
+OWN.add("_activate_all_conditions")
+
+
+def private_parts_of_others(path):
+    """Yields what a module takes from inside Keras or another library."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            if node.module.startswith("keras.src"):
+                yield f"{path.name}: {node.module}"
+        if not isinstance(node, ast.Attribute) or node.attr in OWN:
+            continue
+        owner = ast.unparse(node.value)
+        if re.match(r"_[a-z]", node.attr) and owner not in ("self", "cls"):
+            yield f"{path.name}: {owner}.{node.attr}"
+
+
+@pytest.mark.parametrize("room", FLOORS[1:])
+def test_what_keras_keeps_to_itself_is_read_in_the_engine(room):
+    modules = [path for path in MODULES if path.parent.name == room]
+    found = [x for path in modules for x in private_parts_of_others(path)]
+    assert found == []
+
+
+def test_one_file_asks_for_the_backend():
+    asking = [
+        path.name for path in MODULES if "backend.backend()" in path.read_text()
+    ]
+    assert asking == ["backend.py"]

@@ -1,8 +1,4 @@
-"""How a layer computes with the adapters that it holds.
-
-With `adapters.layer` this is the one place of the room that touches private
-attributes of Keras.
-"""
+"""How a layer computes with the adapters that it holds."""
 
 import contextlib
 import functools
@@ -10,11 +6,15 @@ import threading
 
 import keras
 from keras import ops
-from keras.src.backend import get_keras_mask, set_keras_mask
-from keras.src.saving import object_registration
 
 from finetune_keras.adapters.attention import attend
 from finetune_keras.adapters.layer import AdapterLayer, adapters_in
+from finetune_keras.engine.layers import ATTENTION, hold, let_go
+from finetune_keras.engine.private import (
+    GLOBAL_CUSTOM_NAMES,
+    get_keras_mask,
+    set_keras_mask,
+)
 
 # One thread at a time takes the activation of a layer away.
 _ACTIVATION = threading.RLock()
@@ -34,19 +34,14 @@ def attach(layer, adapter, path):
         adapter.build(None)
     if not is_adapted(layer):
         layer.__class__ = _adapted_class(type(layer))
-    layer._tracker.unlock()
-    setattr(layer, adapter.name, adapter)
-    layer._tracker.lock()
+    hold(layer, adapter.name, adapter)
 
 
 def detach(layer, adapter):
     """Takes an adapter out of its base."""
     # Other models that share the layer may hold a trace with it.
     adapter.switch.assign(0.0)
-    layer._tracker.unlock()
-    layer._tracker.untrack(adapter)
-    layer._tracker.lock()
-    delattr(layer, adapter.name)
+    let_go(layer, adapter.name, adapter)
     if not adapters_in(layer):
         layer.__class__ = layer.base_class
 
@@ -85,7 +80,7 @@ def _adapted_class(kind):
         "__qualname__": kind.__qualname__,
     }
     adapted = type(kind.__name__, (Adapted, kind), members)
-    names = object_registration.GLOBAL_CUSTOM_NAMES
+    names = GLOBAL_CUSTOM_NAMES
     if kind in names:
         names[adapted] = names[kind]
     return adapted
@@ -94,12 +89,14 @@ def _adapted_class(kind):
 def _adapted_calls(kind):
     if issubclass(kind, keras.layers.MultiHeadAttention):
 
-        @functools.wraps(kind._compute_attention)
+        compute_attention = getattr(kind, ATTENTION)
+
+        @functools.wraps(compute_attention)
         def compute(self, *args, **kwargs):
-            own = functools.partial(kind._compute_attention, self)
+            own = functools.partial(compute_attention, self)
             return attend(own, adapters_in(self), *args, **kwargs)
 
-        return {"_compute_attention": compute}
+        return {ATTENTION: compute}
 
     @functools.wraps(kind.call)
     def call(self, inputs, *args, **kwargs):

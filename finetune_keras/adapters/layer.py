@@ -5,9 +5,10 @@ import weakref
 import keras
 import numpy as np
 from keras import ops
-from keras.src.backend import AutocastScope
 
 from finetune_keras.engine import graph
+from finetune_keras.engine.layers import direct_layers
+from finetune_keras.engine.private import AutocastScope
 
 
 class AdapterLayer(keras.layers.Layer):
@@ -178,7 +179,7 @@ class Factor(keras.layers.Layer):
 
 def adapters_in(layer):
     """Lists the adapters that a layer holds itself."""
-    return [x for x in layer._layers if isinstance(x, AdapterLayer)]
+    return [x for x in direct_layers(layer) if isinstance(x, AdapterLayer)]
 
 
 def bases(layer, path=""):

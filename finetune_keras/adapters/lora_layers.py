@@ -12,6 +12,7 @@ from finetune_keras.adapters.layer import (
     Factor,
     full_precision,
 )
+from finetune_keras.engine.layers import causal_padding
 
 
 class LoRALayer(AdapterLayer):
@@ -186,7 +187,7 @@ class ConvLoRA(LoRALayer):
     def linear(self, inputs, kernel):
         base, padding = self._base(), self._base().padding
         if padding == "causal":
-            inputs = ops.pad(inputs, base._compute_causal_padding())
+            inputs = ops.pad(inputs, causal_padding(base))
             padding = "valid"
         return ops.conv(
             inputs,

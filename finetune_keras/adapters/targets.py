@@ -7,6 +7,7 @@ import keras
 
 from finetune_keras.adapters.layer import AdapterLayer, bases
 from finetune_keras.engine import graph
+from finetune_keras.engine.layers import every_layer
 from finetune_keras.models.layer_groups import layer_groups, select_layers
 
 _QUERY_OR_VALUE = re.compile(
@@ -144,7 +145,7 @@ def base_leaves(model):
         id(part)
         for leaf in leaves
         if isinstance(leaf, AdapterLayer)
-        for part in leaf._flatten_layers()
+        for part in every_layer(leaf)
     }
     return {leaf: p for leaf, p in leaves.items() if id(leaf) not in parts}
 

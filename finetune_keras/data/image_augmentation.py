@@ -10,6 +10,7 @@ from finetune_keras.data.augmentation import (
     check_strength,
 )
 from finetune_keras.engine import backend
+from finetune_keras.engine.layers import seeds_of
 
 _FLIPS = ("horizontal", "vertical", "both", None)
 
@@ -146,7 +147,7 @@ class RandomAffine(keras.layers.RandomRotation):
         height, width = (
             self.backend.cast(shape[axis], "float32") for axis in axes
         )
-        seed = seed or self._get_seed_generator(self.backend._backend)
+        seed = seed or seeds_of(self)
 
         def draw(low, high):
             return self.backend.random.uniform((size,), low, high, seed=seed)
@@ -253,7 +254,7 @@ class RandomCutout(keras.layers.RandomErasing):
             return None
         shape = self.backend.core.shape(data)
         size = shape[0] if len(shape) == 4 else 1
-        seed = seed or self._get_seed_generator(self.backend._backend)
+        seed = seed or seeds_of(self)
 
         def draw(low=0.0, high=1.0):
             uniform = self.backend.random.uniform((size,), low, high, seed=seed)

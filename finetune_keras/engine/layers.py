@@ -65,6 +65,11 @@ def causal_padding(layer):
     return layer._compute_causal_padding()
 
 
+def seeds_of(layer):
+    """Returns the seeds of an image layer, for the backend that it is in."""
+    return layer._get_seed_generator(layer.backend._backend)
+
+
 # By this method, attention of Keras computes from queries, keys and values.
 ATTENTION = "_compute_attention"
 

@@ -3,6 +3,7 @@
 import warnings
 
 from finetune_keras.engine import backend, graph
+from finetune_keras.engine.layers import own_flag
 from finetune_keras.models.layer_groups import as_groups
 from finetune_keras.models.selection import is_batch_norm
 from finetune_keras.models.trainable_set import keep_trainable_set
@@ -145,7 +146,7 @@ class TrainOnly:
         outside = groups.outside
         beside = graph.layers_beside(groups.model)
         beside += outside.layers if outside else []
-        self.layers = [(layer, layer._trainable) for layer in beside]
+        self.layers = [(layer, own_flag(layer)) for layer in beside]
         variables = outside.variables if outside else []
         self.variables = [(v, v.trainable) for v in variables]
 

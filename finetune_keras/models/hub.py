@@ -4,9 +4,10 @@ import inspect
 import os
 
 import keras
-from keras.src.saving import serialization_lib
 
 from finetune_keras.engine import backend
+from finetune_keras.engine.layers import live_in
+from finetune_keras.engine.private import in_safe_mode
 
 _SPECIAL = ("inputs", "training", "self")
 
@@ -105,7 +106,7 @@ class HubLayer(keras.layers.Layer):
             trainable=variable.trainable,
             name=name,
         )
-        weight._value = variable
+        live_in(weight, variable)
 
     def _pick_function(self, folder):
         loaded = self._loaded[0]
@@ -172,7 +173,7 @@ class HubLayer(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        if serialization_lib.in_safe_mode():
+        if in_safe_mode():
             raise ValueError(
                 "The file holds a `HubLayer`: loading it would read or fetch a "
                 "SavedModel that the file names, and run it. If you trust the "

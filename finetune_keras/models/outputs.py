@@ -6,6 +6,8 @@ import sys
 
 import keras
 
+from finetune_keras.engine.nodes import maker_of
+
 # What leaves the meaning of its input as it is.
 _PASSES_ON = (
     "activity_regularization",
@@ -44,11 +46,10 @@ def activation_of(model):
         return None
     tensor = outputs[0]
     while True:
-        operation, index, _ = tensor._keras_history
+        operation, inputs = maker_of(tensor)
         name = _activation_name(operation)
         if hasattr(operation, "layers"):
             name = activation_of(operation)
-        inputs = operation._inbound_nodes[index].input_tensors
         passes_on = name in _PASSES_ON and not getattr(operation, "weights", ())
         if not passes_on or len(inputs) != 1:
             return name

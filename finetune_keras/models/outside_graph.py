@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from finetune_keras.engine.graph import graph_of
+from finetune_keras.engine.nodes import pack_inputs, run_through
 from finetune_keras.models.text_encoder import TextEncoder
 from finetune_keras.models.text_model import TextModel
 
@@ -177,10 +178,9 @@ def _fits(shape, wanted):
 
 
 def _replay(model, inputs):
-    graph = graph_of(model)
-    inputs = keras.tree.pack_sequence_as(graph._inputs_struct, [inputs])
-    return graph._run_through_graph(
-        inputs, call_fn=lambda operation, *a, **k: operation(*a, **k)
+    inputs = pack_inputs(model, [inputs])
+    return run_through(
+        model, inputs, lambda operation, *a, **k: operation(*a, **k)
     )
 
 

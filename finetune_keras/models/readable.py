@@ -6,9 +6,10 @@ import random
 import warnings
 
 import keras
-from keras.src.backend.common import global_state
 
 from finetune_keras.engine import graph
+from finetune_keras.engine.nodes import nodes_of
+from finetune_keras.engine.private import global_state
 from finetune_keras.models.hub import HubLayer
 from finetune_keras.models.trainable_set import quantized_layers
 
@@ -96,13 +97,12 @@ def tensors_of(model):
     """
     whole = graph.graph_of(model)
     known = {id(x): x for x in whole.inputs}
-    for nodes in whole._nodes_by_depth.values():
-        for node in nodes:
-            known.update((id(x), x) for x in node.outputs)
-            inner = graph.graph_of(node.operation)
-            if inner is not None:
-                pairs = zip(inner.outputs, node.outputs, strict=True)
-                known.update((id(x), y) for x, y in pairs)
+    for node in nodes_of(model):
+        known.update((id(x), x) for x in node.outputs)
+        inner = graph.graph_of(node.operation)
+        if inner is not None:
+            pairs = zip(inner.outputs, node.outputs, strict=True)
+            known.update((id(x), y) for x, y in pairs)
     return known
 
 

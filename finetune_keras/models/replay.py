@@ -10,6 +10,7 @@ from finetune_keras.engine.graph import (
     speaks_for_its_layers,
     walk,
 )
+from finetune_keras.engine.nodes import histories_kept, pack_inputs, run_through
 from finetune_keras.models.outside_graph import with_preprocessing
 from finetune_keras.models.readable import closed_models
 
@@ -109,12 +110,12 @@ def replay(model, inputs=None, call=None, closed=None):
         if inner is None or operation in closed:
             return call(operation, *args, **kwargs)
         # Inner models are entered without `training`: Keras passes it down.
-        return inner._run_through_graph(args[0], call_fn=step)
+        return run_through(inner, args[0], step)
 
     if inputs is None:
         inputs = [_input_like(tensor) for tensor in graph.inputs]
-        inputs = keras.tree.pack_sequence_as(graph._inputs_struct, inputs)
-    return inputs, graph._run_through_graph(inputs, call_fn=step)
+        inputs = pack_inputs(model, inputs)
+    return inputs, run_through(model, inputs, step)
 
 
 def _input_like(tensor):
@@ -151,8 +152,5 @@ def tail(tensors, outputs):
     Returns:
         A `keras.Model`.
     """
-    histories = [tensor._keras_history for tensor in tensors]
-    model = keras.Model(tensors, outputs)
-    for tensor, history in zip(tensors, histories, strict=True):
-        tensor._keras_history = history
-    return model
+    with histories_kept(tensors):
+        return keras.Model(tensors, outputs)

@@ -9,6 +9,7 @@ import weakref
 import keras
 
 from finetune_keras.engine import graph
+from finetune_keras.engine.layers import call_facts, every_layer
 
 # A call of a large model takes seconds to trace.
 _ORDERS = weakref.WeakKeyDictionary()
@@ -56,11 +57,11 @@ def call_order(model):
         List of layers without those that are not called, or `None` if the
         call cannot be traced.
     """
-    held = [id(layer) for layer in model._flatten_layers()]
+    held = [id(layer) for layer in every_layer(model)]
     known, places = _ORDERS.get(model, (None, None))
     if known != held:
         places = _traced_places(model)
-        held = [id(layer) for layer in model._flatten_layers()]
+        held = [id(layer) for layer in every_layer(model)]
         _ORDERS[model] = held, places
     children = graph.inner_layers(model)
     return places and [children[place] for place in places]
@@ -82,15 +83,15 @@ def _traced_places(model):
 
 def _symbolic_arguments(model, dtype):
     """Makes tensors of the shapes that a model was built with."""
-    shapes = dict(model._build_shapes_dict)
-    names = [x for x in model._call_signature.parameters if x != "training"]
+    shapes, names, takes_training = call_facts(model)
+    names = [name for name in names if name != "training"]
     if len(shapes) == 1:
         shapes = {names[0]: next(iter(shapes.values()))}
     arguments = {
         name.removesuffix("_shape"): _tensors(shape, dtype)
         for name, shape in shapes.items()
     }
-    if model._call_has_training_arg:
+    if takes_training:
         # Some branches are taken in training alone.
         arguments["training"] = True
     return arguments
@@ -110,7 +111,7 @@ def _recorded(children, called):
     """Has each call of a layer, or of one inside, note down its place."""
     places = {}
     for place, child in enumerate(children):
-        for layer in child._flatten_layers():
+        for layer in every_layer(child):
             places.setdefault(layer, place)
     places.update((child, place) for place, child in enumerate(children))
     replaced = []

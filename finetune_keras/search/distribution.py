@@ -7,8 +7,8 @@ import random
 import keras
 
 from finetune_keras.engine import backend
+from finetune_keras.engine.multi_worker import mend_fit
 from finetune_keras.engine.workers import workers_of_strategy
-from finetune_keras.search.multi_worker import mend_fit
 
 _KINDS = ("auto", "tpu", "multi_worker", "mirrored", "one_device")
 

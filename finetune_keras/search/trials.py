@@ -19,11 +19,11 @@ from finetune_keras.engine.fit_state import (
     compile_arguments,
     strategy_scope,
 )
+from finetune_keras.engine.session import clear_session
 from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.search.hypermodel import metrics_of
 from finetune_keras.search.oracles import write_json
-from finetune_keras.search.session import clear_session
 from finetune_keras.search.shared_data import drop_old
 from finetune_keras.search.trial_file import RESULT, read_result
 from finetune_keras.training.monitor import rises

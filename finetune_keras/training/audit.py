@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from finetune_keras.engine import graph
+from finetune_keras.engine.layers import could_train
 from finetune_keras.models.group_parts import OUTSIDE
 
 
@@ -170,7 +171,7 @@ def _is_below_grain(step, variable):
 
 def _frozen(layer, trained):
     """Weights of a layer that could train and do not, and what goes along."""
-    frozen = [v for v in layer._trainable_variables if id(v) not in trained]
+    frozen = [v for v in could_train(layer) if id(v) not in trained]
     if isinstance(layer, keras.layers.BatchNormalization):
         if not layer.trainable:
             frozen += layer.non_trainable_variables

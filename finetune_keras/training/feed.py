@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from finetune_keras.data.buckets import Buckets
+from finetune_keras.engine.private import dataset_of_indices
 
 
 def feed(model, train, validation, batch_size, shuffle):
@@ -79,12 +80,9 @@ def _endless(data, batch_size, shuffle):
 def _order(length, batch_size, shuffle):
     """Batches of indices, epoch after epoch, as `fit` would take arrays."""
     import tensorflow as tf
-    from keras.src.trainers.data_adapters import array_data_adapter
 
-    adapter = array_data_adapter.ArrayDataAdapter(
-        np.arange(length), batch_size=batch_size, shuffle=shuffle
-    )
-    order = adapter.get_tf_dataset().map(lambda indices, *_: indices)
+    order = dataset_of_indices(np.arange(length), batch_size, shuffle)
+    order = order.map(lambda indices, *_: indices)
     # Under a global seed `fit` repeats its order: each new iterator begins
     # with the same state. `get_seed` knows another number where there is none.
     seeded = tf.compat.v1.get_seed(1)[0] != _NO_SEED

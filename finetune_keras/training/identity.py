@@ -7,6 +7,7 @@ import keras
 
 from finetune_keras.engine import backend, graph
 from finetune_keras.engine.fit_state import compile_arguments
+from finetune_keras.engine.layers import decays_weight
 from finetune_keras.engine.start_counts import family
 from finetune_keras.models.tf_data import is_random, sources
 from finetune_keras.training.described import describe, digest
@@ -147,7 +148,7 @@ def _describe_member(optimizer, model, places, decays):
         del config["learning_rate"]
     if config.get("weight_decay"):
         config["decayed"] = digest(
-            [str(optimizer._use_weight_decay(v)) for v in model.weights]
+            [str(decays_weight(optimizer, v)) for v in model.weights]
         )
     for name, value in config.items():
         if isinstance(value, dict):

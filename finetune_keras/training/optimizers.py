@@ -5,6 +5,7 @@ import math
 import keras
 
 from finetune_keras.engine import graph
+from finetune_keras.engine.layers import decays_weight, rate_or_schedule
 from finetune_keras.engine.layerwise import layerwise_class
 from finetune_keras.models.layer_groups import select_layers
 from finetune_keras.training.multipliers import (
@@ -92,7 +93,7 @@ def layerwise_optimizer(
             v.path
             for v in model.weights
             if v.path in pulls
-            or not target._use_weight_decay(v)
+            or not decays_weight(target, v)
             or (exclude_norms_and_biases and _is_norm_or_bias(v))
         ],
         "l2_sp": pulls,
@@ -107,7 +108,7 @@ def layerwise_optimizer(
 
 
 def _config(optimizer):
-    config, rate = optimizer.get_config(), optimizer._learning_rate
+    config, rate = optimizer.get_config(), rate_or_schedule(optimizer)
     # Keras writes a function out, but does not read every one.
     return {**config, "learning_rate": rate} if callable(rate) else config
 

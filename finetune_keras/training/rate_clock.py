@@ -6,6 +6,7 @@ import keras
 
 from finetune_keras.engine import backend
 from finetune_keras.engine.fit_state import renew_functions
+from finetune_keras.engine.layers import own_rate, raw_iterations, replace_rate
 from finetune_keras.plans.schedules import SCHEDULES
 from finetune_keras.training.compiled import check_schedule
 
@@ -80,7 +81,7 @@ class RateClock:
         """Leaves the optimizer with a rate that stands still."""
         if self.factor is not None:
             self.factor, self.waits = None, False
-            del vars(self.optimizer)["_get_current_learning_rate"]
+            replace_rate(self.optimizer, None)
             renew_functions(self.model)
 
     def end(self, phase):
@@ -122,20 +123,20 @@ class RateClock:
         else:
             self.factor = schedule(1.0, phase.epochs * self.num_steps)
         # Keras asks for it in each step that it traces.
-        vars(self.optimizer)["_get_current_learning_rate"] = self._now
+        replace_rate(self.optimizer, self._now)
 
     def _now(self):
-        rate = type(self.optimizer)._get_current_learning_rate(self.optimizer)
-        return rate * self.factor(self.optimizer._iterations - self.start)
+        rate = own_rate(self.optimizer)
+        return rate * self.factor(raw_iterations(self.optimizer) - self.start)
 
     def _own_rate(self):
         """The rate without the factor."""
-        rate = type(self.optimizer)._get_current_learning_rate(self.optimizer)
+        rate = own_rate(self.optimizer)
         return float(keras.ops.convert_to_numpy(rate))
 
     def _steps(self):
         """Batches so far; `iterations` leaves out those accumulated."""
-        return _int(self.optimizer._iterations)
+        return _int(raw_iterations(self.optimizer))
 
     # === Resume ===
 

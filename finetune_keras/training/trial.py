@@ -13,6 +13,7 @@ from finetune_keras.engine.fit_state import (
     keras_generator_left_as_it_was,
     strategy_scope,
 )
+from finetune_keras.engine.layers import every_layer
 from finetune_keras.models.selection import is_batch_norm
 from finetune_keras.training.compiled import is_layerwise
 from finetune_keras.training.optimizers import check_one_rate
@@ -33,7 +34,7 @@ def left_as_it_was(model):
     state = model.variables + model.metrics_variables
     # Copies: on torch the arrays would share memory with the weights.
     values = [_array(variable) for variable in state]
-    layers = [(x, x.trainable) for x in model._flatten_layers()]
+    layers = [(x, x.trainable) for x in every_layer(model)]
     flags = [(variable, variable.trainable) for variable in state]
     norms = [(x, x.synchronized) for x, _ in layers if is_batch_norm(x)]
     try:

@@ -16,9 +16,9 @@ import keras
 import numpy as np
 import pytest
 
+from finetune_keras.engine.multi_worker import mend_fit
 from finetune_keras.search import distribution
 from finetune_keras.search.distribution import strategy
-from finetune_keras.search.multi_worker import mend_fit
 from finetune_keras.testing.processes import FreshProcess
 
 ROOT = pathlib.Path(__file__).parents[2]
