@@ -63,7 +63,7 @@ from finetune_keras.results.cross_validation import (
 from finetune_keras.results.evaluation import evaluate
 from finetune_keras.results.record import save_record
 from finetune_keras.results.report import Report
-from finetune_keras.search.distribution import strategy
+from finetune_keras.search.distribution import distribution
 from finetune_keras.search.parts import model_options
 from finetune_keras.search.result import Search
 from finetune_keras.search.space import SearchSpace, search_space
@@ -139,6 +139,7 @@ __all__ = [
     "compare",
     "cross_validate",
     "disable_adapters",
+    "distribution",
     "dry_run",
     "entity_scores",
     "evaluate",
@@ -178,7 +179,6 @@ __all__ = [
     "sequence_augmentation",
     "set_adapter",
     "show_augmentation",
-    "strategy",
     "table_augmentation",
     "text_augmentation",
     "text_backbone",

@@ -13,7 +13,7 @@ from finetune_keras.engine.workers import workers_of_strategy
 _KINDS = ("auto", "tpu", "multi_worker", "mirrored", "one_device")
 
 
-def strategy(kind="auto", devices=None, verbose=1):
+def distribution(kind="auto", devices=None, verbose=1):
     """Picks a strategy of `tf.distribute`, and says what it picked.
 
     Build and compile the model within it; `fine_tune` then trains it on all
@@ -51,7 +51,7 @@ def strategy(kind="auto", devices=None, verbose=1):
     import keras
     import finetune_keras as ft
 
-    with ft.strategy():
+    with ft.distribution():
         inputs = keras.Input((4,))
         model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
         model.compile("adam", "mse")

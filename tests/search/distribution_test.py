@@ -1,4 +1,4 @@
-"""`strategy`, and plans under the strategies that it picks.
+"""`distribution`, and plans under the strategies that it picks.
 
 Devices and workers must be set before a backend starts, so the runs are made
 by this file as a script, in processes of their own.
@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from finetune_keras.engine.multi_worker import mend_fit
-from finetune_keras.search import distribution
-from finetune_keras.search.distribution import strategy
+from finetune_keras.search import distribution as module
+from finetune_keras.search.distribution import distribution
 from finetune_keras.testing.processes import FreshProcess
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -33,12 +33,12 @@ tensorflow_only = pytest.mark.skipif(
 
 @tensorflow_only
 def test_one_device_is_picked_where_there_is_nothing_else(capsys):
-    picked = strategy()
+    picked = distribution()
     assert "one device" in capsys.readouterr().out
     with picked as entered, picked:
         assert entered is picked.strategy
     assert picked.replicas == 1
-    assert strategy("one_device", ["CPU:0"], verbose=0).replicas == 1
+    assert distribution("one_device", ["CPU:0"], verbose=0).replicas == 1
     assert capsys.readouterr().out == ""
 
 
@@ -68,18 +68,18 @@ def test_one_device_is_picked_where_there_is_nothing_else(capsys):
 def test_refused(arguments, config, message, monkeypatch):
     for name in ("TF_CONFIG", "TPU_NAME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(distribution, "_gpus", lambda: [])
+    monkeypatch.setattr(module, "_gpus", lambda: [])
     if config is not None:
         monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     with pytest.raises(ValueError, match=message):
-        strategy(*arguments)
+        distribution(*arguments)
 
 
 @tensorflow_only
 def test_refused_within_another():
-    outer = strategy("one_device", ["CPU:0"], verbose=0)
+    outer = distribution("one_device", ["CPU:0"], verbose=0)
     with outer, pytest.raises(ValueError, match="within another strategy"):
-        strategy()
+        distribution()
 
 
 @tensorflow_only
@@ -97,7 +97,7 @@ def test_other_backends_are_told_what_to_use():
     if keras.backend.backend() == "tensorflow":
         pytest.skip("it has tf.distribute")
     with pytest.raises(ValueError, match="keras.distribution.DataParallel"):
-        strategy()
+        distribution()
 
 
 # === Runs in processes of their own ===
@@ -313,7 +313,7 @@ def _single(folder, index):
     devices = [tf.config.LogicalDeviceConfiguration()] * 2
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, devices)
-    mirrored = strategy(devices=["CPU:0", "CPU:1"])
+    mirrored = distribution(devices=["CPU:0", "CPU:1"])
     results = {"start": _flat(_model().get_weights())}
     for name in RUNS:
         options = {"cache": name}
@@ -379,7 +379,7 @@ def _accuracies(model):
 def _killed(folder, index, killed=True):
     watch = _Watch(killed and index == 1)
     folder = os.path.join(folder, f"folder{index}")
-    several = strategy()
+    several = distribution()
     with several:
         model = _model()
     weights = _run(model, checkpoint_dir=folder, callbacks=[watch])
