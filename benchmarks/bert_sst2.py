@@ -141,7 +141,7 @@ def measure(way, job, arguments):
 
 def table(lines):
     """Means over the seeds, and ratios to the Trainer."""
-    from finetune_keras.models.table import format_table
+    from finetune_keras.data.table import format_table
 
     rows = []
     for part in EPOCHS:

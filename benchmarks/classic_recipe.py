@@ -20,10 +20,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
-from finetune_keras.models.table import format_table
 from sklearn.model_selection import train_test_split
 
 import finetune_keras as ft
+from finetune_keras.data.table import format_table
 
 
 def load(folder, size):

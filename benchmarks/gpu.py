@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 import finetune_keras as ft
-from finetune_keras.models.table import format_table
+from finetune_keras.data.table import format_table
 
 EPOCHS = 3
 WAYS = {

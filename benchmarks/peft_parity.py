@@ -143,7 +143,7 @@ def minilm():
 def compare(python, weights, folder, *lora):
     """Runs both, and prints the table."""
     import finetune_keras as ft
-    from finetune_keras.models.table import format_table
+    from finetune_keras.data.table import format_table
 
     model = adapted(str(weights), *lora)
     table = model.get_layer("token_embedding").embeddings

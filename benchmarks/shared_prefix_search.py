@@ -20,7 +20,7 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import finetune_keras as ft
-from finetune_keras.models.table import format_table
+from finetune_keras.data.table import format_table
 
 SIZE = 160
 WAYS = {

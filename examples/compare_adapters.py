@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 import finetune_keras as ft
-from finetune_keras.models.table import format_table
+from finetune_keras.data.table import format_table
 
 # The method, a learning rate in the range that its paper uses, and epochs. LoRA
 # takes longer than all layers, at less time for each: its rate, strength and
