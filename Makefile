@@ -6,8 +6,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
-# A file of tests stays in one process; the processes share the cores.
-PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
+# A file of tests stays in one process; the processes share the cores, and take
+# the files in the order of `tests/conftest.py`.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 # Processes that tests start need not compile the package once more.

@@ -71,11 +71,10 @@ from finetune_keras.text.text_augmentation import text_augmentation
 from finetune_keras.text.text_backbones import text_backbone
 from finetune_keras.text.text_files import read_conll, read_squad
 from finetune_keras.text.text_metrics import answer_scores, entity_scores
-from finetune_keras.text.text_tasks import (
+from finetune_keras.text.text_tasks import text_classifier, text_regressor
+from finetune_keras.text.token_tasks import (
     masked_language_model,
     question_answerer,
-    text_classifier,
-    text_regressor,
     token_classifier,
 )
 from finetune_keras.training.callbacks import (

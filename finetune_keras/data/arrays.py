@@ -4,12 +4,10 @@ import numpy as np
 
 from finetune_keras.data.datasets import DataSplits
 from finetune_keras.data.examples import (
-    COMMON,
     Examples,
     checked_groups,
     checked_splits,
     digest,
-    take_options,
 )
 from finetune_keras.data.labels import as_array, is_missing
 from finetune_keras.data.splits import check_fractions
@@ -22,7 +20,12 @@ def from_arrays(
     test_split=0.15,
     group_by=None,
     seed=0,
-    **options,
+    batch_size=32,
+    task=None,
+    classes=None,
+    balanced=False,
+    columns=None,
+    split=None,
 ):
     """Splits arrays.
 
@@ -35,10 +38,17 @@ def from_arrays(
         group_by: Array with a value an example. See `from_frame`. Defaults to
             `None`.
         seed: Integer. See `from_frame`. Defaults to `0`.
-        **options: `batch_size=32`, `task=None`, `classes=None`,
-            `balanced=False`, as for `from_frame`; `columns=None`, a dict of
-            arrays to keep, such as the hospital; `split=None`, an array with
-            `"train"`, `"validation"` or `"test"`.
+        batch_size: Integer, examples of a batch. Defaults to `32`.
+        task: `"classification"`, `"multi_label"` or `"regression"`, where the
+            labels do not tell. Defaults to `None`.
+        classes: List of the names of the classes, in their order. Defaults to
+            `None`, those found, sorted.
+        balanced: Boolean, whether training draws as often from each class.
+            Defaults to `False`.
+        columns: Dict of arrays to keep, such as the hospital. Defaults to
+            `None`.
+        split: Array with `"train"`, `"validation"` or `"test"` for each
+            example. Defaults to `None`.
 
     Returns:
         `DataSplits`.
@@ -57,10 +67,14 @@ def from_arrays(
     print(data.task, data.sizes)
     ```
     """
-    defaults = {"columns": None, "split": None}
-    options = take_options("from_arrays", options, COMMON, defaults)
+    options = {
+        "batch_size": batch_size,
+        "task": task,
+        "classes": classes,
+        "balanced": balanced,
+    }
     fractions = check_fractions(validation_split, test_split)
-    kept = {k: np.asarray(v) for k, v in (options["columns"] or {}).items()}
+    kept = {k: np.asarray(v) for k, v in (columns or {}).items()}
     x = as_features(x)
     count = len(x)
     for name, column in {"y": y, **kept}.items():
@@ -71,7 +85,7 @@ def from_arrays(
             )
     examples = Examples(x, list(range(count)), y, digests(x), "Arrays")
     examples.columns = kept
-    examples.given = checked_splits(options["split"], count)
+    examples.given = checked_splits(split, count)
     examples.groups = checked_groups(group_by, count)
     return DataSplits(examples, fractions, seed, options)
 

@@ -7,16 +7,12 @@ import os
 from finetune_keras.data.columns import odd_among_numbers, read_numbers
 from finetune_keras.data.datasets import DataSplits
 from finetune_keras.data.decoding import read_text
-from finetune_keras.data.examples import COMMON, IMAGES, take_options
 from finetune_keras.data.frames import (
-    FRAME,
     column_names,
     read_table,
     texts_meant,
 )
 from finetune_keras.data.splits import check_fractions
-
-_CSV = {"separator": None, "quotes": True, "encoding": None}
 
 
 def from_csv(
@@ -27,7 +23,21 @@ def from_csv(
     test_split=0.15,
     group_by=None,
     seed=0,
-    **options,
+    separator=None,
+    quotes=True,
+    encoding=None,
+    batch_size=32,
+    task=None,
+    classes=None,
+    balanced=False,
+    label_separator=None,
+    split=None,
+    image_size=None,
+    folder=None,
+    bad_files="skip",
+    cache="auto",
+    crop_to_aspect_ratio=False,
+    verbose=1,
 ):
     """Reads examples from a file of comma- or tab-separated values.
 
@@ -45,10 +55,33 @@ def from_csv(
         test_split: See `from_frame`. Defaults to `0.15`.
         group_by: See `from_frame`. Defaults to `None`.
         seed: Integer. See `from_frame`. Defaults to `0`.
-        **options: Those of `from_frame`, where `folder` is that of the file by
-            default; `separator=None`, to say another one; `quotes=True`,
-            `False` where `"` is a sign like any other; `encoding=None`, such
-            as `"cp1252"`, by default UTF-8 or what the file begins with.
+        separator: String between two values. Defaults to `None`: a tab in
+            `.tsv` and `.tab` files, else a comma.
+        quotes: Boolean, `False` where `"` is a sign like any other. Defaults to
+            `True`.
+        encoding: String, such as `"cp1252"`. Defaults to `None`, UTF-8 or what
+            the file begins with.
+        batch_size: Integer, examples of a batch. Defaults to `32`.
+        task: `"classification"`, `"multi_label"` or `"regression"`, where the
+            labels do not tell. Defaults to `None`.
+        classes: List of the names of the classes, in their order. Defaults to
+            `None`, those found, sorted.
+        balanced: Boolean, whether training draws as often from each class.
+            Defaults to `False`.
+        label_separator: String that divides the labels of one example, such as
+            `","`. Defaults to `None`.
+        split: See `from_frame`. Defaults to `None`.
+        image_size: Integer, or tuple `(height, width)`, in pixels: the feature
+            is a column of paths of images. Defaults to `None`.
+        folder: String or path that the paths of images are relative to.
+            Defaults to `None`, that of the file.
+        bad_files: `"skip"` leaves out what cannot be used, `"refuse"` raises.
+            Defaults to `"skip"`.
+        cache: `True` or `False`, whether pixels are kept in memory; `"auto"`
+            where they fit in a third of the free memory. Defaults to `"auto"`.
+        crop_to_aspect_ratio: Boolean, whether images are cut to the shape
+            around their centre instead of squeezed. Defaults to `False`.
+        verbose: 0 or 1, whether progress is shown. Defaults to `1`.
 
     Returns:
         `DataSplits`.
@@ -69,12 +102,24 @@ def from_csv(
     ```
     """
     path = os.fspath(path)
-    options = take_options("from_csv", options, _CSV, COMMON, FRAME, IMAGES)
-    separator = options.pop("separator")
+    options = {
+        "batch_size": batch_size,
+        "task": task,
+        "classes": classes,
+        "balanced": balanced,
+        "label_separator": label_separator,
+        "split": split,
+        "image_size": image_size,
+        "folder": folder,
+        "bad_files": bad_files,
+        "cache": cache,
+        "crop_to_aspect_ratio": crop_to_aspect_ratio,
+        "verbose": verbose,
+    }
     if separator is None:
         separator = "\t" if path.lower().endswith((".tsv", ".tab")) else ","
-    text = read_text(path, options.pop("encoding"))
-    lines, rows = _split(path, text, separator, options.pop("quotes"))
+    text = read_text(path, encoding)
+    lines, rows = _split(path, text, separator, quotes)
     frame = {name: read_numbers(column) for name, column in rows.items()}
     if options["folder"] is None:
         options["folder"] = os.path.dirname(path)

@@ -45,27 +45,6 @@ def digest(value):
     return hashlib.sha256(value).hexdigest()[:32]
 
 
-def take_options(function, options, *defaults):
-    """Completes options with their defaults; raises for unknown ones."""
-    known = {name: value for part in defaults for name, value in part.items()}
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise TypeError(
-            f"`{function}` has no option {unknown}. Options: {sorted(known)}. "
-            f"Received: {unknown[0]}={options[unknown[0]]!r}"
-        )
-    return {**known, **options}
-
-
-# Options of every function that returns `DataSplits`.
-COMMON = {"batch_size": 32, "balanced": False, "task": None, "classes": None}
-IMAGES = {
-    "bad_files": "skip",
-    "cache": "auto",
-    "crop_to_aspect_ratio": False,
-    "verbose": 1,
-}
-
 # What folders and sets call the splits.
 SPLIT_NAMES = {
     "train": "train",

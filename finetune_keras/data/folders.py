@@ -9,11 +9,8 @@ import numpy as np
 from finetune_keras.data.datasets import DataSplits
 from finetune_keras.data.decoding import marked_encoding
 from finetune_keras.data.examples import (
-    COMMON,
-    IMAGES,
     SPLIT_NAMES,
     Examples,
-    take_options,
 )
 from finetune_keras.data.files import check_bad_files, check_images
 from finetune_keras.data.image_check import read_file
@@ -30,7 +27,14 @@ def image_folder(
     test_split=0.15,
     group_by=None,
     seed=0,
-    **options,
+    batch_size=32,
+    task=None,
+    classes=None,
+    balanced=False,
+    bad_files="skip",
+    cache="auto",
+    crop_to_aspect_ratio=False,
+    verbose=1,
 ):
     """Reads images from a folder with a subfolder for each class.
 
@@ -56,13 +60,20 @@ def image_folder(
             splits that are cut here. Defaults to `None`.
         seed: Integer. Seed of the splits and of the order of training.
             Defaults to `0`.
-        **options: `batch_size=32`; `bad_files="skip"`, or `"refuse"` to raise
-            where there are any; `balanced=False`, `True` to draw as often
-            from each class in training; `cache="auto"`, `True` or `False` to
-            keep pixels in memory, by itself where they fit in a third of the
-            free memory; `crop_to_aspect_ratio=False`, `True` to cut the
-            centre out instead of squeezing; `classes=None`, a list of names
-            to fix their order; `task=None`; `verbose=1`, 0 to be quiet.
+        batch_size: Integer, examples of a batch. Defaults to `32`.
+        task: `"classification"`, `"multi_label"` or `"regression"`, where the
+            labels do not tell. Defaults to `None`.
+        classes: List of the names of the classes, in their order. Defaults to
+            `None`, those found, sorted.
+        balanced: Boolean, whether training draws as often from each class.
+            Defaults to `False`.
+        bad_files: `"skip"` leaves out what cannot be used, `"refuse"` raises.
+            Defaults to `"skip"`.
+        cache: `True` or `False`, whether pixels are kept in memory; `"auto"`
+            where they fit in a third of the free memory. Defaults to `"auto"`.
+        crop_to_aspect_ratio: Boolean, whether images are cut to the shape
+            around their centre instead of squeezed. Defaults to `False`.
+        verbose: 0 or 1, whether progress is shown. Defaults to `1`.
 
     Returns:
         `DataSplits`.
@@ -88,7 +99,16 @@ def image_folder(
     print(data)
     ```
     """
-    options = take_options("image_folder", options, COMMON, IMAGES)
+    options = {
+        "batch_size": batch_size,
+        "task": task,
+        "classes": classes,
+        "balanced": balanced,
+        "bad_files": bad_files,
+        "cache": cache,
+        "crop_to_aspect_ratio": crop_to_aspect_ratio,
+        "verbose": verbose,
+    }
     fractions = check_fractions(validation_split, test_split)
     check_image_size(image_size)
     found = _Folder(folder)
@@ -118,7 +138,11 @@ def text_folder(
     test_split=0.15,
     group_by=None,
     seed=0,
-    **options,
+    batch_size=32,
+    task=None,
+    classes=None,
+    balanced=False,
+    bad_files="skip",
 ):
     """Reads texts from a folder with a subfolder for each class.
 
@@ -132,8 +156,15 @@ def text_folder(
         test_split: See `image_folder`. Defaults to `0.15`.
         group_by: See `image_folder`. Defaults to `None`.
         seed: Integer. See `image_folder`. Defaults to `0`.
-        **options: `batch_size=32`, `bad_files="skip"`, `balanced=False`,
-            `classes=None`, `task=None`, as for `image_folder`.
+        batch_size: Integer, examples of a batch. Defaults to `32`.
+        task: `"classification"`, `"multi_label"` or `"regression"`, where the
+            labels do not tell. Defaults to `None`.
+        classes: List of the names of the classes, in their order. Defaults to
+            `None`, those found, sorted.
+        balanced: Boolean, whether training draws as often from each class.
+            Defaults to `False`.
+        bad_files: `"skip"` leaves out what cannot be used, `"refuse"` raises.
+            Defaults to `"skip"`.
 
     Returns:
         `DataSplits`; `x` are strings.
@@ -154,8 +185,13 @@ def text_folder(
     print(ft.text_folder("reviews"))
     ```
     """
-    defaults = {"bad_files": "skip"}
-    options = take_options("text_folder", options, COMMON, defaults)
+    options = {
+        "batch_size": batch_size,
+        "task": task,
+        "classes": classes,
+        "balanced": balanced,
+        "bad_files": bad_files,
+    }
     fractions = check_fractions(validation_split, test_split)
     found = _Folder(folder)
     texts = [_read_text(path) for path in found.paths()]

@@ -14,25 +14,14 @@ from finetune_keras.data.arrays import (
 from finetune_keras.data.columns import odd_among_numbers
 from finetune_keras.data.datasets import DataSplits
 from finetune_keras.data.examples import (
-    COMMON,
-    IMAGES,
     Examples,
     checked_groups,
     checked_splits,
-    take_options,
 )
 from finetune_keras.data.files import check_bad_files, check_images
 from finetune_keras.data.labels import as_array, split_labels
 from finetune_keras.data.pipeline import ImageStore
 from finetune_keras.data.splits import check_fractions
-
-# Options of a table.
-FRAME = {
-    "label_separator": None,
-    "split": None,
-    "image_size": None,
-    "folder": None,
-}
 
 
 def from_frame(
@@ -43,7 +32,18 @@ def from_frame(
     test_split=0.15,
     group_by=None,
     seed=0,
-    **options,
+    batch_size=32,
+    task=None,
+    classes=None,
+    balanced=False,
+    label_separator=None,
+    split=None,
+    image_size=None,
+    folder=None,
+    bad_files="skip",
+    cache="auto",
+    crop_to_aspect_ratio=False,
+    verbose=1,
 ):
     """Reads examples from the columns of a table.
 
@@ -65,13 +65,28 @@ def from_frame(
             of one value are never in two splits. Defaults to `None`.
         seed: Integer. Seed of the splits and of the order of training.
             Defaults to `0`.
-        **options: `batch_size=32`; `task=None`, to say it; `classes=None`, a
-            list of names; `balanced=False`, `True` to draw as often from each
-            class; `label_separator=None`, a string that divides the labels of
-            one example, such as `","`; `split=None`, a column with `"train"`,
-            `"validation"` or `"test"`; and for paths of images
-            `image_size=None`, `folder=None` that they are relative to, and the
-            options of `image_folder`.
+        batch_size: Integer, examples of a batch. Defaults to `32`.
+        task: `"classification"`, `"multi_label"` or `"regression"`, where the
+            labels do not tell. Defaults to `None`.
+        classes: List of the names of the classes, in their order. Defaults to
+            `None`, those found, sorted.
+        balanced: Boolean, whether training draws as often from each class.
+            Defaults to `False`.
+        label_separator: String that divides the labels of one example, such as
+            `","`. Defaults to `None`.
+        split: String, a column with `"train"`, `"validation"` or `"test"`.
+            Defaults to `None`.
+        image_size: Integer, or tuple `(height, width)`, in pixels: the feature
+            is a column of paths of images. Defaults to `None`.
+        folder: String or path that the paths of images are relative to.
+            Defaults to `None`, the present folder.
+        bad_files: `"skip"` leaves out what cannot be used, `"refuse"` raises.
+            Defaults to `"skip"`.
+        cache: `True` or `False`, whether pixels are kept in memory; `"auto"`
+            where they fit in a third of the free memory. Defaults to `"auto"`.
+        crop_to_aspect_ratio: Boolean, whether images are cut to the shape
+            around their centre instead of squeezed. Defaults to `False`.
+        verbose: 0 or 1, whether progress is shown. Defaults to `1`.
 
     Returns:
         `DataSplits`.
@@ -94,7 +109,20 @@ def from_frame(
     print(data, data.columns["test"]["year"])
     ```
     """
-    options = take_options("from_frame", options, COMMON, FRAME, IMAGES)
+    options = {
+        "batch_size": batch_size,
+        "task": task,
+        "classes": classes,
+        "balanced": balanced,
+        "label_separator": label_separator,
+        "split": split,
+        "image_size": image_size,
+        "folder": folder,
+        "bad_files": bad_files,
+        "cache": cache,
+        "crop_to_aspect_ratio": crop_to_aspect_ratio,
+        "verbose": verbose,
+    }
     fractions = check_fractions(validation_split, test_split)
     columns = (features, label, group_by)
     examples = read_table(frame, columns, options, "Table")

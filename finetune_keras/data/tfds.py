@@ -9,12 +9,10 @@ import numpy as np
 
 from finetune_keras.data.datasets import DataSplits
 from finetune_keras.data.examples import (
-    COMMON,
     SPLIT_NAMES,
     Examples,
     checked_groups,
     digest,
-    take_options,
 )
 from finetune_keras.data.images import check_image_size, load_image
 from finetune_keras.data.pipeline import free_memory
@@ -22,13 +20,6 @@ from finetune_keras.data.splits import check_fractions
 
 _HOST = "https://storage.googleapis.com"
 _PATIENCE = 6
-_OPTIONS = {
-    "features": None,
-    "label": None,
-    "data_dir": None,
-    "download": True,
-    "crop_to_aspect_ratio": False,
-}
 
 
 def from_tfds(
@@ -38,7 +29,15 @@ def from_tfds(
     test_split=0.15,
     group_by=None,
     seed=0,
-    **options,
+    features=None,
+    label=None,
+    data_dir=None,
+    download=True,
+    crop_to_aspect_ratio=False,
+    batch_size=32,
+    task=None,
+    classes=None,
+    balanced=False,
 ):
     """Reads a set of TensorFlow Datasets into memory.
 
@@ -57,12 +56,23 @@ def from_tfds(
             splits that are cut here. Defaults to `None`.
         seed: Integer. Seed of the splits and of the order of training.
             Defaults to `0`.
-        **options: `features=None` and `label=None`, names of the features to
-            use where the set does not say; `data_dir=None`, the folder of
-            prepared sets; `download=True`, `False` not to download what is
-            not prepared; `crop_to_aspect_ratio=False`; `batch_size=32`,
-            `balanced=False`, `classes=None`, `task=None`, as for
-            `from_frame`.
+        features: String, the feature to use where the set does not say.
+            Defaults to `None`.
+        label: String, the feature of the labels where the set does not say.
+            Defaults to `None`.
+        data_dir: String, folder of prepared sets. Defaults to `None`, that of
+            TensorFlow Datasets.
+        download: Boolean, whether a set that is not prepared is downloaded.
+            Defaults to `True`.
+        crop_to_aspect_ratio: Boolean, whether images are cut to the shape
+            around their centre instead of squeezed. Defaults to `False`.
+        batch_size: Integer, examples of a batch. Defaults to `32`.
+        task: `"classification"`, `"multi_label"` or `"regression"`, where the
+            labels do not tell. Defaults to `None`.
+        classes: List of the names of the classes, in their order. Defaults to
+            `None`, those found, sorted.
+        balanced: Boolean, whether training draws as often from each class.
+            Defaults to `False`.
 
     Returns:
         `DataSplits`; features of one value are in `columns`.
@@ -84,9 +94,17 @@ def from_tfds(
         print(error)
     ```
     """
-    options = take_options("from_tfds", options, COMMON, _OPTIONS)
+    options = {
+        "features": features,
+        "label": label,
+        "crop_to_aspect_ratio": crop_to_aspect_ratio,
+        "batch_size": batch_size,
+        "task": task,
+        "classes": classes,
+        "balanced": balanced,
+    }
     fractions = check_fractions(validation_split, test_split)
-    builder = _builder(name, options["data_dir"], options["download"])
+    builder = _builder(name, data_dir, download)
     keys = _keys(builder, options)
     feature = builder.info.features[keys[1]]
     examples = _read(builder, keys, image_size, options)

@@ -118,7 +118,7 @@ def renew_functions(model):
     """Lets a model trace its steps anew, within a running `fit` too."""
     for name in FUNCTIONS:
         clear_trace(getattr(model, name, None))
-        if hasattr(model, name):
+        if name in vars(model):
             setattr(model, name, None)
     # A running `fit` needs it at once; before one, on JAX, it would fix where
     # state is kept that is not there yet.

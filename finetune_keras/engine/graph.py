@@ -42,9 +42,8 @@ def graph_of(model):
     """Returns the functional graph of a model, or `None` if it has none."""
     if isinstance(model, keras.Sequential):
         return model._functional
-    if isinstance(model, keras.Model) and hasattr(model, "_nodes_by_depth"):
-        return model
-    return None
+    has_graph = getattr(model, "_nodes_by_depth", None) is not None
+    return model if has_graph and isinstance(model, keras.Model) else None
 
 
 def walk(model):

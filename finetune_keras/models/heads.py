@@ -21,7 +21,17 @@ _POOLINGS = ("avg", "max", "flatten", "token")
 _GLOROT = ("tanh", "sigmoid", "softsign", "linear", "softmax", "hard_tanh")
 
 
-def replace_head(model, num_classes, **head):
+def replace_head(
+    model,
+    num_classes,
+    pooling="avg",
+    hidden_units=(),
+    activation="relu",
+    dropout=0.0,
+    batch_norm=False,
+    kernel_regularizer=None,
+    task="classification",
+):
     """Puts a new head in the place of a model's own.
 
     The head is found by the graph: the dense layers behind the pooling or the
@@ -33,24 +43,22 @@ def replace_head(model, num_classes, **head):
         model: A `keras.Model` with one output, or a transformer backbone with
             `sequence_output` and `pooled_output`.
         num_classes: Integer, number of classes, labels or regressed values.
-        **head: Options of the new head:
-            - `pooling`: `"avg"`, `"max"`, `"flatten"`, or `"token"`, the
-              pooled token of a transformer. An input `padding_mask`, or the
-              mask of an `Embedding(mask_zero=True)`, keeps the padding of a
-              text out of the former two. Defaults to `"avg"`.
-            - `hidden_units`: Tuple of integers, widths of hidden dense
-              layers. Defaults to `()`.
-            - `activation`: Name or callable, of the hidden layers. He
-              initialisation goes with ReLU-like, Glorot with tanh-like ones.
-              Defaults to `"relu"`.
-            - `dropout`: Float in [0, 1), before each dense layer. Defaults to
-              `0.0`.
-            - `batch_norm`: Boolean, whether hidden layers are normalised.
-              Defaults to `False`.
-            - `kernel_regularizer`: A `keras.Regularizer` or its name, such as
-              `keras.regularizers.L2(1e-4)`. Defaults to `None`.
-            - `task`: `"classification"` (softmax), `"multi_label"` (sigmoid)
-              or `"regression"` (linear). Defaults to `"classification"`.
+        pooling: `"avg"`, `"max"`, `"flatten"`, or `"token"`, the pooled token
+            of a transformer. An input `padding_mask`, or the mask of an
+            `Embedding(mask_zero=True)`, keeps the padding of a text out of the
+            former two. Defaults to `"avg"`.
+        hidden_units: Tuple of integers, widths of hidden dense layers.
+            Defaults to `()`.
+        activation: Name or callable, of the hidden layers. He initialisation
+            goes with ReLU-like, Glorot with tanh-like ones. Defaults to
+            `"relu"`.
+        dropout: Float in [0, 1), before each dense layer. Defaults to `0.0`.
+        batch_norm: Boolean, whether hidden layers are normalised. Defaults to
+            `False`.
+        kernel_regularizer: A `keras.Regularizer` or its name, such as
+            `keras.regularizers.L2(1e-4)`. Defaults to `None`.
+        task: `"classification"` (softmax), `"multi_label"` (sigmoid) or
+            `"regression"` (linear). Defaults to `"classification"`.
 
     Returns:
         A functional `keras.Model` with float32 outputs. Inner models of
@@ -80,7 +88,18 @@ def replace_head(model, num_classes, **head):
     """
     flat, features = split_head(model)
     mask = padding_mask(flat)
-    outputs = build_head(features, num_classes, mask, **head)
+    outputs = build_head(
+        features,
+        num_classes,
+        mask,
+        pooling,
+        hidden_units,
+        activation,
+        dropout,
+        batch_norm,
+        kernel_regularizer,
+        task,
+    )
     return rebuild(flat, outputs, whole=model)
 
 

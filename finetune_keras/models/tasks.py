@@ -10,7 +10,18 @@ from finetune_keras.models.pixel_guard import PixelModel
 from finetune_keras.models.replay import replay
 
 
-def image_classifier(backbone, num_classes, augmentation=None, **head):
+def image_classifier(
+    backbone,
+    num_classes,
+    augmentation=None,
+    pooling="avg",
+    hidden_units=(),
+    activation="relu",
+    dropout=0.0,
+    batch_norm=False,
+    kernel_regularizer=None,
+    task="classification",
+):
     """Builds an image model that takes raw pixels and ends in a new head.
 
     Args:
@@ -23,9 +34,13 @@ def image_classifier(backbone, num_classes, augmentation=None, **head):
             `image_augmentation`, or a layer that keeps the shape of raw
             pixels. It is part of the model and active in training only.
             Defaults to `None`.
-        **head: Options of the head, see `replace_head`: `pooling`,
-            `hidden_units`, `activation`, `dropout`, `batch_norm`,
-            `kernel_regularizer` and `task`.
+        pooling: See `replace_head`. Defaults to `"avg"`.
+        hidden_units: See `replace_head`. Defaults to `()`.
+        activation: See `replace_head`. Defaults to `"relu"`.
+        dropout: See `replace_head`. Defaults to `0.0`.
+        batch_norm: See `replace_head`. Defaults to `False`.
+        kernel_regularizer: See `replace_head`. Defaults to `None`.
+        task: See `replace_head`. Defaults to `"classification"`.
 
     Returns:
         A functional `keras.Model`, all of it trainable, that maps images of
@@ -52,7 +67,17 @@ def image_classifier(backbone, num_classes, augmentation=None, **head):
     num_classes, _ = count_classes(num_classes, "num_classes")
     weights = {"weights": "imagenet"} if isinstance(backbone, str) else {}
     model = make_backbone(backbone, **weights)
-    model = replace_head(model, num_classes, **head)
+    model = replace_head(
+        model,
+        num_classes,
+        pooling,
+        hidden_units,
+        activation,
+        dropout,
+        batch_norm,
+        kernel_regularizer,
+        task,
+    )
     return model if augmentation is None else _augmented(model, augmentation)
 
 

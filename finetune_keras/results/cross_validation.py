@@ -76,7 +76,22 @@ class CrossValidation:
 
 
 def cross_validate(
-    build, plan, data, folds=5, repeats=1, groups=None, **options
+    build,
+    plan,
+    data,
+    folds=5,
+    repeats=1,
+    groups=None,
+    seed=0,
+    evaluation=None,
+    cache=None,
+    batch_size=None,
+    callbacks=None,
+    class_weight=None,
+    shuffle=True,
+    monitor=None,
+    mode="auto",
+    verbose=1,
 ):
     """Fine-tunes and judges a model on each fold of the data.
 
@@ -97,11 +112,16 @@ def cross_validate(
         repeats: Integer, how often to draw new folds. Defaults to `1`.
         groups: Array, one value an example: those of one group stay in one
             fold. Defaults to `None`, or the groups of `data`.
-        **options:
-            - `seed`: Integer, of the folds. Defaults to `0`.
-            - `evaluation`: Dict of arguments of `evaluate`.
-            - `verbose`: 0 or 1, a line a fold. Defaults to `1`.
-            - All others are for `fine_tune`, such as `batch_size`.
+        seed: Integer, of the folds. Defaults to `0`.
+        evaluation: Dict of arguments of `evaluate`. Defaults to `None`.
+        cache: See `fine_tune`. Defaults to `None`: shared by the folds.
+        batch_size: See `fine_tune`. Defaults to `None`.
+        callbacks: See `fine_tune`; the same in all folds. Defaults to `None`.
+        class_weight: See `fine_tune`. Defaults to `None`.
+        shuffle: See `fine_tune`. Defaults to `True`.
+        monitor: See `fine_tune`. Defaults to `None`.
+        mode: See `fine_tune`. Defaults to `"auto"`.
+        verbose: 0 or 1, a line a fold. Defaults to `1`.
 
     Returns:
         A `CrossValidation`. Its intervals allow for the overlap of the
@@ -131,12 +151,11 @@ def cross_validate(
     - [Nadeau and Bengio, 2003](https://doi.org/10.1023/A:1024068626366), the
       interval
     """
-    seed, verbose = options.pop("seed", 0), options.pop("verbose", 1)
-    judge = {"verbose": 0, "bootstrap": 0, **options.pop("evaluation", {})}
+    judge = {"verbose": 0, "bootstrap": 0, **(evaluation or {})}
     check_plan(plan, data)
     x, y, groups = _arrays(data, groups)
     judge.setdefault("classes", getattr(data, "classes", None))
-    options.setdefault("cache", {"shared": SharedActivations()})
+    cache = cache or {"shared": SharedActivations()}
     _check_lengths(x, y)
     _check(folds, repeats, y, groups)
     reports, histories = [], []
@@ -152,8 +171,14 @@ def cross_validate(
             plan,
             (_take(x, train), y[train]),
             validation,
+            cache=cache,
+            batch_size=batch_size,
+            callbacks=callbacks,
+            class_weight=class_weight,
+            shuffle=shuffle,
+            monitor=monitor,
+            mode=mode,
             verbose=0,
-            **options,
         )
         reports.append(evaluate(model, (_take(x, test), y[test]), **judge))
         histories.append(history)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from finetune_keras.models.text_model import TextModel
+
 
 def sample(model, format):
     """Makes a batch of one that a model takes.
@@ -22,7 +24,7 @@ def sample(model, format):
             f"Received: format={format!r}, model={model.name!r} with inputs "
             f"{[tensor.name for tensor in model.inputs]}"
         )
-    if hasattr(model, "tokenize"):
+    if isinstance(model, TextModel):
         return model.arrays(model.encoder.sample)
     tensor = model.inputs[0]
     shape = [1, *(size or 8 for size in tensor.shape[1:])]

@@ -8,6 +8,7 @@ from finetune_keras.models.outputs import (
     loss_of,
     task_of,
 )
+from finetune_keras.models.text_model import TextModel
 
 # Whose outputs are rows of tags or places, which the model itself reads.
 _READ_BY_MODEL = ("tags", "answers")
@@ -101,7 +102,7 @@ def predicts_logits(model, task):
 def _reads_texts(model):
     """Tells models that make their inputs of raw texts themselves."""
     preprocessor = getattr(model, "preprocessor", None)
-    return hasattr(model, "tokenize") or hasattr(preprocessor, "tokenizer")
+    return isinstance(model, TextModel) or hasattr(preprocessor, "tokenizer")
 
 
 def _refuse(model, reason):

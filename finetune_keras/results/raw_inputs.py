@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from finetune_keras.data.images import load_image
+from finetune_keras.models.text_model import TextModel
 
 
 def read_inputs(inputs, model, facts):
@@ -24,7 +25,7 @@ def read_inputs(inputs, model, facts):
     """
     if hasattr(inputs, "columns") or isinstance(inputs, dict):
         return _table(inputs, model, facts)
-    if hasattr(model, "tokenize"):
+    if isinstance(model, TextModel):
         return [inputs] if isinstance(inputs, (str, bytes)) else inputs
     tensor = model.inputs[0]
     preprocessor = getattr(model, "preprocessor", None)

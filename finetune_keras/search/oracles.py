@@ -3,7 +3,8 @@
 What to try next is KerasTuner's alone. Of 1.4.8 this mends: files that a kill
 leaves half written; a trial that had ended, or not begun, when it came; the
 place in the grid and the random state of the Bayesian search, which are not
-kept; trials of live workers, which a new chief would give to others too.
+kept; trials of live workers, which a new chief would give to others too; the
+score of a trial, told to a chief that is killed before the trial has ended.
 """
 
 import functools
@@ -15,6 +16,7 @@ import numpy as np
 from keras_tuner import oracles
 
 from finetune_keras.data.atomic import write_text
+from finetune_keras.search.trial_file import read_result
 
 ENDED = ("COMPLETED", "FAILED")
 
@@ -74,11 +76,21 @@ class Durable:
     def end_trial(self, trial):
         # A worker that lost the chief in between reports again.
         if trial.trial_id not in self.end_order:
+            if trial.status == "COMPLETED":
+                self._know_score(trial.trial_id)
             super().end_trial(trial)
             return
         for tuner_id, ongoing in list(self.ongoing_trials.items()):
             if ongoing.trial_id == trial.trial_id:
                 del self.ongoing_trials[tuner_id]
+
+    def _know_score(self, trial_id):
+        """Reads the score that a worker told a chief who is gone."""
+        name, trial = self.objective.name, self.trials[trial_id]
+        if not trial.metrics.exists(name):
+            result = read_result(self._get_trial_dir(trial_id))
+            trial.metrics.register(name, self.objective.direction)
+            trial.metrics.update(name, result["score"])
 
 
 def _forget_metrics(trial):

@@ -93,8 +93,15 @@ class Best:
             return math.isnan(than) and not math.isnan(value)
         return value > than if self.rising else value < than
 
-    def offer(self, epoch, value, history):
-        """Keeps the epoch if its value is the best so far.
+    def offer(self, value, best):
+        """Keeps the state of now, if its value is the best so far.
+
+        Args:
+            value: Float, the monitored value.
+            best: Float, the best so far, or `None`.
+
+        Returns:
+            Boolean, whether it was kept.
 
         Raises:
             FloatingPointError: If its weights are no numbers.
@@ -107,10 +114,10 @@ class Best:
                 "among the validation data.",
                 stacklevel=2,
             )
-        best = math.nan if history.best_value is None else history.best_value
-        if self.is_better(value, best):
+        is_best = self.is_better(value, math.nan if best is None else best)
+        if is_best:
             self.keep()
-            history.best_value, history.best_epoch = value, epoch
+        return is_best
 
     def keep(self):
         """Keeps the state of now; without a monitor, of the last epoch.

@@ -20,7 +20,19 @@ def fine_tune(
     validation=None,
     checkpoint_dir=None,
     cache="auto",
-    **fit,
+    batch_size=None,
+    callbacks=None,
+    class_weight=None,
+    sample_weight=None,
+    shuffle=True,
+    steps_per_epoch=None,
+    validation_steps=None,
+    validation_batch_size=None,
+    validation_freq=1,
+    monitor=None,
+    mode="auto",
+    stop_after=None,
+    verbose="auto",
 ):
     """Fine-tunes a model by a plan, phase after phase.
 
@@ -50,13 +62,29 @@ def fine_tune(
             passes to store), `budget` (integer, bytes) and `shared` (a
             `SharedActivations`, for runs on the same data). What was done is
             in the history. Defaults to `"auto"`.
-        **fit: Arguments of `model.fit`, such as `batch_size`, `callbacks`,
-            `class_weight`, `sample_weight`, `steps_per_epoch` and `verbose`;
-            `monitor`, the metric by which the best epoch is chosen,
-            `"val_loss"` by default; `mode`, `"min"`, `"max"` or `"auto"`, as
-            the metric itself or its name says, whether it is to fall or rise;
-            and `stop_after`, a number of epochs after which the run stops;
-            with `checkpoint_dir`, a later call with more goes on.
+        batch_size: Integer, examples of a batch, for arrays and texts.
+            Defaults to `None`, 32.
+        callbacks: List of `keras.callbacks.Callback`s, of the whole run.
+            Defaults to `None`.
+        class_weight: Dict from the number of each class to its weight.
+            Defaults to `None`.
+        sample_weight: Array, a weight for each example of arrays `(x, y)`.
+            Defaults to `None`.
+        shuffle: Boolean, whether arrays have a new order in each epoch.
+            Defaults to `True`.
+        steps_per_epoch: Integer, batches of an epoch, for data without an end.
+            Defaults to `None`.
+        validation_steps: Integer, batches of a validation. Defaults to `None`.
+        validation_batch_size: Integer. Defaults to `None`, `batch_size`.
+        validation_freq: Integer or list, as in `model.fit`. Defaults to `1`.
+        monitor: String, the metric by which the best epoch is chosen. Defaults
+            to `None`, `"val_loss"` where there is validation data.
+        mode: `"min"`, `"max"` or `"auto"`, as the metric itself or its name
+            says, whether it is to fall or rise. Defaults to `"auto"`.
+        stop_after: Integer, epochs after which the run stops; with
+            `checkpoint_dir`, a later call with more goes on. Defaults to
+            `None`.
+        verbose: `"auto"`, 0, 1 or 2, as in `model.fit`. Defaults to `"auto"`.
 
     Returns:
         A `FineTuneHistory`.
@@ -99,6 +127,23 @@ def fine_tune(
     check_given(validation, "validation")
     groups = layer_groups(model)
     plan.check(groups)
+    fit = {
+        "batch_size": batch_size,
+        "callbacks": callbacks,
+        "class_weight": class_weight,
+        "sample_weight": sample_weight,
+        # Data that has an order of its own keeps it.
+        "shuffle": None if shuffle is True else shuffle,
+        "steps_per_epoch": steps_per_epoch,
+        "validation_steps": validation_steps,
+        "validation_batch_size": validation_batch_size,
+        "validation_freq": validation_freq,
+        "monitor": monitor,
+        "mode": mode,
+        "stop_after": stop_after,
+        "verbose": verbose,
+    }
+    fit = {name: value for name, value in fit.items() if value is not None}
     train, fit = check_fit(fit, train, validation)
     options = cache_options(cache)
     warn_if_unreadable(model)

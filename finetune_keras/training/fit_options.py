@@ -1,6 +1,5 @@
 """What `fine_tune` takes besides its own arguments, met at the door."""
 
-import difflib
 import math
 import numbers
 
@@ -13,26 +12,6 @@ _COUNTS = (
     "validation_batch_size",
     "stop_after",
 )
-_KNOWN = (
-    *_COUNTS,
-    "callbacks",
-    "class_weight",
-    "mode",
-    "monitor",
-    "sample_weight",
-    "shuffle",
-    "validation_freq",
-    "verbose",
-)
-# Arguments of `model.fit` with another place here.
-_ELSEWHERE = {
-    "x": "Pass the data as `train`, a tuple (x, y)",
-    "y": "Pass the data as `train`, a tuple (x, y)",
-    "epochs": "Each `Phase` of the plan has its `epochs`",
-    "initial_epoch": "A run with `checkpoint_dir` goes on by itself",
-    "validation_data": "Pass the data as `validation`",
-    "validation_split": "Split the data, and pass a part as `validation`",
-}
 
 
 def check_fit(fit, train, validation=None):
@@ -48,8 +27,8 @@ def check_fit(fit, train, validation=None):
         and of a dict of the arguments, with `callbacks` as a list.
 
     Raises:
-        ValueError: If an argument is unknown, has another place, is out of
-            its range, or does not fit to the data.
+        ValueError: If an argument is out of its range, or does not fit to
+            the data.
 
     Example:
 
@@ -63,7 +42,6 @@ def check_fit(fit, train, validation=None):
     print(len(train), fit)  # 3 {'batch_size': 2, 'callbacks': []}
     ```
     """
-    _check_names(fit)
     fit = {**fit, "callbacks": _as_list(fit.get("callbacks"))}
     for name in _COUNTS:
         _check_count(name, fit.get(name))
@@ -151,23 +129,6 @@ def _is_class(key):
 
 def _is_weight(value):
     return isinstance(value, numbers.Real) and 0 <= value < math.inf
-
-
-def _check_names(fit):
-    for name, value in fit.items():
-        if name in _ELSEWHERE:
-            raise ValueError(
-                f"`fine_tune` takes no `{name}`. {_ELSEWHERE[name]}. "
-                f"Received: {name}={_short(value)}"
-            )
-        if name not in _KNOWN:
-            near = difflib.get_close_matches(name, _KNOWN, 1)
-            hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise ValueError(
-                f"`fine_tune` knows no argument `{name}`.{hint} Known are "
-                f"those of its own and {sorted(_KNOWN)}. "
-                f"Received: {name}={_short(value)}"
-            )
 
 
 def _as_list(callbacks):

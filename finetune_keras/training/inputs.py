@@ -13,6 +13,7 @@ from finetune_keras.models.outside_graph import (
     prepares_inputs,
     texts_as_arrays,
 )
+from finetune_keras.models.text_model import TextModel
 from finetune_keras.models.tf_data import (
     epochs_of,
     is_shuffled,
@@ -47,7 +48,7 @@ class Inputs:
     def __init__(self, data, model, name, batch_size=None, steps=None):
         check_batched(data, model, name)
         self.given = data
-        if hasattr(model, "tokenize"):
+        if isinstance(model, TextModel):
             data = model.tokenize(data, batch_size, training=name == "train")
         self.is_arrays = isinstance(data, (tuple, list))
         if self.is_arrays and prepares_inputs(model):

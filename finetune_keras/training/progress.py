@@ -21,12 +21,13 @@ class Progress:
         self.verbose = 1 if verbose == "auto" else int(verbose)
         self.live = self.verbose == 1 and sys.stdout.isatty()
         self.total = sum(phase.epochs for phase in plan)
+        self.name, self.label = None, None
 
-    def begin_phase(self, index, model, facts):
+    def begin_phase(self, index, groups, facts):
         """Says what the phase trains, and what became of the cache."""
         if not self.verbose:
             return
-        summary = TrainableSummary(model)
+        summary = TrainableSummary(groups)
         self.name = printable(facts["name"])
         self._print(
             f"Phase {index + 1}/{len(self.plan)} [{self.name}]: trains "

@@ -19,7 +19,7 @@ from finetune_keras.training.best import Best, check_monitor
 from finetune_keras.training.callback_state import CallbackState
 from finetune_keras.training.compiled import is_layerwise
 from finetune_keras.training.head_start import HeadStart
-from finetune_keras.training.history import FineTuneHistory, as_plain
+from finetune_keras.training.history import as_plain
 from finetune_keras.training.inputs import Inputs
 from finetune_keras.training.multipliers import multipliers_by_path
 from finetune_keras.training.phase_work import PhaseWork
@@ -30,6 +30,7 @@ from finetune_keras.training.run_folder import (
     save_run,
     take_order_of,
 )
+from finetune_keras.training.run_state import RunState
 
 
 class Run:
@@ -45,61 +46,54 @@ class Run:
     """
 
     def __init__(self, groups, plan, train, validation, cache, fit):
-        self.groups = groups
-        self.full = model = groups.model
+        model = groups.model
+        self.groups, self.full, self.plan = groups, model, plan
         self.flat = FlatModel(groups)
-        self.plan = plan
-        self.cache = cache
-        self.fit = fit
-        self.verbose = self.fit.pop("verbose", "auto")
+        self.cache, self.fit = cache, dict(fit)
         self.relay = Relay(self, self.fit.pop("callbacks"))
-        monitor = self.fit.pop("monitor", None)
+        monitor = check_monitor(plan, self.fit.pop("monitor", None), validation)
         mode = self.fit.pop("mode", "auto")
-        batch_size = self.fit.pop("batch_size", None)
         self.stop_after = min(
             self.fit.pop("stop_after", None) or math.inf,
             keras.config.max_epochs() or math.inf,
         )
-        steps = self.fit.get("steps_per_epoch")
-        self.train = Inputs(train, model, "train", batch_size, steps)
-        self.train.shuffle = self.fit.get("shuffle", True)
-        self.validation = None
-        if validation is not None:
-            steps = self.fit.get("validation_steps")
-            self.validation = Inputs(
-                validation, model, "validation", batch_size, steps
-            )
-        monitor = check_monitor(plan, monitor, validation)
-        self.history = FineTuneHistory(monitor)
+        self.train, self.validation = _inputs(
+            model, train, validation, self.fit
+        )
         frequency = self.fit.get("validation_freq", 1)
+        self.state = RunState(monitor)
         self.best = Best(monitor, model, mode, frequency)
         self.rates = RateClock(model, plan)
         self.train_only = TrainOnly(groups)
         # Without any, the multipliers of the user's own optimizer hold.
         self.decays = any(phase.layerwise_lr_decay for phase in plan)
-        self.checkpoint = None
-        self.work, self.phase, self.logs = None, None, None
-        self.epoch = 0
-        self.start_phase = 0
-        self.stopped = False
+        self.progress = Progress(plan, self.fit.pop("verbose", "auto"))
+        self.checkpoint, self.remembered, self.start = None, None, None
+        # Of the phase, and of the epoch, that runs.
+        self.work, self.phase, self.phase_seeds = None, None, None
+        self.logs, self.started, self.batches = None, None, 0
+
+    @property
+    def history(self):
+        """The `FineTuneHistory`."""
+        return self.state.history
 
     # === Phases ===
 
     def run(self):
         """Runs what is left of the plan; returns the history."""
-        state = self.checkpoint.load() if self.checkpoint else None
+        saved = self.checkpoint.load() if self.checkpoint else None
         self.start = HeadStart(self.full, self.plan)
-        self.progress = Progress(self.plan, self.verbose)
-        if state is not None:
-            restore_run(self, *state)
+        if saved is not None:
+            restore_run(self, *saved)
         steps = self.fit.get("steps_per_epoch")
         try:
             self.relay.begin(self.full, self.progress.total, steps)
             if self.checkpoint:
                 self.remembered = CallbackState(self.relay.callbacks)
-            if state is not None:
-                self.remembered.unpack(state[0]["callbacks"], state[1])
-            self._run_phases(state)
+            if saved is not None:
+                self.remembered.unpack(saved[0]["callbacks"], saved[1])
+            self._run_phases(saved)
             self.relay.end(self.logs)
         except BaseException as error:
             self._give_up(error)
@@ -109,61 +103,57 @@ class Run:
         keep_trainable_set(self.full)
         return self.history
 
-    def _run_phases(self, state):
-        for index in range(self.start_phase, len(self.plan)):
+    def _run_phases(self, saved):
+        for index in range(self.state.index, len(self.plan)):
             # What a folder holds is read even if nothing is left to do.
-            if state is None and not self._is_due():
+            if saved is None and not self._is_due():
                 break
+            self.phase = self.plan[index]
+            if saved is None:
+                self.state.begin_phase(index, self.phase.name)
             try:
-                self._run_phase(index, state)
+                self._run_phase(saved)
             finally:
                 self.rates.end_phase()
-            state = None
+            saved = None
         self.rates.end(self.phase)
 
-    def _run_phase(self, index, state):
-        phase = self.plan[index]
-        self.phase, self.index = phase, index
-        if state is None:
-            self.wait, self.phase_best, self.over = 0, None, False
-            self.phase_epoch = 0
-            self.history.phases.append(
-                {
-                    "name": phase.name,
-                    "first_epoch": self.epoch,
-                    "last_epoch": self.epoch,
-                    "stopped": False,
-                    "cache": "",
-                }
-            )
-        self._set_trainable(phase)
+    def _run_phase(self, saved):
+        self._set_trainable(self.phase)
         retrace(self.full)
-        if state is not None:
-            resume.unpack_training(self.full, *state)
+        if saved is not None:
+            resume.unpack_training(self.full, *saved)
         self.best.watch(self.groups)
-        if state is not None and not self._goes_on():
+        if saved is not None and not self._goes_on():
             return  # it was stopped just behind the end of the phase
         # Before a resumed phase goes on, its own beginning is out of reach.
         audit = Audit(self.groups)
-        self._cut_as_at_first(state)
-        self.history.phases[-1]["cache"] = self.work.report
-        self.work.build(resumable=self.checkpoint is not None)
-        solved = index == self.epoch == 0 and self._start_head()
-        if solved:
-            self.over = True
-            self.progress.total -= phase.epochs
-        self.progress.begin_phase(index, self.full, self.history.phases[-1])
-        self.rates.begin_phase(phase, self.phase_epoch, self.work.num_batches)
+        self._begin_phase(saved)
         while self._goes_on():
             self._run_segment()
             if self.checkpoint and self._goes_on():
                 save_run(self)
-        self.history.ledger[index:] = [audit.check(self.rates.base)]
+        ledger = audit.check(self.rates.base)
+        self.history.ledger[self.state.index :] = [ledger]
         # None has been judged where validation is rarer than phases.
-        if phase.patience is not None and self.history.best_epoch is not None:
+        judged = self.history.best_epoch is not None
+        if self.phase.patience is not None and judged:
             self.best.restore(clock=not self.rates.is_compiled)
         if self.checkpoint:
             save_run(self)
+
+    def _begin_phase(self, saved):
+        """Makes what the phase trains on, and solves the head if it is due."""
+        state = self.state
+        self._cut_as_at_first(saved)
+        state.phase["cache"] = self.work.report
+        self.work.build(resumable=self.checkpoint is not None)
+        if state.index == state.epoch == 0 and self._start_head():
+            state.over = True
+            self.progress.total -= self.phase.epochs
+        self.progress.begin_phase(state.index, self.groups, state.phase)
+        batches = self.work.num_batches
+        self.rates.begin_phase(self.phase, state.phase_epoch, batches)
 
     def _give_up(self, error):
         """Saves what the run has found, whatever ended it."""
@@ -178,11 +168,11 @@ class Run:
             error.history = self.history
 
     def _goes_on(self):
-        in_phase = self.phase_epoch < self.phase.epochs
-        return not self.over and in_phase and self._is_due()
+        in_phase = self.state.phase_epoch < self.phase.epochs
+        return not self.state.over and in_phase and self._is_due()
 
     def _is_due(self):
-        return not self.stopped and self.epoch < self.stop_after
+        return not self.state.stopped and self.state.epoch < self.stop_after
 
     def _set_trainable(self, phase):
         self.train_only(phase.select(self.groups), phase.batch_norm)
@@ -193,20 +183,20 @@ class Run:
             multipliers = multipliers_by_path(self.groups, decay, {})
             inner.set_multipliers(self.full, multipliers)
 
-    def _cut_as_at_first(self, state):
+    def _cut_as_at_first(self, saved):
         """Cuts with the random state in which the phase began."""
         if self.checkpoint is None:
             self._cut(None)
             return
         seeds = resume.seed_states(self.full)
-        if state is not None:
+        if saved is not None:
             now = resume.pack("now", seeds)
-            resume.unpack("seed", state[1], seeds)
+            resume.unpack("seed", saved[1], seeds)
         self.phase_seeds = resume.pack("seed", seeds)
-        keras.utils.set_random_seed(self.seed - 1 - self.index)
-        take_order_of(self, self.history.phases[-1]["first_epoch"])
+        keras.utils.set_random_seed(self.state.seed - 1 - self.state.index)
+        take_order_of(self, self.state.phase["first_epoch"])
         self._cut(self.checkpoint.folder)
-        if state is not None:
+        if saved is not None:
             resume.unpack("now", now, seeds)
 
     def _cut(self, folder):
@@ -221,7 +211,7 @@ class Run:
             with self.flat.opened():
                 solved = self.start.solve(*self.work.first_pass())
         if self.plan.head_start:
-            self.history.phases[-1]["head_start"] = self.start.report
+            self.state.phase["head_start"] = self.start.report
         if solved:
             self.best.keep()
         if solved and self.validation is not None:
@@ -232,9 +222,15 @@ class Run:
         """Lets the solved head compete with the epochs to come."""
         logs = self.work.evaluate()
         logs = {f"val_{name}": as_plain(x) for name, x in logs.items()}
-        self.history.phases[-1]["solved"] = logs
+        self.state.phase["solved"] = logs
         if self.history.monitor in logs:
-            self.best.offer(-1, self.best.value_of(logs), self.history)
+            self._offer(-1, self.best.value_of(logs))
+
+    def _offer(self, epoch, value):
+        """Keeps an epoch, if none was better so far."""
+        if self.best.offer(value, self.history.best_value):
+            self.history.best_epoch = epoch
+            self.history.best_value = value
 
     # === One call of fit ===
 
@@ -242,16 +238,16 @@ class Run:
         """Runs the phase on, or one epoch where each must stand alone."""
         may_stop = self.checkpoint is not None or self.stop_after < math.inf
         alone = may_stop or self.work.num_views > 1
-        left = self.phase.epochs - self.phase_epoch
+        left = self.phase.epochs - self.state.phase_epoch
         epochs = 1 if alone else left
         if self.checkpoint:
             # What is random in an epoch then hangs on its number alone.
-            keras.utils.set_random_seed(self.seed + self.epoch)
-            take_order_of(self, self.epoch)
-        begun, final = self.epoch, epochs == left
+            keras.utils.set_random_seed(self.state.seed + self.state.epoch)
+            take_order_of(self, self.state.epoch)
+        begun, final = self.state.epoch, epochs == left
         with contextlib.nullcontext() if final else self._keep_weights():
             self._fit(epochs)
-        if self.epoch == begun:
+        if self.state.epoch == begun:
             raise RuntimeError(
                 f"`fit` ran none of the epochs from {begun + 1} on. Does a "
                 "callback such as `BackupAndRestore` set where it begins? "
@@ -263,10 +259,10 @@ class Run:
         target.history, self.full.stop_training = None, False
         with self.work.readable(), self.work.telling():
             target.fit(
-                **self.work.fit_arguments(self.phase_epoch, self.fit),
+                **self.work.fit_arguments(self.state.phase_epoch, self.fit),
                 callbacks=keras.callbacks.CallbackList([self.relay]),
-                initial_epoch=self.epoch,
-                epochs=self.epoch + epochs,
+                initial_epoch=self.state.epoch,
+                epochs=self.state.epoch + epochs,
                 verbose=0,
             )
 
@@ -284,7 +280,7 @@ class Run:
 
     def begin_epoch(self, epoch):
         """Begins an epoch, before the callbacks of the user."""
-        self.rates.begin_epoch(self.work.target, self.phase_epoch)
+        self.rates.begin_epoch(self.work.target, self.state.phase_epoch)
         self.started = time.perf_counter()
         self.progress.begin_epoch(epoch)
 
@@ -293,32 +289,30 @@ class Run:
         self.batches = batch + 1
         if not np.isfinite(logs.get("loss", 0.0)):
             what, step = f"The loss became {logs['loss']}", f"step {batch + 1}"
-            raise self._diverged(what, self.epoch, batch, step)
+            raise self._diverged(what, self.state.epoch, batch, step)
         self.progress.step(batch, logs)
 
     def end_epoch(self, epoch, logs):
         """Remembers an epoch, and judges it."""
-        self.logs = logs
+        state, self.logs = self.state, logs
         row = {
             "epoch": epoch,
-            "phase": self.index,
+            "phase": state.index,
             **{name: as_plain(value) for name, value in logs.items()},
             "learning_rate": self.rates.end_epoch(self.batches),
             "seconds": time.perf_counter() - self.started,
         }
-        self.history.epochs.append(row)
-        self.history.phases[-1]["last_epoch"] = epoch
-        self.epoch, self.phase_epoch = epoch + 1, self.phase_epoch + 1
+        state.end_epoch(row)
         self._judge(epoch, logs)
         self.progress.end_epoch(row)
         self.look_for_a_stop()
-        self.history.phases[-1]["stopped"] |= self.stopped
-        self.work.target.stop_training = self.over or self.stopped
+        state.phase["stopped"] |= state.stopped
+        self.work.target.stop_training = state.over or state.stopped
 
     def look_for_a_stop(self):
         """Ends the run where a callback of the user's says so."""
         if getattr(self.full, "stop_training", False):
-            self.stopped = True
+            self.state.stopped = True
             self.work.target.stop_training = True
 
     def _judge(self, epoch, logs):
@@ -327,28 +321,32 @@ class Run:
             if self.history.monitor is None:
                 self.best.keep()
             elif value is not None:
-                self.best.offer(epoch, value, self.history)
+                self._offer(epoch, value)
         except FloatingPointError as error:
             last = self.batches - 1
             raise self._diverged(error, epoch, last, "its end") from None
-        if value is None:
-            return
-        if self.phase_best is None or self.best.is_better(
-            value, self.phase_best
-        ):
-            self.phase_best, self.wait = value, 0
-            return
-        self.wait += 1
-        if self.phase.patience and self.wait >= self.phase.patience:
-            self.over = True
-            self.history.phases[-1]["stopped"] = True
+        if value is not None:
+            improves = self.best.is_better
+            self.state.judge(value, improves, self.phase.patience)
 
     def _diverged(self, what, epoch, batch, step):
         rate = self.rates.rate_of(batch)
-        phase = self.history.phases[-1]["name"]
+        phase = self.state.phase["name"]
         return FloatingPointError(
             f"{what} in epoch {epoch + 1}, {step}, phase {phase!r}, at a "
             f"learning rate of {rate:.3g}. The model and its optimizer are as "
             "they were at the best epoch until then. Try a lower rate, or "
             "`clipnorm`; look for bad values in the data."
         )
+
+
+def _inputs(model, train, validation, fit):
+    """Reads the data of a run; takes from `fit` what is for it alone."""
+    batch_size = fit.pop("batch_size", None)
+    steps = fit.get("steps_per_epoch")
+    train = Inputs(train, model, "train", batch_size, steps)
+    train.shuffle = fit.get("shuffle", True)
+    if validation is not None:
+        steps = fit.get("validation_steps")
+        validation = Inputs(validation, model, "validation", batch_size, steps)
+    return train, validation

@@ -7,12 +7,9 @@ import warnings
 from finetune_keras.engine.workers import agree_on
 from finetune_keras.training import resume
 from finetune_keras.training.callback_state import check_callbacks
-from finetune_keras.training.history import FineTuneHistory
 from finetune_keras.training.identity import facts_of
+from finetune_keras.training.run_state import RunState
 from finetune_keras.training.shared_checkpoint import open_checkpoint
-
-# What a state holds of the place in the plan.
-_PLACE = ("epoch", "phase_epoch", "wait", "phase_best", "over", "stopped")
 
 
 @contextlib.contextmanager
@@ -29,7 +26,7 @@ def in_folder(run, folder):
     if folder is None:
         yield
         return
-    run.seed = agree_on(run.full, random.randrange(2**20, 2**31))
+    run.state.seed = agree_on(run.full, random.randrange(2**20, 2**31))
     run.checkpoint = open_checkpoint(run.full, folder, facts_of(run))
     if run.train.remembers_passes:
         warnings.warn(
@@ -59,11 +56,8 @@ def save_run(run):
     facts, arrays = resume.pack_training(run.full)
     callbacks, remembered = run.remembered.pack()
     facts.update(
-        {name: getattr(run, name) for name in _PLACE},
-        index=run.index,
-        seed=run.seed,
+        state=run.state.to_dict(),
         rates=run.rates.get_state(),
-        history=run.history.get_config(),
         watched=run.best.watched(),
         callbacks=callbacks,
     )
@@ -78,18 +72,15 @@ def restore_run(run, facts, arrays):
     """
     _check_rate(run, facts)
     check_callbacks(facts["callbacks"], run.relay.callbacks)
-    for name in _PLACE:
-        setattr(run, name, facts[name])
-    run.start_phase, run.seed = facts["index"], facts["seed"]
+    run.state = RunState.from_dict(facts["state"])
     run.rates.set_state(facts["rates"])
-    run.history = FineTuneHistory.from_config(facts["history"])
     run.best.unpack(run.groups, facts["watched"], arrays)
 
 
 def _check_rate(run, facts):
     """Refuses another rate of the model's own, where a phase takes it."""
     own = any(phase.learning_rate is None for phase in run.plan)
-    rows = facts["history"]["epochs"]
+    rows = facts["state"]["history"]["epochs"]
     before, now = facts["rates"]["compiled"], run.rates.compiled
     known = [before, *(row["learning_rate"] for row in rows)]
     if own and not run.rates.is_compiled and now not in known:

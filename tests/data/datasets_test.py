@@ -297,7 +297,7 @@ def test_a_class_of_one_file(tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"batchsize": 3}, TypeError, "no option.*batch_size"),
+        ({"batchsize": 3}, TypeError, "unexpected keyword.*batchsize"),
         ({"batch_size": 0}, ValueError, "batch_size=0"),
         ({"bad_files": "ignore"}, ValueError, "bad_files='ignore'"),
         ({"cache": "never"}, ValueError, "cache='never'"),

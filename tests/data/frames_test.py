@@ -116,7 +116,7 @@ def test_paths_of_images(tmp_path):
         ({"label": ["ill", "stay"]}, "Several columns must be of numbers"),
         ({"group_by": "nobody"}, "no columns.*nobody"),
         ({"group_by": [1, 2]}, "array with 60 values"),
-        ({"seed": 0, "batch": 3}, "no option"),
+        ({"seed": 0, "batch": 3}, "unexpected keyword"),
     ],
 )
 def test_bad_arguments(change, message):

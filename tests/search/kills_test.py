@@ -1,13 +1,16 @@
 """Searches that are killed, and searches of several processes."""
 
+import json
 import os
 import pathlib
 import random
 import socket
 import time
 
+import keras_tuner
 import pytest
 
+from finetune_keras.search.oracles import make_oracle
 from finetune_keras.search.result import Search
 from finetune_keras.testing.processes import FreshProcess
 
@@ -146,3 +149,34 @@ def test_killed_worker_and_chief_lose_no_trial(processes, undisturbed):
     assert [p.wait() for p in (chief, one, two)] == [0, 0, 0], search.output()
     assert results(search.folder) == undisturbed("random", 6)
     assert len(search.runs()) <= 6 + 1
+
+
+def test_a_score_that_was_told_to_a_killed_chief_is_known(tmp_path):
+    objective = keras_tuner.Objective("val_loss", "min")
+
+    def chief():
+        oracle = make_oracle("random", objective, 2, 1, None)
+        oracle._set_project_dir(tmp_path, "search")
+        return oracle
+
+    first = chief()
+    trial = first.create_trial("one")
+    first.update_trial(trial.trial_id, {"val_loss": 0.25})
+    result = {
+        "status": "completed",
+        "values": {},
+        "score": 0.25,
+        "scores": [0.25],
+        "plan": {},
+        "seconds": 1.0,
+    }
+    folder = tmp_path / "search" / "trial_0"
+    (folder / "result.json").write_text(json.dumps(result))
+    first.save()
+    second = chief()
+    second.reload()
+    (lost,) = second.trials.values()
+    assert not lost.metrics.exists("val_loss")
+    trial.status = "COMPLETED"
+    second.end_trial(trial)
+    assert second.trials[trial.trial_id].score == 0.25

@@ -2,13 +2,13 @@ import keras
 import numpy as np
 import pytest
 
-from finetune_keras.text.text_augmentation import (
+from finetune_keras.text.text_augmentation import text_augmentation
+from finetune_keras.text.word_layers import (
     RandomCharacterNoise,
     RandomTokenMask,
     RandomWordDeletion,
     RandomWordMask,
     RandomWordSwap,
-    text_augmentation,
 )
 
 on_tensorflow = pytest.mark.skipif(

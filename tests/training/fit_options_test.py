@@ -56,14 +56,6 @@ class Batches(keras.utils.PyDataset):
 @pytest.mark.parametrize(
     "fit, train, message",
     [
-        ({"validation_split": 0.2}, (X, Y), "no `validation_split`.*Split"),
-        ({"validation_data": (X, Y)}, (X, Y), "as `validation`"),
-        ({"epochs": 3}, (X, Y), "Each `Phase`"),
-        ({"initial_epoch": 1}, (X, Y), "`checkpoint_dir`"),
-        ({"x": X}, (X, Y), "as `train`"),
-        ({"y": Y}, (X, Y), "as `train`"),
-        ({"batchsize": 3}, (X, Y), "Did you mean `batch_size`"),
-        ({"qqqq": 3}, (X, Y), "knows no argument `qqqq`. Known"),
         ({"stop_after": 0}, (X, Y), "integer of at least 1.*stop_after=0"),
         ({"stop_after": 1.5}, (X, Y), "stop_after=1.5"),
         ({"batch_size": True}, (X, Y), "batch_size=True"),
