@@ -32,6 +32,9 @@ if keras.backend.backend() == "tensorflow":
 # What is traced is a great many objects: to look through them all, again and
 # again, is a fifth of the time. After each file is often enough.
 gc.disable()
+MANY_OBJECTS = 500_000
+# So is what Keras adds to the tracebacks of errors, at each call of a layer.
+keras.config.disable_traceback_filtering()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -40,7 +43,8 @@ def collected():
     yield
     keras.backend.clear_session()
     gc.unfreeze()
-    gc.collect()
+    if gc.get_count()[0] > MANY_OBJECTS:
+        gc.collect()
 
 
 # The dearest files: one of them, begun last, would keep one process alone.

@@ -100,14 +100,14 @@ def is_adapter(path):
     return "/adapter_" in path
 
 
+# Attention of KerasHub is Keras's own, in layers of its own: on one backend.
 PAIRS = [
-    *((own, method) for method in METHODS),
+    *(pytest.param(own, x, marks=pytest.mark.backends) for x in METHODS),
     *((bert, x) for x in METHODS[:2]),
 ]
 
 
 @pytest.mark.usefixtures("op_by_op")
-@pytest.mark.backends
 @pytest.mark.parametrize("make, method", PAIRS)
 def test_every_method_keeps_the_promises(make, method, tmp_path):
     model = make()

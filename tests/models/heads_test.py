@@ -19,7 +19,6 @@ def small_vgg():
     )
 
 
-@pytest.mark.backends
 def test_classic_recipe_on_a_whole_classifier():
     vgg = small_vgg()
     model = ft.replace_head(
@@ -42,7 +41,6 @@ def test_classic_recipe_on_a_whole_classifier():
     ]
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize(
     "name, removed",
     [("VGG16", 6), ("ResNet50", 2), ("MobileNet", 2), ("MobileNetV3Small", 4)],
@@ -81,7 +79,6 @@ def test_sequential_tail_and_inner_backbone():
     assert ft.replace_head(outer, 6).output_shape == (None, 6)
 
 
-@pytest.mark.backends
 def test_initialisers_follow_the_activation(shared_vgg):
     def initializer(activation):
         model = ft.replace_head(
@@ -95,7 +92,6 @@ def test_initialisers_follow_the_activation(shared_vgg):
         assert initializer(activation) == "GlorotUniform"
 
 
-@pytest.mark.backends
 def test_tasks_give_their_outputs(shared_vgg):
     x = np.random.default_rng(0).uniform(0, 255, size=(2, 32, 32, 3))
     vgg = shared_vgg
