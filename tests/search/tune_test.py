@@ -367,6 +367,8 @@ def test_what_the_user_has_set_stays(tmp_path):
 
 
 @tensorflow_only
+# Op by op, the thread of a replica may meet another at work.
+@pytest.mark.traced
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("around", [False, True])
 def test_trials_of_a_strategy(tmp_path, compiled, around):

@@ -135,6 +135,7 @@ def test_a_run_that_stops_amid_a_schedule_ends_as_an_unbroken_one(tmp_path):
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="tf.distribute"
 )
+@pytest.mark.traced
 def test_variables_of_a_strategy_follow_the_schedule():
     import tensorflow as tf
 
