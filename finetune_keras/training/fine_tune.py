@@ -2,7 +2,7 @@
 
 from finetune_keras.cache.activation_store import cache_options
 from finetune_keras.engine.fit_state import strategy_scope
-from finetune_keras.models.layer_groups import layer_groups
+from finetune_keras.models.layer_groups import as_groups
 from finetune_keras.models.readable import warn_if_unreadable
 from finetune_keras.plans.plan import check_plan
 from finetune_keras.training.compiled import ensure_compiled
@@ -45,7 +45,8 @@ def fine_tune(
     warning says so first.
 
     Args:
-        model: A `keras.Model`. Where it is not compiled, loss, metrics and
+        model: A `keras.Model`, or its `LayerGroups`, which the plan then means
+            by its groups. Where it is not compiled, loss, metrics and
             Adam follow from its output and the labels.
         plan: A `Plan`.
         train: Tuple of arrays `(x, y)` or `(x, y, sample_weight)`, a
@@ -125,7 +126,8 @@ def fine_tune(
     check_plan(plan, train, validation)
     check_given(train, "train")
     check_given(validation, "validation")
-    groups = layer_groups(model)
+    groups = as_groups(model)
+    model = groups.model
     plan.check(groups)
     fit = {
         "batch_size": batch_size,

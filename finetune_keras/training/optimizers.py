@@ -7,7 +7,7 @@ import keras
 from finetune_keras.engine import graph
 from finetune_keras.engine.layers import decays_weight, rate_or_schedule
 from finetune_keras.engine.layerwise import layerwise_class
-from finetune_keras.models.layer_groups import select_layers
+from finetune_keras.models.layer_groups import as_groups
 from finetune_keras.training.multipliers import (
     multipliers_by_path,
     values_by_path,
@@ -32,7 +32,8 @@ def layerwise_optimizer(
     Args:
         optimizer: A `keras.optimizers.Optimizer` or the name of one, before it
             is compiled into the model: no state is taken over.
-        model: The `keras.Model` to be trained, built. The settings are kept by
+        model: The `keras.Model` to be trained, built, or its `LayerGroups`.
+            The settings are kept by
             `variable.path`: make the optimizer anew when layers are added.
         decay: Float in (0, 1]. Factor on the learning rate for each layer
             group, from the head down: 1 for the head, `decay` for the group
@@ -85,10 +86,12 @@ def layerwise_optimizer(
     check_one_rate(optimizer)
     _check_l2_sp(l2_sp)
     target = getattr(optimizer, "inner_optimizer", optimizer)
-    pulls = _pulls(model, l2_sp)
+    groups = as_groups(model)
+    model = groups.model
+    pulls = _pulls(groups, l2_sp)
     config = {
         **_config(target),
-        "multipliers": multipliers_by_path(model, decay, multipliers or {}),
+        "multipliers": multipliers_by_path(groups, decay, multipliers or {}),
         "no_weight_decay": [
             v.path
             for v in model.weights
@@ -119,15 +122,17 @@ def _public_class(optimizer):
     return public if cls in (public, type(public.__new__(public))) else cls
 
 
-def _pulls(model, l2_sp):
+def _pulls(groups, l2_sp):
     if l2_sp is None:
         return {}
     pulled = {
         id(variable): float(l2_sp)
-        for layer in select_layers(model, "backbone")
+        for layer in groups.select("backbone")
         for variable in graph.own_variables(layer)
     }
-    by_path = values_by_path(model, pulled, 0.0, "pulls towards their start")
+    by_path = values_by_path(
+        groups.model, pulled, 0.0, "pulls towards their start"
+    )
     return {path: strength for path, strength in by_path.items() if strength}
 
 

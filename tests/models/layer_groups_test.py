@@ -303,3 +303,17 @@ def test_a_model_states_its_groups():
     assert [group.name for group in groups] == ["dense", "head"]
     assert ft.select_layers(model, 0) == [model.head]
     assert len(ft.layer_groups(model, granularity="layer")) == 3
+
+
+def test_a_plan_means_the_groups_that_it_is_given():
+    model = blocks()
+    groups = ft.LayerGroups(model, [r"stage\d", "head"])
+    plan = ft.Plan([ft.Phase(1, learning_rate=0.1, layerwise_lr_decay=0.5)])
+    x = np.random.default_rng(0).normal(size=(8, 8, 8, 3))
+    data = x, np.arange(8) % 2
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
+    history = ft.fine_tune(groups, plan, data, verbose=0)
+    (ledger,) = history.ledger
+    assert list(ledger) == ["stage0", "stage1", "head"]
+    assert [entry["trained"] for entry in ledger.values()] == [0, 1, 1]
+    assert ledger["stage1"]["change"] > 0
