@@ -6,6 +6,7 @@ import keras
 
 from finetune_keras.cache.activation_store import CacheRefused
 from finetune_keras.engine import graph
+from finetune_keras.engine.private import get_keras_mask
 from finetune_keras.models.group_parts import best_cut
 from finetune_keras.models.replay import opened
 
@@ -75,7 +76,8 @@ class FlatModel:
                 above = self._steps[position + 1 :]
                 return self._cuts[position], below, above
         raise CacheRefused(
-            "no tensor carries all that a frozen part below would compute"
+            "no tensor carries all that a frozen part below would compute, "
+            "without a mask that goes along"
         )
 
     def _make(self):
@@ -83,7 +85,15 @@ class FlatModel:
         flat = graph.graph_of(flat)
         self.model = keras.Model(flat.input, flat.output)
         self._steps, _, outputs = graph.walk(self.model)
-        self._cuts = graph.cut_points(self._steps, outputs)
+        # What is stored has lost the mask that went with the tensor, and
+        # attention, recurrent layers and means above would read the padding.
+        self._cuts = {
+            position: tensor
+            for position, tensor in graph.cut_points(
+                self._steps, outputs
+            ).items()
+            if get_keras_mask(tensor) is None
+        }
         self._places = {}
         for place, step in enumerate(self._steps):
             for variable in getattr(step.operation, "variables", ()):

@@ -10,6 +10,7 @@ from finetune_keras.cache.activation_store import (
 from finetune_keras.cache.flat_model import FlatModel
 from finetune_keras.cache.prefix_cache import PrefixCache
 from finetune_keras.data.buckets import Buckets
+from finetune_keras.testing import randomize
 from finetune_keras.training.inputs import Inputs
 
 layers = keras.layers
@@ -372,3 +373,34 @@ def test_sequences_without_a_fixed_length_are_not_cached(as_dataset):
     plan = ft.Plan([ft.Phase(1, 1, learning_rate=1e-3)])
     history = ft.fine_tune(model, plan, data, verbose=0)
     assert "no fixed shape" in history.phases[0]["cache"]
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("reads", ["attention", "recurrent", "pooling"])
+def test_a_mask_that_goes_with_the_tensors_is_not_lost(reads):
+    layers = keras.layers
+    tokens = np.array([[1, 2, 3, 0, 0], [4, 0, 0, 0, 0]] * 8)
+    data = tokens, np.arange(16) % 2
+
+    def trained(cache):
+        keras.utils.set_random_seed(1)
+        inputs = keras.Input((5,), dtype="int32")
+        x = layers.Embedding(6, 4, mask_zero=True, name="embedding")(inputs)
+        if reads == "attention":
+            x = layers.MultiHeadAttention(2, 3, name="attention")(x, x)
+        if reads == "recurrent":
+            x = layers.GRU(4, return_sequences=True, name="recurrent")(x)
+        x = layers.Dense(4, "tanh", name="upper")(x)
+        x = layers.GlobalAveragePooling1D(name="pool")(x)
+        outputs = layers.Dense(2, "softmax", name="head")(x)
+        model = keras.Model(inputs, outputs)
+        randomize(model)
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        layers_above = [x for x in model.layers if x.name != "embedding"]
+        names = [layer.name for layer in layers_above if layer.weights]
+        plan = ft.Plan([ft.Phase(names, epochs=2, learning_rate=0.1)])
+        ft.fine_tune(model, plan, data, cache=cache, batch_size=8, verbose=0)
+        return model.get_weights()
+
+    for one, other in zip(trained("off"), trained("memory"), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)

@@ -181,12 +181,12 @@ class Maker:
         kind = self.rng.choice(["norm", "residual", "gate", "composite"])
         if kind == "composite":
             return Residual(width, name=self.name("residual"))(x)
-        bias = kind != "norm"
-        name = self.name("dense")
-        y = layers.Dense(width, use_bias=bias, name=name)(x)
-        if kind == "norm":
-            y = layers.BatchNormalization(name=self.name("norm"))(y)
+        y = layers.Dense(width, name=self.name("dense"))(x)
         y = layers.Activation("tanh", name=self.name("tanh"))(y)
+        if kind == "norm":
+            # Right behind the dense layer it would take away what a bias adds,
+            # here or in a layer before: that would not move.
+            y = layers.BatchNormalization(name=self.name("norm"))(y)
         if self.chance(0.3):
             y = layers.Dropout(0.2, name=self.name("dropout"))(y)
         join = {"residual": layers.Add, "gate": layers.Multiply}.get(kind)
