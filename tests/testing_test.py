@@ -8,8 +8,6 @@ from keras import layers, ops
 import finetune_keras as ft
 from finetune_keras import testing
 
-pytestmark = pytest.mark.backends
-
 
 @keras.saving.register_keras_serializable(package="tests")
 class Scale(layers.Layer):
@@ -194,6 +192,7 @@ def test_config_of_what_has_none(case):
 # === Saving ===
 
 
+@pytest.mark.backends
 def test_saves_frozen_model_with_named_inputs(case):
     inputs = {name: keras.Input((3,), name=name) for name in ("a", "b")}
     x = layers.Dense(4, name="body")(inputs["a"] - 2 * inputs["b"])
@@ -239,6 +238,7 @@ def compiled(model):
     return model
 
 
+@pytest.mark.backends
 def test_fit_moves_all_and_the_statistics(case):
     model = compiled(small_model())
     before = testing.weights_snapshot(model)
@@ -247,6 +247,7 @@ def test_fit_moves_all_and_the_statistics(case):
     assert not any(np.array_equal(before[path], after[path]) for path in after)
 
 
+@pytest.mark.backends
 def test_fit_moves_the_head_only(case):
     model = small_model()
     ft.freeze(model, ["conv", "norm"])
@@ -325,6 +326,7 @@ def test_fit_catches_numbers_that_are_not_finite(case):
 # === Dtypes ===
 
 
+@pytest.mark.backends
 def test_dtype_policies(case):
     case.assert_dtype_policies(Scale, (2, 3))
     case.assert_dtype_policies(lambda dtype: Composite(dtype=dtype), (2, 3))
@@ -344,6 +346,7 @@ def test_dtype_defects(case, kind, word):
 # === Whole layers ===
 
 
+@pytest.mark.backends
 def test_check_layer(case):
     case.check_layer(
         Composite, {"units": 3}, (4, 5), (4, 3), imports=[__file__]
@@ -376,6 +379,7 @@ def test_check_layer_compares_the_shape(case):
 # === Weights ===
 
 
+@pytest.mark.backends
 def test_randomize_is_fixed_and_far_from_zero_and_one():
     first, second, other = (
         testing.weights_snapshot(testing.randomize(small_model(), seed))
@@ -399,6 +403,7 @@ def test_randomize_keeps_the_size_of_the_signal():
     assert 0.05 < size < 20
 
 
+@pytest.mark.backends
 def test_snapshot_is_a_copy_and_leaves_out_seeds_and_metrics():
     model = small_model()
     model.compile("sgd", "mse", metrics=["mae"])

@@ -505,7 +505,6 @@ def test_the_three_kinds_of_adapters_stack():
 
 
 @pytest.mark.usefixtures("op_by_op")
-@pytest.mark.backends
 @pytest.mark.parametrize("method", METHODS[::2], ids=repr)
 def test_mixed_precision(method):
     keras.config.set_dtype_policy("mixed_bfloat16")

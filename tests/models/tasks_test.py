@@ -5,8 +5,6 @@ import pytest
 import finetune_keras as ft
 from finetune_keras.testing import randomize
 
-pytestmark = pytest.mark.backends
-
 
 def backbone():
     model = ft.backbone(
@@ -25,6 +23,7 @@ def test_classes_may_be_named():
     assert ft.image_classifier(backbone(), ["a", "b", "c"]).output_shape[1] == 3
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("strength", ["light", "medium", "strong"])
 def test_augmentation_acts_in_training_only(strength):
     base = backbone()

@@ -29,7 +29,6 @@ def values(model):
     return [keras.ops.convert_to_numpy(v) for v in model.weights]
 
 
-@pytest.mark.backends
 def test_buckets_change_no_prediction(model):
     x = model.arrays(LONG)
     assert x["token_ids"].shape == (24, 28)
@@ -41,7 +40,6 @@ def test_buckets_change_no_prediction(model):
     assert np.ptp(whole[:, 0]) > 1e-3
 
 
-@pytest.mark.backends
 def test_fit_evaluate_predict_take_texts(model):
     model.compile(
         "adam", "sparse_categorical_crossentropy", metrics=["accuracy"]
