@@ -25,6 +25,8 @@ class FlatModel:
     def __init__(self, groups):
         self.groups = groups
         self.model = None
+        self._names, self._steps = (), ()
+        self._cuts, self._places = {}, {}
 
     @contextlib.contextmanager
     def opened(self):
@@ -64,11 +66,11 @@ class FlatModel:
             CacheRefused: If no single tensor does.
         """
         groups = list(self.groups)
-        first = next(
-            i
-            for i, group in enumerate(groups)
-            if any(id(v) in trained for v in group.variables)
-        )
+        trains = [
+            any(id(v) in trained for v in group.variables) for group in groups
+        ]
+        # What trains may stand beside the graph alone.
+        first = trains.index(True) if any(trains) else 0
         for index in range(first, 0, -1):
             position = self._cut_before(groups, index)
             if position is not None:
@@ -104,7 +106,8 @@ class FlatModel:
             [p for g in part for v in g.variables for p in self._of(v)]
             for part in (groups[:index], groups[index:])
         )
-        return best_cut(self._steps, self._cuts, max(below), min(above))
+        start, stop = max(below, default=0), min(above, default=0)
+        return best_cut(self._steps, self._cuts, start, stop)
 
     def _of(self, variable):
         return self._places.get(id(variable), ())

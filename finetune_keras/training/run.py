@@ -48,8 +48,7 @@ class Run:
     def __init__(self, groups, plan, train, validation, cache, fit):
         model = groups.model
         self.groups, self.full, self.plan = groups, model, plan
-        self.flat = FlatModel(groups)
-        self.cache, self.fit = cache, dict(fit)
+        self.flat, self.cache, self.fit = FlatModel(groups), cache, dict(fit)
         self.relay = Relay(self, self.fit.pop("callbacks"))
         monitor = check_monitor(plan, self.fit.pop("monitor", None), validation)
         mode = self.fit.pop("mode", "auto")
@@ -57,11 +56,10 @@ class Run:
             self.fit.pop("stop_after", None) or math.inf,
             keras.config.max_epochs() or math.inf,
         )
-        self.train, self.validation = _inputs(
-            model, train, validation, self.fit
-        )
-        frequency = self.fit.get("validation_freq", 1)
+        data = _inputs(model, train, validation, self.fit)
+        self.train, self.validation = data
         self.state = RunState(monitor)
+        frequency = self.fit.get("validation_freq", 1)
         self.best = Best(monitor, model, mode, frequency)
         self.rates = RateClock(model, plan)
         self.train_only = TrainOnly(groups)
