@@ -49,13 +49,12 @@ def public_objects():
             obj = getattr(module, name)
             yield f"{module.__name__}.{name}", obj
             if inspect.ismodule(obj):
-                yield from defined_in(obj)
+                yield from vars_of(obj)
 
 
-def defined_in(module):
+def vars_of(module):
     for name, obj in vars(module).items():
-        own = getattr(obj, "__module__", None) == module.__name__
-        if own and not name.startswith("_"):
+        if callable(obj) and not name.startswith("_"):
             yield f"{module.__name__}.{name}", obj
 
 

@@ -32,35 +32,6 @@ class AdapterLayer(keras.layers.Layer):
         head: Tuple of the weights of the head that goes with the adapter, kept
             while another one is in place; `None` while its own is, and empty
             before there was one.
-
-    Example:
-
-    ```python
-    import keras, finetune_keras as ft
-    from finetune_keras.adapters.adapter import add_adapters
-    from finetune_keras.adapters.layer import AdapterLayer
-    from finetune_keras.adapters.method import Method
-
-    class Shift(AdapterLayer):
-        def build(self, input_shape):
-            super().build(input_shape)
-            self.shift = self.add_weight((1,), "zeros", name="shift")
-
-        def change(self, inputs, outputs):
-            return self.shift
-
-    @keras.saving.register_keras_serializable(package="mine")
-    class ShiftMethod(Method):
-        def supports(self, layer):
-            return isinstance(layer, keras.layers.Dense)
-
-        def layer_for(self, layer, name):
-            return Shift(layer, self, name)
-
-    inputs = keras.Input((3,))
-    model = keras.Model(inputs, keras.layers.Dense(2, name="a")(inputs))
-    add_adapters(model, ShiftMethod(), target_layers="a")
-    ```
     """
 
     # Whether `change` has the switch in it, where that is cheaper.

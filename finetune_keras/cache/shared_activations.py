@@ -28,24 +28,6 @@ class SharedActivations:
     Attributes:
         computed: Integer, examples that went through a prefix so far.
         found: Integer, examples that were there already.
-
-    Example:
-
-    ```python
-    import keras, numpy as np
-    import finetune_keras as ft
-    from finetune_keras.cache.shared_activations import SharedActivations
-
-    shared = SharedActivations()
-    x, y = np.random.normal(size=(32, 8)), np.arange(32) % 2
-    inputs = keras.Input((8,))
-    backbone = keras.Model(inputs, keras.layers.Dense(6)(inputs))
-    for rate in (1e-3, 1e-2):
-        model = ft.replace_head(backbone, 2)
-        plan = ft.plans.linear_probe(epochs=2, learning_rate=rate)
-        ft.fine_tune(model, plan, (x, y), cache={"shared": shared}, verbose=0)
-    print(shared.computed, shared.found)  # 32 32
-    ```
     """
 
     def __init__(self):

@@ -24,16 +24,6 @@ def replacing(path):
 
     Raises:
         OSError: If the folder cannot be written to.
-
-    Example:
-
-    ```python
-    import numpy as np
-    from finetune_keras.data.atomic import replacing
-
-    with replacing("state.npz") as file:
-        np.savez(file, weights=np.ones(3))
-    ```
     """
     path = pathlib.Path(path)
     # Cut, since the name of a file has a limit.

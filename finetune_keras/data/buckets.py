@@ -25,19 +25,6 @@ class Buckets:
             data that change with each epoch, or `None`. Defaults to `None`.
         rows: List of integer arrays, where the examples of each part stood
             before they were sorted, or `None`. Defaults to `None`.
-
-    Example:
-
-    ```python
-    import numpy as np
-    from finetune_keras.data.buckets import Buckets
-
-    ids = np.arange(200).reshape(10, 20)
-    lengths = np.array([4, 20] * 5)
-    buckets = Buckets.sort({"ids": ids}, lengths, (np.arange(10),), 5)
-    for x, y in buckets:
-        print(x["ids"].shape, y)  # (5, 16) and (5, 20)
-    ```
     """
 
     def __init__(self, parts, batch_size=32, renew=None, rows=None):

@@ -16,20 +16,6 @@ class Epochs:
     Attributes:
         held: Integer, the number of every pass from now on, or `None` to
             count on.
-
-    Example:
-
-    ```python
-    import numpy as np
-    from finetune_keras.data.epochs import Epochs
-
-    epochs = Epochs()
-    dataset = epochs.dataset(lambda epoch: np.arange(3) + epoch, [3])
-    print(list(dataset.as_numpy_iterator()))  # 0, 1, 2
-    print(list(dataset.as_numpy_iterator()))  # 1, 2, 3
-    epochs.held = 7
-    print(list(dataset.as_numpy_iterator()))  # 7, 8, 9
-    ```
     """
 
     def __init__(self, shuffles=True):

@@ -99,16 +99,6 @@ class RandomAffine(keras.layers.RandomRotation):
 
     Raises:
         ValueError: If an argument is out of range.
-
-    Example:
-
-    ```python
-    import numpy as np
-    from finetune_keras.data.image_augmentation import RandomAffine
-
-    pixels = np.random.uniform(0, 255, (2, 16, 16, 3)).astype("float32")
-    print(RandomAffine(0.1, zoom=0.3)(pixels, training=True).shape)
-    ```
     """
 
     def __init__(
@@ -215,16 +205,6 @@ class RandomCutout(keras.layers.RandomErasing):
 
     Raises:
         ValueError: If an argument is out of range.
-
-    Example:
-
-    ```python
-    import numpy as np
-    from finetune_keras.data.image_augmentation import RandomCutout
-
-    pixels = np.zeros((2, 16, 16, 3), "float32")
-    print(np.max(RandomCutout(rate=1.0)(pixels, training=True)))  # 127.5
-    ```
 
     Reference:
 

@@ -39,16 +39,6 @@ def load_image(source, image_size, crop_to_aspect_ratio=False):
     Raises:
         ValueError: If the source holds no image, or one whose range of values
             is not known (32-bit).
-
-    Example:
-
-    ```python
-    import numpy as np
-    from finetune_keras.data.images import load_image
-
-    photo = np.full((40, 60, 3), 200, "uint8")
-    assert load_image(photo, 32).shape == (32, 32, 3)
-    ```
     """
     height, width = check_image_size(image_size)
     image = to_rgb(_open(source))

@@ -71,15 +71,6 @@ class RandomJitter(RandomLayer):
             share of that of the feature over time. Defaults to `0.05`.
         seed: Integer, or `None` for a random one. Defaults to `None`.
         **kwargs: `name` and `dtype`, as for `keras.layers.Layer`.
-
-    Example:
-
-    ```python
-    import numpy as np
-    from finetune_keras.data.sequence_augmentation import RandomJitter
-
-    print(RandomJitter(0.1)(np.eye(3)[np.newaxis], training=True))
-    ```
     """
 
     def __init__(self, factor=0.05, seed=None, **kwargs):
@@ -106,15 +97,6 @@ class RandomScaling(RandomLayer):
             is normal around 1. Defaults to `0.1`.
         seed: Integer, or `None` for a random one. Defaults to `None`.
         **kwargs: `name` and `dtype`, as for `keras.layers.Layer`.
-
-    Example:
-
-    ```python
-    import numpy as np
-    from finetune_keras.data.sequence_augmentation import RandomScaling
-
-    print(RandomScaling(0.2)(np.ones((2, 3, 1)), training=True))
-    ```
     """
 
     def __init__(self, factor=0.1, seed=None, **kwargs):
@@ -147,17 +129,6 @@ class SpecAugment(RandomLayer):
         count: Integer, number of masks of each kind. Defaults to `1`.
         seed: Integer, or `None` for a random one. Defaults to `None`.
         **kwargs: `name` and `dtype`, as for `keras.layers.Layer`.
-
-    Example:
-
-    ```python
-    import numpy as np
-    from finetune_keras.data.sequence_augmentation import SpecAugment
-
-    spectrogram = np.random.normal(size=(1, 50, 20)).astype("float32")
-    hidden = SpecAugment(0.3, 0.3)(spectrogram, training=True) != spectrogram
-    print(np.mean(hidden))
-    ```
 
     Reference:
 

@@ -70,16 +70,6 @@ class RandomCellNoise(RandomLayer):
             `None`, all of them.
         seed: Integer, or `None` for a random one. Defaults to `None`.
         **kwargs: `name` and `dtype`, as for `keras.layers.Layer`.
-
-    Example:
-
-    ```python
-    import numpy as np
-    from finetune_keras.data.table_augmentation import RandomCellNoise
-
-    x = np.array([[1.0, 0.0], [2.0, 1.0]])
-    print(RandomCellNoise(0.1, columns=[0])(x, training=True))
-    ```
     """
 
     def __init__(self, factor=0.1, columns=None, seed=None, **kwargs):
@@ -123,16 +113,6 @@ class RandomCellSwap(RandomLayer):
         rate: Float in [0, 1]. Probability of each cell. Defaults to `0.1`.
         seed: Integer, or `None` for a random one. Defaults to `None`.
         **kwargs: `name` and `dtype`, as for `keras.layers.Layer`.
-
-    Example:
-
-    ```python
-    import numpy as np
-    from finetune_keras.data.table_augmentation import RandomCellSwap
-
-    x = np.arange(8.0).reshape((4, 2))
-    print(RandomCellSwap(0.5)(x, training=True))
-    ```
     """
 
     def __init__(self, rate=0.1, seed=None, **kwargs):

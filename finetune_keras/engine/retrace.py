@@ -53,26 +53,6 @@ def retrace(model):
     Raises:
         ValueError: If the model is not compiled, or if the optimizer holds
             state of which it is not clear to which variable it belongs.
-
-    Example:
-
-    ```python
-    import keras
-    import numpy as np
-    from finetune_keras.engine.retrace import retrace
-
-    backbone = keras.layers.Dense(4, name="backbone", trainable=False)
-    head = keras.layers.Dense(1, name="head")
-    inputs = keras.Input((3,))
-    model = keras.Model(inputs, head(backbone(inputs)))
-    model.compile("adam", "mse")
-    x, y = np.ones((8, 3)), np.ones((8, 1))
-    model.fit(x, y, verbose=0)
-    backbone.trainable = True
-    moved = retrace(model)
-    model.fit(x, y, verbose=0)
-    print(moved["added"])  # ['backbone/kernel', 'backbone/bias']
-    ```
     """
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:

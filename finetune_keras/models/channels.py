@@ -31,19 +31,6 @@ def with_channels(model, shape):
     Raises:
         ValueError: If the first layer with a kernel is no `Conv2D`, or takes
             something else than the channels of the image.
-
-    Example:
-
-    ```python
-    import keras
-    from finetune_keras.models.channels import with_channels
-
-    rgb = keras.applications.MobileNet(
-        alpha=0.25, include_top=False, weights=None
-    )
-    gray = with_channels(rgb, (64, 64, 1))
-    print(gray.get_layer("conv1").kernel.shape)  # (3, 3, 1, 8)
-    ```
     """
     steps = [step.operation for step in walk(model)[0]]
     position = next((i for i, s in enumerate(steps) if has_kernel(s)), None)

@@ -18,16 +18,6 @@ def looks_scaled(x):
 
     Returns:
         Boolean.
-
-    Example:
-
-    ```python
-    import numpy as np
-    from finetune_keras.models.pixel_guard import looks_scaled
-
-    pixels = np.linspace(0.0, 255.0, 3072).reshape((1, 32, 32, 3))
-    print(looks_scaled(pixels), looks_scaled(pixels / 255))  # False True
-    ```
     """
     extremes = _extremes(x if hasattr(x, "dtype") else np.asarray(x))
     return extremes is not None and _are_scaled(*extremes)
@@ -187,24 +177,6 @@ class PixelModel(LooksAtPixels, keras.Model):
         outputs: `KerasTensor`, or a structure of them.
         name: String, name of the model. Defaults to `None`.
         **kwargs: `trainable`, as for `keras.Model`.
-
-    Example:
-
-    ```python
-    import warnings
-    import keras
-    import numpy as np
-    from finetune_keras.models.pixel_guard import PixelModel
-
-    inputs = keras.Input((8, 8, 3))
-    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    model = PixelModel(inputs, keras.layers.Dense(2)(x))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model.predict(np.random.uniform(size=(4, 8, 8, 3)), verbose=0)
-    print(caught[0].message)  # Pixels look scaled already ...
-    ```
     """
 
     guards_pixels = True

@@ -46,16 +46,6 @@ def preprocessing_mode(model):
         ImageNet), `"caffe"` (blue, green, red, minus the mean of ImageNet),
         `"inside"` (raw pixels, the model scales by itself) or `None`
         (unknown).
-
-    Example:
-
-    ```python
-    import keras
-    from finetune_keras.models.preprocessing import preprocessing_mode
-
-    vgg = keras.applications.VGG16(include_top=False, weights=None)
-    print(preprocessing_mode(vgg))  # caffe
-    ```
     """
     names = [model.name]
     if prepares_inputs(model):
@@ -167,17 +157,6 @@ def scale_pixels(x, mode):
 
     Raises:
         ValueError: If `mode` is unknown.
-
-    Example:
-
-    ```python
-    import keras
-    from finetune_keras.models.preprocessing import scale_pixels
-
-    inputs = keras.Input((32, 32, 3))
-    model = keras.Model(inputs, scale_pixels(inputs, "tf"))
-    print(model(255 * keras.ops.ones((1, 32, 32, 3)))[0, 0, 0])  # 1, 1, 1
-    ```
     """
     if mode in (None, "inside"):
         return x

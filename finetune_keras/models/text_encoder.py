@@ -21,19 +21,6 @@ class TextEncoder:
         sequence_length: Integer, the most tokens of one input. Defaults to
             `128`.
         classes: List of names of the classes, or `None`. Defaults to `None`.
-
-    Example:
-
-    ```python
-    import keras_hub
-    from finetune_keras.models.text_encoder import TextEncoder
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film"]
-    tokenizer = keras_hub.tokenizers.BertTokenizer(words, lowercase=True)
-    encoder = TextEncoder(tokenizer, sequence_length=8)
-    x, lengths = encoder.encode(["A film", ""])
-    print(x["token_ids"], lengths)
-    ```
     """
 
     # What a bundle says that the model does; `None` to tell by the output.

@@ -27,16 +27,6 @@ class FreshProcess:
         env: Dict of environment variables. Defaults to those of this process.
         cwd: String or path, the folder to run in. Defaults to the present
             one.
-
-    Example:
-
-    ```python
-    from finetune_keras.testing.processes import FreshProcess
-
-    process = FreshProcess("-c", "print(6 * 7)")
-    assert process.wait() == 0
-    print(process.stdout)
-    ```
     """
 
     def __init__(self, *arguments, env=None, cwd=None):

@@ -22,20 +22,6 @@ class AnswerEncoder(TextEncoder):
         sequence_length: Integer. Defaults to `128`.
         stride: Integer, how many tokens two windows share. Defaults to `None`,
             a third of `sequence_length`.
-
-    Example:
-
-    ```python
-    import keras_hub
-    from finetune_keras.text.answer_encoder import AnswerEncoder
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "who", "ann", "ran"]
-    tokenizer = keras_hub.tokenizers.BertTokenizer(words)
-    encoder = AnswerEncoder(tokenizer, 8)
-    data = (["who ran"], ["ann ran ran ran"])
-    x, lengths, (positions,) = encoder.prepare(data, [(0, 3)])
-    print(x["token_ids"], positions)
-    ```
     """
 
     task = "answers"

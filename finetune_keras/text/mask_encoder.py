@@ -16,18 +16,6 @@ class MaskEncoder(TextEncoder):
         sequence_length: Integer. Defaults to `128`.
         mask_rate: Float in (0, 1), the share of tokens to guess. Defaults to
             `0.15`.
-
-    Example:
-
-    ```python
-    import keras_hub
-    from finetune_keras.text.mask_encoder import MaskEncoder
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film"]
-    encoder = MaskEncoder(keras_hub.tokenizers.BertTokenizer(words), 8)
-    x, lengths, (tokens, weights) = encoder.prepare(["a film a film"])
-    print(x["token_ids"], x["mask_positions"], tokens)
-    ```
     """
 
     task = "masked_words"

@@ -24,19 +24,6 @@ class TagEncoder(TextEncoder):
         tokenizer: A `keras_hub.tokenizers.Tokenizer`.
         sequence_length: Integer. Defaults to `128`.
         classes: List of strings, the tags.
-
-    Example:
-
-    ```python
-    import keras_hub
-    from finetune_keras.text.tag_encoder import TagEncoder
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ann", "##a"]
-    tokenizer = keras_hub.tokenizers.BertTokenizer(words)
-    encoder = TagEncoder(tokenizer, 8, ["O", "B-person"])
-    x, lengths, (tags, weights) = encoder.prepare([["anna"]], [["B-person"]])
-    print(x["token_ids"], tags, weights)
-    ```
     """
 
     task = "tags"

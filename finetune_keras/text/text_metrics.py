@@ -59,18 +59,7 @@ def entity_scores(true, predicted):
 
 
 class EntityScores(dict):
-    """What `entity_scores` returns; prints as a table.
-
-    Example:
-
-    ```python
-    import finetune_keras as ft
-
-    scores = ft.entity_scores([["B-a", "O"]], [["B-a", "B-a"]])
-    print(scores["precision"], scores["types"]["a"]["recall"])
-    print(scores)
-    ```
-    """
+    """What `entity_scores` returns; prints as a table."""
 
     def __str__(self):
         rows = [*self["types"].items(), ("all", self)]

@@ -92,16 +92,6 @@ class RandomWordDeletion(TextLayer):
     Raises:
         ValueError: If `rate` is out of range, or the backend of Keras is not
             TensorFlow.
-
-    Example:
-
-    ```python
-    import tensorflow as tf
-    from finetune_keras.text.word_layers import RandomWordDeletion
-
-    texts = tf.constant(["one two three four"])
-    print(RandomWordDeletion(0.5)(texts, training=True))
-    ```
     """
 
     def __init__(self, rate=0.1, seed=None, **kwargs):
@@ -129,16 +119,6 @@ class RandomWordMask(TextLayer):
     Raises:
         ValueError: If `rate` is out of range, or the backend of Keras is not
             TensorFlow.
-
-    Example:
-
-    ```python
-    import tensorflow as tf
-    from finetune_keras.text.word_layers import RandomWordMask
-
-    texts = tf.constant(["one two three four"])
-    print(RandomWordMask(0.5)(texts, training=True))
-    ```
     """
 
     def __init__(self, rate=0.1, mask_token="[MASK]", seed=None, **kwargs):
@@ -172,16 +152,6 @@ class RandomWordSwap(TextLayer):
     Raises:
         ValueError: If `rate` is out of range, or the backend of Keras is not
             TensorFlow.
-
-    Example:
-
-    ```python
-    import tensorflow as tf
-    from finetune_keras.text.word_layers import RandomWordSwap
-
-    texts = tf.constant(["one two three four"])
-    print(RandomWordSwap(0.5)(texts, training=True))
-    ```
     """
 
     def __init__(self, rate=0.1, seed=None, **kwargs):
@@ -228,17 +198,6 @@ class RandomCharacterNoise(TextLayer):
     Raises:
         ValueError: If `rate` is out of range, or the backend of Keras is not
             TensorFlow.
-
-    Example:
-
-    ```python
-    import tensorflow as tf
-    from finetune_keras.text.word_layers import RandomCharacterNoise
-
-    texts = tf.constant(["Grüße aus Köln"])
-    noisy = RandomCharacterNoise(0.2)(texts, training=True)
-    print(noisy.numpy()[0].decode())
-    ```
     """
 
     separator = ""
@@ -291,17 +250,6 @@ class RandomTokenMask(RandomLayer):
 
     Raises:
         ValueError: If `rate` is out of range, or the input is not of integers.
-
-    Example:
-
-    ```python
-    import numpy as np
-    from finetune_keras.text.word_layers import RandomTokenMask
-
-    ids = np.array([[101, 7592, 2088, 102, 0, 0]])
-    mask = RandomTokenMask(0.5, mask_id=103, keep_ids=[0, 101, 102])
-    print(mask(ids, training=True))
-    ```
 
     Reference:
 

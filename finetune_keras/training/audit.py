@@ -26,23 +26,6 @@ class Audit:
     Args:
         groups: The `LayerGroups` of a model whose flags are those of the
             phase.
-
-    Example:
-
-    ```python
-    import keras, numpy as np
-    import finetune_keras as ft
-    from finetune_keras.training.audit import Audit
-
-    inputs = keras.Input((4,))
-    x = keras.layers.Dense(3, name="body")(inputs)
-    model = keras.Model(inputs, keras.layers.Dense(1, name="head")(x))
-    ft.freeze(model, "body")
-    audit = Audit(ft.layer_groups(model))
-    model.compile("sgd", "mse")
-    model.fit(np.ones((4, 4)), np.ones((4, 1)), verbose=0)
-    print(audit.check())
-    ```
     """
 
     def __init__(self, groups):

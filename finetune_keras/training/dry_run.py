@@ -93,20 +93,6 @@ class DryRun:
             number of parameters), `optimizer_bytes` (the size of the
             optimizer's state), `seconds_per_epoch` and `seconds`.
         seconds: Float, the forecast for the whole plan.
-
-    Example:
-
-    ```python
-    import keras, numpy as np
-    import finetune_keras as ft
-
-    inputs = keras.Input((8,))
-    outputs = keras.layers.Dense(2, activation="softmax")(inputs)
-    model = keras.Model(inputs, outputs)
-    plan = ft.Plan([ft.Phase("all", epochs=5, learning_rate=1e-3)])
-    data = np.random.normal(size=(64, 8)), np.arange(64) % 2
-    print(ft.dry_run(model, plan, data).rows)
-    ```
     """
 
     def __init__(self, rows):

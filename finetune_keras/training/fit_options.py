@@ -29,18 +29,6 @@ def check_fit(fit, train, validation=None):
     Raises:
         ValueError: If an argument is out of its range, or does not fit to
             the data.
-
-    Example:
-
-    ```python
-    import numpy as np
-    from finetune_keras.training.fit_options import check_fit
-
-    data = np.ones((4, 2)), np.array([0, 1, 0, 1])
-    fit = {"batch_size": 2, "sample_weight": np.ones(4)}
-    train, fit = check_fit(fit, data)
-    print(len(train), fit)  # 3 {'batch_size': 2, 'callbacks': []}
-    ```
     """
     fit = {**fit, "callbacks": _as_list(fit.get("callbacks"))}
     for name in _COUNTS:
