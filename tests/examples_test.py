@@ -1,32 +1,21 @@
 """The examples that need nothing but the package run as they stand."""
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
+from finetune_keras.testing.processes import FreshProcess
+
+EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 # Examples make few steps here.
 pytestmark = pytest.mark.usefixtures("op_by_op")
-EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 
 
-def run(script, *arguments, folder):
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / script, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def test_quickstart_transfers(tmp_path):
-    lines = run("quickstart.py", "--seeds", 1, folder=tmp_path).splitlines()
+def test_quickstart_transfers():
+    process = FreshProcess(EXAMPLES / "quickstart.py", "--seeds", "1")
+    assert process.wait() == 0, process.stderr[-3000:]
+    lines = process.stdout.splitlines()
     (mean,) = [line.split() for line in lines if line.startswith("mean")]
     fine_tuned, scratch, difference = map(float, mean[1:])
     assert difference >= 0.10

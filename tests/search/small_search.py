@@ -15,6 +15,12 @@ from finetune_keras.search.hypermodel import FineTuneHyperModel
 from finetune_keras.search.space import search_space
 from finetune_keras.search.tune import tune
 
+if keras.config.backend() == "tensorflow":
+    import tensorflow as tf
+
+    # Few steps each: to trace them takes longer.
+    tf.config.run_functions_eagerly(True)
+
 SPACE = search_space(
     groups=[1, 0],
     phases=2,
