@@ -89,8 +89,9 @@ def main():
     judged = test if test is not None else data.validation
     report = ft.evaluate(bundle.model, judged, classes=data.classes)
     print(report)
-    answers = bundle.predict(["A stirring, funny film.", "A waste of time."])
-    print(answers.labels, answers.confidence.round(3).tolist())
+    texts = ["A stirring, funny film.", "A waste of time."]
+    predictions = bundle.predict(texts)
+    print(predictions.labels, predictions.confidence.round(3).tolist())
     print(f"accuracy {report.metrics['accuracy']:.3f}")
 
 

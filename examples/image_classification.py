@@ -70,11 +70,11 @@ def judge(bundle, data, folder):
     report = ft.evaluate(bundle.model, data.test, classes=data.classes)
     print(report)
     report.to_html(folder / "report.html")
-    answers = bundle.predict(list(data.columns["test"]["path"]))
+    predictions = bundle.predict(list(data.columns["test"]["path"]))
     labels = np.concatenate([y for _, y in data.test])
     named = np.array([data.classes[label] for label in labels])
-    predicted = np.array(data.classes)[answers.probabilities.argmax(-1)]
-    decided = ~answers.abstained
+    predicted = np.array(data.classes)[predictions.probabilities.argmax(-1)]
+    decided = ~predictions.abstained
     right = predicted == named
     for name in data.classes:
         mine = named == name

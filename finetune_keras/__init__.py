@@ -52,7 +52,6 @@ from finetune_keras.models.trainable_set import FineTuneModel
 from finetune_keras.plans.phase import Phase
 from finetune_keras.plans.plan import Plan
 from finetune_keras.plans.schedules import OneCycle, SlantedTriangular
-from finetune_keras.results.answers import Answers
 from finetune_keras.results.bundle import Bundle, load_bundle, save_bundle
 from finetune_keras.results.calibration import Calibration, calibrate
 from finetune_keras.results.comparison import Comparison, compare
@@ -61,6 +60,7 @@ from finetune_keras.results.cross_validation import (
     cross_validate,
 )
 from finetune_keras.results.evaluation import evaluate
+from finetune_keras.results.predictions import Predictions
 from finetune_keras.results.record import save_record
 from finetune_keras.results.report import Report
 from finetune_keras.search.distribution import distribution
@@ -97,7 +97,6 @@ __all__ = [
     "AdapterModel",
     "AdapterSequential",
     "AdapterTextModel",
-    "Answers",
     "Augmentation",
     "BitFit",
     "Bottleneck",
@@ -121,6 +120,7 @@ __all__ = [
     "PTuning",
     "Phase",
     "Plan",
+    "Predictions",
     "PrefixTuning",
     "PromptTuning",
     "Report",

@@ -5,7 +5,6 @@ import hashlib
 import numpy as np
 
 from finetune_keras.data.describe import describe
-from finetune_keras.data.labels import encode
 from finetune_keras.data.pipeline import make_dataset
 from finetune_keras.data.splits import (
     NAMES,
@@ -14,6 +13,7 @@ from finetune_keras.data.splits import (
     split_examples,
     straddling,
 )
+from finetune_keras.data.task_kinds import encode
 
 
 class DataSplits:
@@ -30,8 +30,9 @@ class DataSplits:
         train: Batched `tf.data.Dataset` of `(x, y)`, shuffled.
         validation: The same in a fixed order, or `None`.
         test: The same in a fixed order, or `None`.
-        task: `"classification"` (y are class ids), `"multi_label"` (rows of
-            zeros and ones) or `"regression"` (floats).
+        task: What is predicted: it equals `"classification"` (y are class
+            ids), `"multi_label"` (rows of zeros and ones) or `"regression"`
+            (floats).
         classes: List of strings, or `None` for a regression.
         counts: Dict from split to a dict from class to its examples.
         sizes: Dict from split to its examples.
@@ -70,8 +71,9 @@ class DataSplits:
         given = examples.given
         if given is None:
             given = np.full(len(examples.names), "train")
-        parts = split_examples(targets, units, given, fractions, seed)
-        self.task, self.classes = targets.task, targets.classes
+        self.task, self.classes = targets.task, targets.task.classes
+        strata = self.task.strata(targets.y)
+        parts = split_examples(strata, units, given, fractions, seed)
         self.image_size, self.features = examples.image_size, examples.features
         groups = examples.groups
         self.groups = groups is not None and {
@@ -80,7 +82,9 @@ class DataSplits:
         self.groups = self.groups or None
         self.crop_to_aspect_ratio = options.get("crop_to_aspect_ratio", False)
         self.sizes = {name: len(parts[name]) for name in NAMES}
-        self.counts = {n: _count(targets, parts[n]) for n in NAMES}
+        self.counts = {
+            name: self.task.counts(targets.y[parts[name]]) for name in NAMES
+        }
         self.bad_files = list(examples.bad_files)
         self.duplicates = [
             (examples.names[a], examples.names[b])
@@ -126,7 +130,8 @@ class DataSplits:
                 "`balanced=True` draws as often from each class, and needs a "
                 f"classification. Received: the task is {self.task!r}"
             )
-        self.class_weight = _class_weight(targets, parts["train"], balanced)
+        y = targets.y[parts["train"]]
+        self.class_weight = self.task.class_weight(y, balanced)
         self.train = make_dataset(
             x,
             targets.y,
@@ -217,32 +222,10 @@ def _mostly_copies(digests):
     return len(set(digests)) < len(digests) / 2
 
 
-def _count(targets, indexes):
-    if targets.classes is None:
-        return {}
-    y = targets.y[indexes]
-    if targets.task == "classification":
-        numbers = np.bincount(y, minlength=len(targets.classes))
-    else:
-        numbers = y.sum(axis=0)
-    return {c: int(n) for c, n in zip(targets.classes, numbers, strict=True)}
-
-
-def _class_weight(targets, indexes, balanced):
-    if targets.task != "classification":
-        return None
-    from sklearn.utils.class_weight import compute_class_weight
-
-    y = targets.y[indexes]
-    present = np.unique(y)
-    weights = compute_class_weight("balanced", classes=present, y=y)
-    found = {} if balanced else dict(zip(present, weights, strict=True))
-    # A class without an example has a weight too.
-    return {c: float(found.get(c, 1.0)) for c in range(len(targets.classes))}
-
-
 def _fingerprint(examples, targets):
-    total = hashlib.sha256(repr((targets.task, targets.classes)).encode())
+    total = hashlib.sha256(
+        repr((targets.task, targets.task.classes)).encode()
+    )
     for name, y, digest in zip(
         examples.names, targets.y, examples.digests, strict=True
     ):

@@ -1,61 +1,9 @@
-"""Raw labels to what a model is trained on; the task they make."""
+"""Labels as people have them, and names of classes."""
 
 import collections
 import numbers
-import typing
 
 import numpy as np
-
-from finetune_keras.data.label_checks import one_column
-
-TASKS = ("classification", "multi_label", "regression")
-_FEW = 20
-_MOST = float(np.finfo("float32").max)
-
-
-class Targets(typing.NamedTuple):
-    """Encoded labels."""
-
-    task: str
-    classes: list | None
-    y: np.ndarray
-
-
-def encode(labels, task=None, classes=None):
-    """Encodes labels and finds the task.
-
-    Strings, booleans and integers of at most 20 values make a
-    classification; lists of labels, or rows of zeros and ones, a multi-label
-    task; floats a regression. Other integers are not guessed at.
-
-    Args:
-        labels: List or array, one entry an example.
-        task: One of `"classification"`, `"multi_label"`, `"regression"`, or
-            `None` to infer it. Defaults to `None`.
-        classes: List of strings. Names of the integers 0, 1, ...; for strings
-            their order. Defaults to the sorted labels.
-
-    Returns:
-        `Targets`: `y` is int32 ids, float32 multi-hot rows or float32 values.
-
-    Raises:
-        ValueError: If labels are missing, unknown or of no clear task.
-    """
-    if task not in (None, *TASKS):
-        raise ValueError(f"`task` must be one of {TASKS}. Received: {task!r}")
-    labels = _as_array(labels)
-    _check_missing(labels)
-    task = task or _infer(labels)
-    if task == "regression":
-        if classes is not None:
-            raise ValueError(
-                "A regression has no classes; leave `classes` out, or pass "
-                f'task="classification". Received: classes={classes!r}'
-            )
-        return Targets(task, None, _floats(labels))
-    if task == "multi_label":
-        return Targets(task, *_multi_hot(labels, classes))
-    return Targets(task, *_class_ids(labels, classes))
 
 
 def check_classes(classes, name="classes"):
@@ -63,14 +11,6 @@ def check_classes(classes, name="classes"):
 
     Integers are names only where they are their own places, 0, 1, ...: others
     could be meant as places or as labels.
-
-    Args:
-        classes: List of strings, in the order of the outputs.
-        name: String, the argument that messages speak of. Defaults to
-            `"classes"`.
-
-    Returns:
-        List of strings.
 
     Raises:
         ValueError: If it is a string or a set, if a name is no string, or
@@ -94,15 +34,7 @@ def check_classes(classes, name="classes"):
 
 
 def count_classes(classes, name="classes"):
-    """Tells how many classes there are, and their names where they are known.
-
-    Args:
-        classes: See `check_classes`; or an integer.
-        name: See `check_classes`.
-
-    Returns:
-        `(count, names)`; names are `None` for an integer.
-    """
+    """`(count, names)` of a list of names, or of an integer: then no names."""
     if isinstance(classes, numbers.Integral):
         return classes, None
     names = check_classes(classes, name)
@@ -116,6 +48,15 @@ def _refuse_classes(name, classes, why):
     )
 
 
+# === What labels are ===
+
+
+def one_column(labels):
+    """Labels of shape (n, 1), or masks of (n, height, width, 1), without it."""
+    shape = np.shape(labels)
+    return labels[..., 0] if len(shape) > 1 and shape[-1] == 1 else labels
+
+
 def as_array(values):
     """An array; beside texts, what is no text does not become one."""
     if isinstance(values, (list, tuple)) and any(
@@ -127,16 +68,8 @@ def as_array(values):
     return np.asarray(values)
 
 
-def split_labels(labels, separator):
-    """Turns `"a,b"` into `["a", "b"]`; an empty string into no label."""
-    _refuse_missing([i for i, x in enumerate(labels) if _lacks(x) and str(x)])
-    return [
-        [part.strip() for part in str(x).split(separator) if part.strip()]
-        for x in labels
-    ]
-
-
-def _as_array(labels):
+def as_rows(labels):
+    """One array of labels: lists of several stay lists, columns of one go."""
     first = next(iter(labels), None)
     if isinstance(first, (list, tuple, set, frozenset)):
         if _is_matrix(labels):
@@ -158,6 +91,46 @@ def _is_matrix(rows):
     return floats or set(values) <= {0, 1}
 
 
+def as_text(value):
+    """A string, from bytes too."""
+    return (
+        value.decode("utf-8", "replace")
+        if isinstance(value, bytes)
+        else str(value)
+    )
+
+
+def is_whole(labels):
+    """Tells integers, also among objects, from truths and all else."""
+    return labels.dtype.kind in "iu" or (
+        all_are(labels, (int, np.integer)) and not all_are(labels, bool)
+    )
+
+
+def all_are(labels, types):
+    """Tells whether an array of objects has but such ones."""
+    return labels.dtype == object and all(isinstance(x, types) for x in labels)
+
+
+def split_labels(labels, separator):
+    """Turns `"a,b"` into `["a", "b"]`; an empty string into no label."""
+    _refuse_missing([i for i, x in enumerate(labels) if _lacks(x) and str(x)])
+    return [
+        [part.strip() for part in str(x).split(separator) if part.strip()]
+        for x in labels
+    ]
+
+
+def few(values):
+    """Some of many numbers, for a message."""
+    values = np.unique(np.asarray(values).ravel())
+    picked = values if len(values) <= 5 else values[[0, 1, 2, -2, -1]]
+    return [round(float(value), 4) for value in picked]
+
+
+# === What is missing ===
+
+
 def is_missing(value):
     """Tells `None`, NaN and the empty string from a value."""
     # NAType and NaTType of pandas, which need not be there.
@@ -168,7 +141,8 @@ def is_missing(value):
     return none or (isinstance(value, str) and value == "")
 
 
-def _check_missing(labels):
+def check_missing(labels):
+    """Raises where an array of labels lacks some."""
     if labels.dtype == object:
         missing = [i for i, x in enumerate(labels) if _lacks(x)]
     elif labels.dtype.kind == "f":
@@ -195,130 +169,74 @@ def _lacks(label):
     return is_missing(label)
 
 
-def _infer(labels):
-    if labels.ndim == 2:
-        zero_one = np.isin(labels, (0, 1)).all()
-        return "multi_label" if zero_one else "regression"
-    if len(labels) and isinstance(labels[0], list):
-        return "multi_label"
-    if labels.dtype.kind == "f" or _all_are(labels, (float, np.floating)):
-        return "regression"
-    if not _whole_numbers(labels):
-        return "classification"
-    values = np.unique(labels)
-    if len(values) <= _FEW:
-        return "classification"
-    raise ValueError(
-        f"The labels are integers with {len(values)} different values: classes "
-        'or amounts? Pass task="classification" or task="regression". '
-        f"Received: labels from {values[0]} to {values[-1]}"
-    )
-
-
-def _class_ids(labels, classes):
-    if labels.ndim == 2:
-        if not (np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all()):
-            raise ValueError(
-                "Labels of a classification are one an example, or one-hot "
-                f"rows. Received: labels of shape {labels.shape}"
-            )
-        labels = labels.argmax(1)
-    if _whole_numbers(labels) and classes is not None:
-        names = check_classes(classes)
-        return names, _named_ids(labels, names)
-    labels = labels if _whole_numbers(labels) else np.array(_texts(labels))
-    values, ids = np.unique(labels, return_inverse=True)
-    names = [str(value) for value in values]
-    if classes is None:
-        return names, ids.astype("int32")
-    classes = check_classes(classes)
-    order = _positions(names, classes)
-    return classes, np.array(order, "int32")[ids]
-
-
-def _named_ids(labels, names):
-    count = len(names)
-    apart = [
-        name
-        for i, name in enumerate(names)
-        if name.isdecimal() and int(name) < count and int(name) != i
-    ]
-    if apart:
-        raise ValueError(
-            "Integers as labels are the places of their names in `classes`, "
-            f"where {apart[0]!r} stands in another place. Leave out `classes`, "
-            "or pass the labels as strings. "
-            f"Received: classes={names} and integer labels"
-        )
-    if labels.min() < 0 or labels.max() >= count:
-        raise ValueError(
-            f"`classes` has {count} names, for the labels 0 to {count - 1}. "
-            f"Received: labels from {labels.min()} to {labels.max()}"
-        )
-    return labels.astype("int32")
-
-
-def _multi_hot(labels, classes):
-    if labels.ndim == 2:
-        names = [str(i) for i in range(labels.shape[1])]
-        names = names if classes is None else check_classes(classes)
-        if len(names) != labels.shape[1]:
-            raise ValueError(
-                f"`classes` must have {labels.shape[1]} names, one a column of "
-                f"the labels. Received: classes={classes!r}"
-            )
-        return names, labels.astype("float32")
-    rows = [_texts(row) for row in labels]
-    found = sorted({name for row in rows for name in row})
-    names = check_classes(classes) if classes is not None else found
-    _positions(found, names)
-    place = {name: i for i, name in enumerate(names)}
-    y = np.zeros((len(rows), len(names)), "float32")
-    for target, row in zip(y, rows, strict=True):
-        target[[place[name] for name in row]] = 1.0
-    return names, y
-
-
-def _floats(labels):
-    odd = [x for x in labels.ravel().tolist() if not _is_float(x)]
-    if odd:
-        raise ValueError(
-            "Labels of a regression must be numbers that float32 can hold. "
-            f"Received: {odd[0]!r}, and {len(odd) - 1} more"
-        )
-    return labels.astype("float32")
-
-
-def _is_float(value):
-    try:
-        return bool(abs(float(value)) <= _MOST)
-    except (TypeError, ValueError):
-        return False
-
-
-def _positions(found, names):
-    unknown = [name for name in found if name not in names]
-    if unknown:
-        raise ValueError(
-            f"Labels that `classes` does not name: {unknown[:10]}. "
-            f"Received: classes={names!r}"
-        )
-    return [names.index(name) for name in found]
-
-
-def _texts(labels):
-    return [x.decode() if isinstance(x, bytes) else str(x) for x in labels]
-
-
 def _textual(labels):
     return labels.dtype.kind in "USO" or "string" in str(labels.dtype).lower()
 
 
-def _whole_numbers(labels):
-    return labels.dtype.kind in "iu" or (
-        _all_are(labels, (int, np.integer)) and not _all_are(labels, bool)
+# === Numbers of classes ===
+
+
+def ids_of_names(labels, names, name=None):
+    """Numbers of classes of an array of their names, in its shape."""
+    found = [as_text(label) for label in labels.ravel()]
+    ids = {name: i for i, name in enumerate(names or ())}
+    unknown = sorted(set(found) - set(ids))
+    if unknown:
+        which = f"The labels of `{name}`" if name else "Labels"
+        raise ValueError(
+            f"{which} that are strings must be among `classes`, in the order "
+            "of the outputs: name them all, or number the labels from 0. "
+            f"Received: labels that `classes` does not name: {unknown[:10]}, "
+            f"classes={names!r}"
+        )
+    return np.array([ids[text] for text in found], "int32").reshape(
+        labels.shape
     )
 
 
-def _all_are(labels, types):
-    return labels.dtype == object and all(isinstance(x, types) for x in labels)
+def as_numbers(labels, name):
+    """Labels as an array of numbers; raises where there are others."""
+    labels = np.asarray(labels)
+    if labels.dtype.kind in "biuf":
+        return labels
+    if labels.dtype.kind not in "OSU":
+        # Such as bfloat16, which is no kind of NumPy's own.
+        return labels.astype("float32")
+    number = (bool, int, float, np.number)
+    odd = [x for x in labels.ravel().tolist() if not isinstance(x, number)]
+    if not odd:
+        return labels.astype("float64")
+    raise ValueError(
+        f"The labels of `{name}` must be numbers: the model does not know the "
+        "names of its classes. Number them from 0 in the order of the outputs "
+        "(`np.unique(y, return_inverse=True)`), or make the data by "
+        f"`ft.from_arrays`, which does it. Received: {odd[0]!r} among "
+        f"{len(labels)} labels"
+    )
+
+
+def check_class_ids(labels, count, name):
+    """Raises where an array of numbers has others than those of classes.
+
+    `count` is how many classes there are, `None` where that is not known.
+    """
+    if not labels.size:
+        return
+    if labels.dtype.kind == "f":
+        odd = np.flatnonzero(labels.ravel() != np.floor(labels.ravel()))
+        if len(odd):
+            raise ValueError(
+                f"The labels of `{name}` must be whole numbers, the ids of "
+                "classes. For amounts take a loss and a task of regression, "
+                "for shares of classes a loss that is not sparse. Received: "
+                f"{labels.ravel()[odd[0]]} as label {odd[0]}"
+            )
+    low, high = labels.min(), labels.max()
+    if low < 0 or (count is not None and high >= count):
+        allowed = "" if count is None else f", for 0 to {count - 1}"
+        raise ValueError(
+            f"The labels of `{name}` go from {low} to {high}, and the model "
+            f"has {count or 'some'} outputs{allowed}. Give the head as many "
+            "classes as there are, or number the labels from 0. "
+            f"Received: {name} with {len(labels)} labels"
+        )

@@ -29,11 +29,11 @@ def check_fractions(validation_split, test_split):
     return {"validation": validation_split, "test": test_split}
 
 
-def split_examples(targets, units, given, fractions, seed):
+def split_examples(strata, units, given, fractions, seed):
     """Finds the examples of each split.
 
     Args:
-        targets: `Targets`.
+        strata: Array, what to spread evenly: see `Task.strata`.
         units: Array, a unit an example; a unit is never divided.
         given: Array of split names, one an example; `"train"` is what the
             missing splits are cut from.
@@ -57,7 +57,7 @@ def split_examples(targets, units, given, fractions, seed):
             f"Received: {len(given)} examples, none of them for training"
         )
     if shares:
-        cut = _cut(_strata(targets)[pool], units[pool], shares, seed)
+        cut = _cut(strata[pool], units[pool], shares, seed)
         for name, places in cut.items():
             parts[name] = pool[places]
             parts["train"] = np.setdiff1d(parts["train"], parts[name])
@@ -202,17 +202,3 @@ def _number_of_folds(strata, unit, shares):
     folds = range(fewest, most + 1)
     good = [n for n in folds if error(n) <= _TOLERANCE]
     return good[0] if good else min(folds, key=error)
-
-
-def _strata(targets):
-    """What to stratify by: the class, the rarest label, or a tenth."""
-    y = targets.y
-    if targets.task == "classification":
-        return y
-    if targets.task == "multi_label":
-        rarity = np.where(y > 0, 1 / np.maximum(y.sum(0), 1), 0)
-        return np.where(y.any(1), rarity.argmax(1), -1)
-    y = y if y.ndim == 1 else y[:, 0]
-    bins = max(min(10, len(y) // 20), 1)
-    edges = np.quantile(y, np.linspace(0, 1, bins + 1)[1:-1])
-    return np.searchsorted(edges, y)

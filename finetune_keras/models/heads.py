@@ -4,6 +4,7 @@ import numbers
 
 import keras
 
+from finetune_keras.data.task import Task
 from finetune_keras.engine import graph
 from finetune_keras.models.head_split import split_head
 from finetune_keras.models.outside_graph import with_preprocessing
@@ -12,11 +13,6 @@ from finetune_keras.models.text_encoder import TextEncoder
 from finetune_keras.models.text_model import TextModel
 from finetune_keras.models.trainable_set import keep_trainable_set
 
-_TASKS = {
-    "classification": "softmax",
-    "multi_label": "sigmoid",
-    "regression": "linear",
-}
 _POOLINGS = ("avg", "max", "flatten", "token")
 _GLOROT = ("tanh", "sigmoid", "softsign", "linear", "softmax", "hard_tanh")
 
@@ -187,6 +183,7 @@ def build_head(
     task="classification",
 ):
     """Adds a head to symbolic features; see `replace_head` for the options."""
+    task = Task.named(task)
     _check_head(num_classes, pooling, hidden_units, dropout, task)
     x = _pool(features, pooling, mask)
     for i, units in enumerate(hidden_units, start=1):
@@ -196,7 +193,7 @@ def build_head(
     # Softmax in half precision loses small probabilities.
     return keras.layers.Dense(
         int(num_classes),
-        activation=_TASKS[task],
+        activation=task.activation,
         kernel_regularizer=kernel_regularizer,
         dtype="float32",
         name="head_predictions",
@@ -271,16 +268,11 @@ def _first_token(features):
 
 
 def _check_head(num_classes, pooling, hidden_units, dropout, task):
-    if task not in _TASKS:
-        raise ValueError(
-            f"`task` must be one of {list(_TASKS)}. Received: task={task!r}"
-        )
-    least = 2 if task == "classification" else 1
     whole = isinstance(num_classes, numbers.Integral)
     whole = whole and not isinstance(num_classes, bool)
-    if not whole or num_classes < least:
+    if not whole or num_classes < task.fewest:
         raise ValueError(
-            f"`num_classes` must be an integer of at least {least} for "
+            f"`num_classes` must be an integer of at least {task.fewest} for "
             f"{task}. Two classes are `num_classes=2`; a single sigmoid is "
             '`task="multi_label"` with one label. '
             f"Received: num_classes={num_classes!r}"

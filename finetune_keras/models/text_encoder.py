@@ -3,8 +3,13 @@
 import keras
 import numpy as np
 
-from finetune_keras.data.label_checks import one_column
-from finetune_keras.data.labels import as_array, check_classes, is_missing
+from finetune_keras.data.labels import (
+    as_array,
+    check_classes,
+    ids_of_names,
+    is_missing,
+    one_column,
+)
 from finetune_keras.engine import backend
 
 
@@ -23,10 +28,9 @@ class TextEncoder:
         classes: List of names of the classes, or `None`. Defaults to `None`.
     """
 
-    # What a bundle says that the model does; `None` to tell by the output.
+    # A `Task` of tokens; `None` to tell it by the head.
     task = None
     sample = ["a sample text"]
-    labels_are_sequences = False
     # Whether each pass over the data gives other arrays.
     is_random = False
 
@@ -85,21 +89,13 @@ class TextEncoder:
         y = one_column(as_array(y))
         if y.dtype.kind not in "OSU":
             return y
-        numbers = {name: i for i, name in enumerate(self.classes or ())}
-        unknown = [name for name in y.ravel() if as_text(name) not in numbers]
         missing = [i for i, name in enumerate(y) if is_missing(name)]
-        if unknown and missing:
+        if missing:
             raise ValueError(
                 f"{len(missing)} of the {len(y)} texts have no label. Leave "
                 f"them out. Received: missing labels at {missing[:10]}"
             )
-        if unknown:
-            raise ValueError(
-                f"The labels must be numbers or of the classes {self.classes}. "
-                f"Received: labels such as {unknown[0]!r}"
-            )
-        flat = [numbers[as_text(name)] for name in y.ravel()]
-        return np.reshape(flat, y.shape)
+        return ids_of_names(y, self.classes)
 
     def prepare(self, x, y=None, sample_weight=None):
         """Encodes a data set.
@@ -189,10 +185,6 @@ class TextEncoder:
     def finish(self, outputs, x):
         """Turns the outputs for `x` into what a person asked for."""
         return outputs
-
-    def compile_arguments(self):
-        """Dict of what `model.compile` takes, `None` to tell by the output."""
-        return None
 
     def get_config(self):
         return {

@@ -45,6 +45,16 @@ class TextModel(FineTuneModel):
     # against overfitting of weights that do not learn.
     quiet_where_frozen = True
 
+    @property
+    def task(self):
+        """The `Task` of its tokens, `None` where its head tells it."""
+        return self.encoder and self.encoder.task
+
+    @property
+    def class_names(self):
+        """List of strings, or `None`."""
+        return self.encoder and self.encoder.classes
+
     # === Texts ===
 
     def tokenize(self, data, batch_size=None, training=False):
@@ -74,7 +84,7 @@ class TextModel(FineTuneModel):
 
     def _check_labelled(self, data):
         alone = isinstance(data[0], (str, bytes))
-        if self.encoder.task == "masked_words" and not alone:
+        if self.task and not self.task.has_labels and not alone:
             return
         if alone or len(data) == 1 or data[1] is None:
             raise ValueError(
@@ -93,7 +103,7 @@ class TextModel(FineTuneModel):
             names = {tensor.name for tensor in self.inputs}
             x = {name: x[name] for name in x if name in names}
             renew = make if changes else None
-            cut = self.encoder.labels_are_sequences
+            cut = self.task is not None and self.task.are_sequences
             return Buckets.sort(x, lengths, labels, batch_size, renew, cut)
 
         return make()

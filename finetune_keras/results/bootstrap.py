@@ -1,31 +1,21 @@
 """Bootstrap resamples of all metrics at once.
 
-A resample is a row of counts, how often each example was drawn, so that every
-metric is a function of a matrix of weights and many resamples are computed in
-one product. The formulas are those of scikit-learn, whose functions would take
-a hundred times as long.
+A resample is a row of counts, how often each example was drawn: weights, of
+which many rows are computed in one product.
 """
 
 import numpy as np
 
-from finetune_keras.results import metrics
+from finetune_keras.results.formulas import statistic
 
 _CHUNK = 2**18
-# Sorting, gathering and adding up this many numbers takes some seconds.
-_MOST_AREA_STEPS = 2 * 10**9
 
 
 def intervals(predictions, samples, seed):
     """95 % percentile intervals.
 
-    Args:
-        predictions: A `Predictions`.
-        samples: Integer, number of resamples.
-        seed: Integer.
-
-    Returns:
-        Dict from the name of a metric to `[low, high]`, or to `None` where it
-        is undefined in every resample or takes too long.
+    A dict from the name of a metric to `[low, high]`, or to `None` where it is
+    undefined in every resample or takes too long.
     """
     found = resample([predictions], samples, seed)[0]
     return {name: percentiles(values) for name, values in found.items()}
@@ -42,23 +32,17 @@ def percentiles(values):
 def resample(several, samples, seed):
     """Computes the metrics of several models on the same resamples.
 
-    Args:
-        several: List of `Predictions` of the same examples.
-        samples: Integer, number of resamples.
-        seed: Integer.
-
-    Returns:
-        List of dicts from the name of a metric to an array (samples,), NaN
-        where it is undefined.
+    A list of dicts from the name of a metric to an array (samples,), NaN where
+    it is undefined.
     """
-    statistics = [_STATISTICS[p.task](p, samples) for p in several]
+    statistics = [statistic(p, samples) for p in several]
     found = [[] for _ in several]
     for drawn in draw(len(several[0]), samples, seed):
         counts = _counts(drawn)
-        for p, statistic, rows in zip(several, statistics, found, strict=True):
+        for p, measure, rows in zip(several, statistics, found, strict=True):
             weight = p.sample_weight
             rows.append(
-                statistic(counts if weight is None else counts * weight)
+                measure(counts if weight is None else counts * weight)
             )
     return [
         {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
@@ -79,198 +63,3 @@ def _counts(drawn):
     flat = drawn + size * np.arange(rows)[:, None]
     counts = np.bincount(flat.ravel(), minlength=rows * size)
     return counts.reshape(rows, size).astype("float64")
-
-
-def _classification(predictions, samples):
-    from scipy import sparse
-
-    size, count = len(predictions), len(predictions.classes)
-    rows = np.arange(size)
-
-    def one_hot(columns, values, width):
-        return sparse.csr_array((values, (rows, columns)), (size, width))
-
-    ones = np.ones(size)
-    true = one_hot(predictions.y_true, ones, count)
-    chosen = one_hot(predictions.y_pred, ones, count)
-    right = one_hot(
-        predictions.y_true, predictions.correct.astype("float64"), count
-    )
-    confidence, top = metrics.top_label(predictions)
-    bins = one_hot(
-        metrics.bin_of(confidence), confidence - top, metrics.NUM_BINS
-    )
-    means = np.stack([predictions.losses, metrics.brier_losses(predictions)], 1)
-    columns = [1] if count == 2 else range(count)
-    areas = _areas(predictions, columns, samples)
-
-    def statistic(weights):
-        total = weights.sum(axis=1)
-        log_loss, brier = (weights @ means / total[:, None]).T
-        return {
-            **_rates(weights @ right, weights @ true, weights @ chosen),
-            **areas(weights),
-            "log_loss": log_loss,
-            "brier": brier,
-            "ece": abs(weights @ bins).sum(axis=1) / total,
-        }
-
-    return statistic
-
-
-def _rates(right, true, chosen):
-    """Accuracy and what follows from sums by class, (resamples, classes)."""
-    total = true.sum(axis=1)
-    recall = _divide(right, true)
-    each = {
-        "precision": _divide(right, chosen),
-        "recall": recall,
-        "f1": _divide(2.0 * right, true + chosen),
-    }
-    seen = (true + chosen) > 0
-    found = {
-        "accuracy": right.sum(axis=1) / total,
-        "balanced_accuracy": recall.sum(axis=1) / (true > 0).sum(axis=1),
-    }
-    for name, values in each.items():
-        # A class that is neither true nor chosen has a value of zero.
-        found[f"{name}_macro"] = values.sum(axis=1) / seen.sum(axis=1)
-        found[f"{name}_weighted"] = (values * true).sum(axis=1) / total
-    return found
-
-
-def _multi_label(predictions, samples):
-    true = (predictions.y_true == 1).astype("float64")
-    chosen = (predictions.y_pred == 1).astype("float64")
-    means = np.stack(
-        [
-            predictions.correct,
-            (true != chosen).mean(axis=1),
-            predictions.losses,
-        ],
-        axis=1,
-    )
-    areas = _areas(predictions, range(true.shape[1]), samples)
-
-    def statistic(weights):
-        subset, hamming, log_loss = (
-            weights @ means / weights.sum(axis=1, keepdims=True)
-        ).T
-        sums = weights @ (true * chosen), weights @ true, weights @ chosen
-        micro = [part.sum(axis=1, keepdims=True) for part in sums]
-        found = {"subset_accuracy": subset, "hamming_loss": hamming}
-        for average, parts in (("micro", micro), ("macro", sums)):
-            for name, values in _label_rates(*parts).items():
-                found[f"{name}_{average}"] = values.mean(axis=1)
-        return {**found, **areas(weights), "log_loss": log_loss}
-
-    return statistic
-
-
-def _label_rates(right, true, chosen):
-    return {
-        "precision": _divide(right, chosen),
-        "recall": _divide(right, true),
-        "f1": _divide(2.0 * right, true + chosen),
-    }
-
-
-def _regression(predictions, samples):
-    error = predictions.y_pred - predictions.y_true
-    # Sums of squares keep their digits only near zero.
-    centred = predictions.y_true - predictions.y_true.mean(axis=0)
-
-    def statistic(weights):
-        shares = weights / weights.sum(axis=1, keepdims=True)
-        squares = shares @ error**2
-        spread = shares @ centred**2 - (shares @ centred) ** 2
-        constant = spread <= 1e-12 * (centred**2).mean(axis=0)
-        r2 = 1.0 - squares / np.where(constant, np.nan, spread)
-        return {
-            "mae": (shares @ abs(error)).mean(axis=1),
-            "rmse": np.sqrt(squares).mean(axis=1),
-            "r2": r2.mean(axis=1),
-        }
-
-    return statistic
-
-
-def _areas(predictions, columns, samples):
-    """Returns a function from weights to the mean ROC-AUC and PR-AUC."""
-    if len(predictions) * len(columns) * samples > _MOST_AREA_STEPS:
-        return lambda weights: {
-            name: np.full(len(weights), np.nan)
-            for name in ("roc_auc", "pr_auc")
-        }
-    member = predictions.membership
-    ready = [_ranked(member[:, i], predictions.scores[:, i]) for i in columns]
-
-    def statistic(weights):
-        pairs = np.array([_areas_of(weights, *one) for one in ready])
-        # A class that a resample has not is left out of its mean.
-        defined = np.isfinite(pairs)
-        sums = np.where(defined, pairs, 0.0).sum(axis=0)
-        count = defined.sum(axis=0)
-        roc, pr = np.where(count, sums, np.nan) / np.maximum(count, 1)
-        return {"roc_auc": roc, "pr_auc": pr}
-
-    return statistic
-
-
-def _ranked(true, scores):
-    """Order by falling score, and what each positive example needs of it."""
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order]
-    positive = np.flatnonzero(true[order])
-    # Equal scores are one threshold: from the first to the last of them.
-    first = np.searchsorted(-ranked, -ranked[positive], side="left")
-    last = np.searchsorted(-ranked, -ranked[positive], side="right")
-    start = np.searchsorted(positive, first)
-    stop = np.searchsorted(positive, last)
-    return order, positive, first, last, start, stop
-
-
-def _areas_of(weights, order, positive, first, last, start, stop):
-    """ROC-AUC and average precision of one class in each resample."""
-    ordered = weights[:, order]
-    all_above = _running_sum(ordered)
-    mine = ordered[:, positive]
-    mine_above = _running_sum(mine)
-    gained, lost = mine_above[:, start], mine_above[:, stop]
-    better = all_above[:, first] - gained
-    level = all_above[:, last] - lost - better
-    share = mine / _nan_for_zero(mine_above[:, -1:])
-    negative = all_above[:, -1:] - mine_above[:, -1:]
-    behind = (better + 0.5 * level) / _nan_for_zero(negative)
-    precision = _divide(lost, all_above[:, last])
-    # Without negatives average precision is defined, and of no use.
-    undefined = np.where(negative[:, 0] > 0, 0.0, np.nan)
-    roc = 1.0 - (share * behind).sum(axis=1)
-    return roc, (share * precision).sum(axis=1) + undefined
-
-
-def _running_sum(values):
-    """Sums of the columns before each, from none to all."""
-    sums = np.zeros((values.shape[0], values.shape[1] + 1))
-    np.cumsum(values, axis=1, out=sums[:, 1:])
-    return sums
-
-
-def _divide(numerator, denominator):
-    return np.divide(
-        numerator,
-        denominator,
-        out=np.zeros_like(numerator),
-        where=denominator > 0,
-    )
-
-
-def _nan_for_zero(values):
-    return np.where(values > 0, values, np.nan)
-
-
-_STATISTICS = {
-    "classification": _classification,
-    "multi_label": _multi_label,
-    "regression": _regression,
-}

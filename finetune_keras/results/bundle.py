@@ -10,19 +10,22 @@ import keras
 import numpy as np
 
 from finetune_keras.data.atomic import replacing
+from finetune_keras.data.labels import check_classes
+from finetune_keras.data.outputs import columns_of
+from finetune_keras.data.task import Task, refuse_unclear
+from finetune_keras.data.task_kinds import Regression
 from finetune_keras.engine import backend
 from finetune_keras.models.trainable_set import keep_trainable_set
-from finetune_keras.results.answers import Answers
-from finetune_keras.results.bundle_file import FORMAT, MEMBER, read_bundle
+from finetune_keras.results.bundle_file import (
+    FORMAT,
+    MEMBER,
+    check_predicts,
+    read_bundle,
+    task_of,
+)
 from finetune_keras.results.calibration import find_calibration
 from finetune_keras.results.exported import RUNNERS, sample
-from finetune_keras.results.interpretation import probabilities
-from finetune_keras.results.predicts import (
-    check_predicts,
-    classes_of,
-    predicted_task,
-    predicts_logits,
-)
+from finetune_keras.results.predictions import Predictions
 from finetune_keras.results.raw_inputs import read_inputs
 
 _PACKAGES = ("finetune_keras", "keras", "tensorflow", "jax", "torch", "numpy")
@@ -77,13 +80,12 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
             f"Received: path={str(path)!r}"
         )
     check_predicts(model)
-    classes = classes_of(model, data, classes)
-    task = predicted_task(model, data, classes)
+    task = _task(model, data, classes)
     facts = {
         "format": FORMAT,
-        "classes": classes,
-        "task": task,
-        "from_logits": predicts_logits(model, task),
+        "classes": task.classes,
+        "task": str(task),
+        "from_logits": task.logits,
         "image_size": getattr(data, "image_size", None),
         "crop_to_aspect_ratio": getattr(data, "crop_to_aspect_ratio", False),
         "features": getattr(data, "features", None),
@@ -98,6 +100,22 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
         with zipfile.ZipFile(new.name, "a") as file:
             file.writestr(MEMBER, json.dumps(facts))
     return str(path)
+
+
+def _task(model, data, classes):
+    """What a model predicts: a single value where nothing tells it."""
+    if classes is None:
+        classes = getattr(data, "classes", None)
+    if classes is not None:
+        classes = check_classes(classes)
+    task = Task.of(model, getattr(data, "task", None), classes)
+    if task is None and columns_of(model) == 1:
+        task = Regression()
+    if task is None or task.logits is None:
+        refuse_unclear(model)
+    if task.classes is not None:
+        task.names()
+    return task
 
 
 def _read_back(model, path):
@@ -171,7 +189,8 @@ class Bundle:
 
     Attributes:
         model: The `keras.Model`.
-        classes: List of strings, or `None` for a regression.
+        classes: List of strings, or `None` where none have names.
+        task: The task, which equals its name, such as `"classification"`.
         facts: Dict of plain data: `task`, `image_size`, `plan`,
             `environment`, `data`.
 
@@ -196,6 +215,7 @@ class Bundle:
         self.model = model
         self.facts = facts
         self.classes = facts["classes"]
+        self.task = task_of(model, facts)
 
     def __repr__(self):
         facts = self.facts
@@ -232,7 +252,7 @@ class Bundle:
             verbose: 0 or 1, as for `model.predict`. Defaults to `0`.
 
         Returns:
-            `Answers`, one for each input; of a `token_classifier` a list of
+            `Predictions`, one for each input; of a `token_classifier` a list of
             tags and of a `question_answerer` a dict for each.
 
         Raises:
@@ -242,10 +262,7 @@ class Bundle:
         outputs = self.model.predict(x, batch_size, verbose=verbose)
         if isinstance(outputs, list):
             return outputs
-        task, calibration = self.facts["task"], find_calibration(self.model)
-        if self.facts.get("from_logits"):
-            outputs = probabilities(outputs, task)
-        return Answers(outputs, self.classes, task, calibration)
+        return Predictions(outputs, self.task, find_calibration(self.model))
 
     def export(self, path, format="tf_saved_model"):
         """Exports the model for serving, and checks what was written.

@@ -22,13 +22,14 @@ from finetune_keras.data.facts import (
     one_of,
     reading,
 )
-from finetune_keras.results.predicts import check_predicts, classes_of
+from finetune_keras.data.labels import check_classes
+from finetune_keras.data.outputs import columns_of
+from finetune_keras.data.task import Task
+from finetune_keras.models.text_model import TextModel
 
 MEMBER, FORMAT = "finetune_keras.json", 1
-_TASKS = ("classification", "multi_label", "regression", "tags", "answers")
 _FACTS = {
     "classes": maybe(list_of(TEXT)),
-    "task": one_of(*_TASKS),
     "image_size": maybe(either(COUNT, list_of(COUNT, 2))),
     "crop_to_aspect_ratio": TRUTH,
     "features": maybe(either(TEXT, list_of(TEXT))),
@@ -40,19 +41,7 @@ _MOST_PIXELS = 2**14
 
 
 def read_bundle(path, safe_mode=True):
-    """Reads a bundle.
-
-    Args:
-        path: String or `pathlib.Path`.
-        safe_mode: Boolean, as for `keras.models.load_model`. Defaults to
-            `True`.
-
-    Returns:
-        `(model, facts)`.
-
-    Raises:
-        ValueError: With the file, what is wrong, and what can be done.
-    """
+    """`(model, facts)` of a bundle, or an error that tells what can be done."""
     facts = _read_facts(path)
     model = _load(path, safe_mode)
     _check_fit(model, facts, path)
@@ -73,7 +62,9 @@ def _read_facts(path):
         raise damaged(path, f"its format must be {FORMAT}, is {number!r}")
     # Bundles from before there was such a fact hold probabilities.
     facts = {"from_logits": False, **facts}
-    check_facts(facts, {**_FACTS, "from_logits": TRUTH}, path)
+    kinds = Task.kinds().items()
+    kinds = one_of(*(name for name, kind in kinds if kind.is_bundled))
+    check_facts(facts, {**_FACTS, "task": kinds, "from_logits": TRUTH}, path)
     return facts
 
 
@@ -132,7 +123,7 @@ def _check_fit(model, facts, path):
     """Raises where the facts are not those of the model."""
     try:
         check_predicts(model)
-        classes_of(model, None, facts["classes"])
+        task_of(model, facts)
     except (TypeError, ValueError) as error:
         raise damaged(path, str(error)) from error
     shape, size = tuple(model.inputs[0].shape), facts["image_size"]
@@ -151,4 +142,49 @@ def _is_size_of(size, shape):
     return len(shape) == 4 and all(
         0 < one <= _MOST_PIXELS and whole in (None, one)
         for one, whole in zip(pair, sides, strict=True)
+    )
+
+
+def task_of(model, facts):
+    """The task of a bundle, as its file says."""
+    kind, classes = Task.kinds()[facts["task"]], facts["classes"]
+    task = kind(classes, columns_of(model), facts["from_logits"])
+    if classes is not None:
+        check_classes(classes)
+    if classes is not None or (task.is_judged and task.has_chances):
+        task.classes = task.names()
+    return task
+
+
+def check_predicts(model):
+    """Raises where a bundle could not predict from raw input.
+
+    It has no graph, several inputs or outputs, or predictions for each pixel
+    or step.
+    """
+    inputs = getattr(model, "inputs", None)
+    outputs = getattr(model, "outputs", None)
+    if not inputs or not outputs:
+        _refuse(model, "it has no graph that tells its input and output")
+    if len(inputs) > 1 and not _reads_texts(model):
+        _refuse(model, f"it has {len(inputs)} inputs")
+    if len(outputs) > 1:
+        _refuse(model, f"it has {len(outputs)} outputs")
+    shape, task = outputs[0].shape, getattr(model, "task", None)
+    if len(shape) not in (1, 2) and not getattr(task, "is_bundled", False):
+        _refuse(model, f"it has outputs of shape {tuple(shape)} for an input")
+
+
+def _reads_texts(model):
+    """Tells models that make their inputs of raw texts themselves."""
+    preprocessor = getattr(model, "preprocessor", None)
+    return isinstance(model, TextModel) or hasattr(preprocessor, "tokenizer")
+
+
+def _refuse(model, reason):
+    raise ValueError(
+        "A bundle predicts one thing for each raw input, a class, labels or "
+        f"numbers, and this model does not: {reason}. Keep it with "
+        "`model.save(path)`, and read its inputs and outputs in your own "
+        f"code. Received: model={model.name!r} of type {type(model).__name__}"
     )

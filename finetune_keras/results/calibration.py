@@ -3,21 +3,15 @@
 import keras
 import numpy as np
 
-from finetune_keras.data.label_checks import as_numbers, check_class_ids
+from finetune_keras.data.task import Task, check_shape, refuse_unclear
 from finetune_keras.engine import graph
 from finetune_keras.models.heads import rebuild
-from finetune_keras.models.outputs import (
-    activation_of,
-    ends_in_logits,
-    task_of,
-)
 from finetune_keras.results.collect import open_data, without_copies
 from finetune_keras.results.decisions import (
     abstention_threshold,
     conformal_threshold,
     decision_thresholds,
 )
-from finetune_keras.results.interpretation import check_shape
 from finetune_keras.results.scaling import fit_scaling, scaled, top_label_ece
 from finetune_keras.training.data_checks import check_batched
 
@@ -163,11 +157,13 @@ def calibrate(
     - [Sadinle et al., 2019](https://arxiv.org/abs/1609.00451), sets
     """
     _check(method, metric, coverage, error, conformal)
-    plain = _with_probabilities(_without_calibration(model))
-    activation = activation_of(plain)
+    plain, task = _with_probabilities(_without_calibration(model))
+    activation = task.output_activation
     check_batched(validation, plain, "validation")
     probabilities, labels = _predictions(plain, validation)
-    labels = _as_labels(labels, probabilities, activation)
+    labels = task.labels(labels, "validation")
+    # One sigmoid is calibrated as that of a label.
+    labels = labels[:, None] if activation != task.activation else labels
     scale, bias = fit_scaling(probabilities, labels, method, activation)
     after = scaled(probabilities, scale, bias, activation, np)
     layer = Calibration(
@@ -239,26 +235,17 @@ def _without_calibration(model):
 
 
 def _with_probabilities(model):
-    """The same model, with a softmax or sigmoids behind logits."""
+    """The same model with a softmax or sigmoids behind logits, and its task."""
     outputs = getattr(model, "outputs", None) or [None]
     check_shape(outputs if len(outputs) > 1 else outputs[0], "calibrate")
-    activation, logits = activation_of(model), ends_in_logits(model)
-    if logits is None:
-        raise ValueError(
-            "Only a model with one output that ends in a softmax or in "
-            "sigmoids can be calibrated. For logits compile it with their "
-            "loss, which says `from_logits=True`, or add "
-            "`keras.layers.Softmax()` or `keras.layers.Activation('sigmoid')` "
-            f"as the last layer. Received: model={model.name!r} that ends in "
-            f"{activation!r}"
-        )
-    if not logits:
-        return model
-    single = outputs[0].shape[-1] == 1
-    sigmoid = single or task_of(model) == "multi_label"
-    kind = "sigmoid" if sigmoid else "softmax"
+    task = Task.of(model)
+    if task is None or not task.has_chances or task.logits is None:
+        refuse_unclear(model)
+    if not task.logits:
+        return model, task
+    kind = task.output_activation
     layer = keras.layers.Activation(kind, dtype="float32", name="probabilities")
-    return rebuild(model, layer(outputs[0]))
+    return rebuild(model, layer(outputs[0])), task
 
 
 def _predictions(model, data):
@@ -277,32 +264,11 @@ def _predictions(model, data):
     return np.concatenate(predicted), np.concatenate(labels)
 
 
-def _as_labels(labels, probabilities, activation):
-    """Class numbers for a softmax, rows of 0 and 1 for sigmoids."""
-    labels = as_numbers(labels, "validation")
-    if activation == "softmax":
-        one_hot = labels.ndim == 2 and labels.shape[1] > 1
-        labels = labels.argmax(-1) if one_hot else labels.reshape(-1)
-        check_class_ids(labels, probabilities.shape[1], "validation")
-        fits = len(labels)
-    else:
-        labels = labels.reshape(len(labels), -1)
-        fits = labels.shape == probabilities.shape
-        fits = fits and np.isin(labels, (0, 1)).all()
-    if not fits:
-        raise ValueError(
-            "The labels of `validation` do not go with the outputs of the "
-            f"model. Received: labels of shape {labels.shape}, outputs of "
-            f"shape {probabilities.shape}, activation {activation!r}"
-        )
-    return labels.astype("int64")
-
-
 def _compiled_like(calibrated, model):
     """Compiles it for `evaluate`, with metrics of its own."""
     if getattr(model, "compiled", False):
         config = model.get_compile_config() or {}
-        config = _of_probabilities(config) if ends_in_logits(model) else config
+        config = _of_probabilities(config)
         config["optimizer"] = "sgd"
         calibrated.compile_from_config(config)
     return calibrated

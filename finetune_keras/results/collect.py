@@ -9,13 +9,10 @@ import numbers
 import keras
 import numpy as np
 
+from finetune_keras.data.labels import as_text
+from finetune_keras.data.task import Task, as_columns, check_shape
 from finetune_keras.engine import backend
-from finetune_keras.results.interpretation import (
-    Interpretation,
-    as_text,
-    check_shape,
-)
-from finetune_keras.results.predictions import Predictions
+from finetune_keras.results.outcomes import Outcomes
 
 
 def collect(model, data, settings):
@@ -30,7 +27,7 @@ def collect(model, data, settings):
         settings: Dict of the options of `evaluate`.
 
     Returns:
-        `(predictions, worst)`: a `Predictions`, and a list of
+        `(predictions, worst)`: `Outcomes`, and a list of
         `(loss, index, input)`, the highest loss first.
     """
     several = getattr(model, "outputs", None) or ()
@@ -39,15 +36,16 @@ def collect(model, data, settings):
     batches, steps = open_data(data, settings["batch_size"], settings["steps"])
     bar = keras.utils.Progbar(steps) if settings["verbose"] else None
     worst = _Worst(settings["worst"])
-    parts, reading, position = [], None, 0
+    parts, task, position = [], None, 0
     for x, y, weight in batches:
         _check_batch(y)
         outputs = model.predict_on_batch(_for_backend(x))
         arrays = keras.tree.map_structure(_to_numpy, x)
         outputs = without_copies(outputs, arrays)
-        if reading is None:
-            reading = _read_first(model, y, outputs, settings)
-        part = _read(reading, arrays, (y, outputs, weight), settings)
+        if task is None:
+            told = (settings[k] for k in ("task", "classes", "from_logits"))
+            task = Task.of_batch(model, y, as_columns(outputs), *told)
+        part = _read(task, arrays, (y, outputs, weight), settings)
         worst.update(part.losses, position, arrays)
         parts.append(part)
         position += len(part)
@@ -114,24 +112,18 @@ def _open(data, batch_size, name):
     )
 
 
-def _read_first(model, y, outputs, settings):
-    keys = ("classes", "task", "from_logits")
-    return Interpretation(model, y, outputs, **{k: settings[k] for k in keys})
-
-
-def _read(reading, x, batch, settings):
+def _read(task, x, batch, settings):
     y, outputs, weight = batch
-    labels, outputs = reading.labels(y), reading.outputs(outputs)
+    labels, outputs = task.labels(y), task.scores(outputs)
     if len(labels) != len(outputs):
         raise ValueError(
             "There must be one label for each prediction. Received: "
             f"{len(labels)} labels and {len(outputs)} predictions in a batch"
         )
-    return Predictions(
+    return Outcomes(
         labels,
         outputs,
-        reading.task,
-        reading.classes,
+        task,
         settings["threshold"],
         _weights(weight, len(labels)),
         _keys(x, labels),
@@ -148,11 +140,10 @@ def _join(parts):
     y_true, outputs, weight, keys = whole
     if weight is not None and not weight.sum() > 0:
         raise ValueError("All sample weights are zero. Received: only zeros")
-    return Predictions(
+    return Outcomes(
         y_true,
         outputs,
         first.task,
-        first.classes,
         first.threshold,
         weight,
         keys,

@@ -73,7 +73,7 @@ def compare(report_a, report_b, bootstrap=1000, seed=0):
         name: _difference(report_a, report_b, name, [d[name] for d in drawn])
         for name in report_a.metrics
     }
-    return Comparison(a.task, table, _mcnemar(a, b), len(a))
+    return Comparison(str(a.task), table, _mcnemar(a, b), len(a))
 
 
 class Comparison:
@@ -180,7 +180,7 @@ class Comparison:
 
 def _check_same_kind(a, b):
     for name in ("task", "classes"):
-        first, second = getattr(a, name), getattr(b, name)
+        first, second = str(getattr(a, name)), str(getattr(b, name))
         if first != second:
             raise ValueError(
                 f"The reports have another `{name}`. Evaluate both models in "

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from finetune_keras.cache.shared_activations import SharedActivations
-from finetune_keras.data.label_checks import one_column
+from finetune_keras.data.labels import one_column
 from finetune_keras.data.table import format_table
 from finetune_keras.plans.plan import check_plan
 from finetune_keras.results.collect import as_arrays

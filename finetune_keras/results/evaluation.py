@@ -4,12 +4,12 @@ import numbers
 
 import numpy as np
 
-from finetune_keras.data.labels import check_classes
+from finetune_keras.data.labels import as_text, check_classes
+from finetune_keras.data.task import Task
 from finetune_keras.models.tf_data import is_shuffled
 from finetune_keras.results import bootstrap as resampling
 from finetune_keras.results import metrics
 from finetune_keras.results.collect import collect
-from finetune_keras.results.interpretation import TASKS, as_text
 from finetune_keras.results.report import Report
 from finetune_keras.training.data_checks import check_batched
 
@@ -140,11 +140,8 @@ def _settings(
     steps=None,
     verbose=1,
 ):
-    if task not in (None, *TASKS):
-        raise ValueError(
-            f"`task` must be one of {list(TASKS)}. Two classes are "
-            f'"classification". Received: task={task!r}'
-        )
+    if task is not None:
+        Task.named(task)
     if from_logits not in (None, True, False):
         raise ValueError(
             "`from_logits` must be True, False or None, which infers it. "
@@ -197,7 +194,7 @@ def _check_threshold(predictions):
 def _class_names(classes, data, model):
     names = getattr(data, "class_names", None) if classes is None else classes
     if names is None:
-        names = getattr(getattr(model, "encoder", None), "classes", None)
+        names = getattr(model, "class_names", None)
     return None if names is None else check_classes(names)
 
 

@@ -1,10 +1,15 @@
-"""Metrics of predictions, by scikit-learn where it has them."""
-
-import warnings
+"""Metrics of outcomes: of all, of each class, of the sure and the unsure."""
 
 import numpy as np
 
-NUM_BINS = 15
+from finetune_keras.results.formulas import (
+    NUM_BINS,
+    bin_of,
+    statistic,
+    top_label,
+)
+from finetune_keras.results.outcomes import Outcomes
+
 LOWER_IS_BETTER = ("log_loss", "ece", "brier", "hamming_loss", "mae", "rmse")
 # What a verdict is about, and what tables of slices show first.
 MAIN_METRIC = {
@@ -15,27 +20,41 @@ MAIN_METRIC = {
 
 
 def score(predictions):
-    """Computes the scalar metrics of a `Predictions`.
+    """Dict from metric to float, `None` where the data leave it undefined."""
+    weight = predictions.sample_weight
+    weight = np.ones(len(predictions)) if weight is None else weight
+    with np.errstate(invalid="ignore"):
+        # A slice may have no weight at all.
+        found = statistic(predictions)(np.asarray(weight, "float64")[None])
+    found = {name: float(values[0]) for name, values in found.items()}
+    if _lack_areas(predictions):
+        found.update(roc_auc=None, pr_auc=None)
+    return {
+        name: None if value is None or not np.isfinite(value) else value
+        for name, value in found.items()
+    }
 
-    Returns:
-        Dict from name to float, or to `None` where the data leave the metric
-        undefined.
-    """
-    with warnings.catch_warnings():
-        # Classes that are predicted and never true are no news here.
-        warnings.filterwarnings("ignore", category=UserWarning)
-        found = _SCORES[predictions.task](predictions)
-    return {name: _defined(value) for name, value in found.items()}
+
+def _lack_areas(predictions):
+    """Whether a class has no area, and so the mean of them no meaning."""
+    if not predictions.task.has_chances:
+        return False
+    areas = predictions.areas
+    areas = areas[1:] if _is_binary(predictions) else areas
+    return any(None in pair for pair in areas)
+
+
+def _is_binary(predictions):
+    count = len(predictions.classes)
+    return predictions.task == "classification" and count == 2
 
 
 def score_each_class(predictions):
-    """Computes metrics for each class, label, or regressed value.
+    """Dict from class, label or value to its number `n` and its metrics.
 
-    Returns:
-        Dict from name to a dict with `n`, the number of examples, and the
-        metrics. Empty for a regression of one value.
+    It is empty for a regression of one value.
     """
-    if predictions.task == "regression":
+    if not predictions.task.has_chances:
         return _each_value(predictions)
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -70,10 +89,8 @@ def confusion(predictions):
 def calibration_bins(predictions, num_bins=NUM_BINS):
     """Sorts examples by the confidence of their top class.
 
-    Returns:
-        Dict of arrays: `bin` (n,) the index of the bin of each example,
-        `weight`, `confidence` and `accuracy`, (num_bins,) sums of weights and
-        weighted means.
+    A dict of arrays (num_bins,): `weight`, sums, and `confidence` and
+    `accuracy`, weighted means.
     """
     confidence, correct = top_label(predictions)
     bins = bin_of(confidence, num_bins)
@@ -85,112 +102,21 @@ def calibration_bins(predictions, num_bins=NUM_BINS):
     )
     filled = np.where(total > 0, total, 1.0)
     return {
-        "bin": bins,
         "weight": total,
         "confidence": sure / filled,
         "accuracy": right / filled,
     }
 
 
-def top_label(predictions):
-    """Confidence of the most probable class, and whether it is the true one."""
-    scores = predictions.scores
-    return scores.max(axis=1), scores.argmax(axis=1) == predictions.y_true
-
-
-def bin_of(confidence, num_bins=NUM_BINS):
-    """Index of the bin; bins are open below and closed above."""
-    edges = np.linspace(0.0, 1.0, num_bins + 1)
-    found = np.searchsorted(edges, confidence, side="left") - 1
-    return np.clip(found, 0, num_bins - 1)
-
-
-def ece(predictions):
-    """Expected calibration error of the top class.
-
-    Reference:
-        - [Guo et al., 2017](https://arxiv.org/abs/1706.04599)
-    """
-    bins = calibration_bins(predictions)
-    gaps = abs(bins["accuracy"] - bins["confidence"])
-    return float((bins["weight"] * gaps).sum() / bins["weight"].sum())
-
-
-def _classification(predictions):
-    from sklearn import metrics
-
-    y, y_pred = predictions.y_true, predictions.y_pred
-    weight = {"sample_weight": predictions.sample_weight}
-    rates = {}
-    for average in ("macro", "weighted"):
-        three = metrics.precision_recall_fscore_support(
-            y, y_pred, average=average, zero_division=0, **weight
-        )[:3]
-        names = (f"{name}_{average}" for name in ("precision", "recall", "f1"))
-        rates.update(zip(names, three, strict=True))
-    probabilities = predictions.scores
-    labels = range(len(predictions.classes))
-    binary = len(labels) == 2
-    return {
-        "accuracy": metrics.accuracy_score(y, y_pred, **weight),
-        "balanced_accuracy": metrics.balanced_accuracy_score(
-            y, y_pred, **weight
-        ),
-        **rates,
-        **_mean_areas(predictions, [1] if binary else labels),
-        "log_loss": metrics.log_loss(
-            y, probabilities, labels=list(labels), **weight
-        ),
-        "brier": _brier(predictions),
-        "ece": ece(predictions),
-    }
-
-
-def _brier(predictions):
-    squares = brier_losses(predictions)
-    return np.average(squares, weights=predictions.sample_weight)
-
-
-def brier_losses(predictions):
-    """Squared distance of each example, halved for two classes.
-
-    It is scikit-learn's `brier_score_loss`, which cannot take data that lack
-    a class.
-    """
-    squares = (predictions.scores - predictions.membership) ** 2
-    share = 0.5 if len(predictions.classes) == 2 else 1.0
-    return share * squares.sum(axis=1)
-
-
-def _mean_areas(predictions, columns):
-    pairs = [predictions.areas[i] for i in columns]
+def _each_value(predictions):
+    if len(predictions.classes) == 1:
+        return {}
+    task, weight = type(predictions.task), predictions.sample_weight
     found = {}
-    for i, name in enumerate(("roc_auc", "pr_auc")):
-        values = [pair[i] for pair in pairs]
-        found[name] = None if None in values else np.mean(values)
-    return found
-
-
-def _multi_label(predictions):
-    from sklearn import metrics
-
-    y, y_pred = predictions.y_true, predictions.y_pred
-    weight = predictions.sample_weight
-    found = {
-        "subset_accuracy": np.average(predictions.correct, weights=weight),
-        "hamming_loss": np.average((y != y_pred).mean(axis=1), weights=weight),
-    }
-    for average in ("micro", "macro"):
-        three = metrics.precision_recall_fscore_support(
-            **_table(predictions),
-            average=average,
-            sample_weight=weight,
-            zero_division=0,
-        )[:3]
-        names = (f"{name}_{average}" for name in ("precision", "recall", "f1"))
-        found.update(zip(names, three, strict=True))
-    found.update(_mean_areas(predictions, range(y.shape[1])))
-    found["log_loss"] = np.average(predictions.losses, weights=weight)
+    for i, name in enumerate(predictions.classes):
+        y, values = predictions.y_true[:, [i]], predictions.outputs[:, [i]]
+        one = Outcomes(y, values, task([name], 1), sample_weight=weight)
+        found[name] = {"n": len(one), **score(one)}
     return found
 
 
@@ -202,49 +128,3 @@ def _table(predictions):
         # One column is a binary problem to it, of which 1 is the label.
         y, y_pred, labels = y[:, 0], y_pred[:, 0], [1]
     return {"y_true": y, "y_pred": y_pred, "labels": list(labels)}
-
-
-def _regression(predictions):
-    from sklearn import metrics
-
-    y, y_pred = predictions.y_true, predictions.y_pred
-    weight = {"sample_weight": predictions.sample_weight}
-    constant = len(y) < 2 or (y == y[:1]).all(axis=0).any()
-    return {
-        "mae": metrics.mean_absolute_error(y, y_pred, **weight),
-        "rmse": metrics.root_mean_squared_error(y, y_pred, **weight),
-        "r2": None if constant else metrics.r2_score(y, y_pred, **weight),
-    }
-
-
-def _each_value(predictions):
-    if len(predictions.classes) == 1:
-        return {}
-    from finetune_keras.results.predictions import Predictions
-
-    return {
-        name: {
-            "n": len(predictions),
-            **score(
-                Predictions(
-                    predictions.y_true[:, [i]],
-                    predictions.outputs[:, [i]],
-                    "regression",
-                    [name],
-                    sample_weight=predictions.sample_weight,
-                )
-            ),
-        }
-        for i, name in enumerate(predictions.classes)
-    }
-
-
-def _defined(value):
-    return None if value is None or not np.isfinite(value) else float(value)
-
-
-_SCORES = {
-    "classification": _classification,
-    "multi_label": _multi_label,
-    "regression": _regression,
-}

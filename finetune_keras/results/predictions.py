@@ -1,131 +1,110 @@
-"""Labels and predictions of a data set, and the loss of each example."""
-
-import functools
-import hashlib
-import warnings
+"""What a bundle predicts: labels, probabilities, abstentions."""
 
 import numpy as np
 
+from finetune_keras.data.table import format_table
+from finetune_keras.results.decisions import Decisions
+
+_COLUMNS = ("label", "probability", "abstained")
+
 
 class Predictions:
-    """What a model said of each example, and what was true.
+    """Predictions in terms of classes, one for each input.
+
+    Made by `Bundle.predict`.
 
     Attributes:
-        y_true: Integer array (n,) of class ids; 0-1 array (n, labels) of a
-            multi-label task; float array (n, values) of a regression.
-        outputs: Float32 array (n, classes) of probabilities, or (n, values).
-        task: `"classification"`, `"multi_label"` or `"regression"`.
-        classes: List of strings, one for each column of `outputs`.
-        threshold: Float, list of floats or `None`, see `evaluate`.
-        sample_weight: Float array (n,) or `None`.
-        keys: Array (n,) of 64-bit digests of inputs with labels, or `None`.
+        labels: List: a class name for each input, a list of names where an
+            input has several labels, a float or a list of them for a
+            regression. `None` where the model abstains.
+        probabilities: Array of shape (inputs, classes), or `None`.
+        confidence: Array of floats in [0, 1], or `None`.
+        abstained: Array of booleans.
+        sets: List of lists of class names that remain possible, or `None`.
+        values: Array, what the model gave, logits as probabilities.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import finetune_keras as ft
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Softmax()])
+    ft.save_bundle(model, "animals.keras", classes=["cat", "dog"])
+    predictions = ft.load_bundle("animals.keras").predict(np.eye(2))
+    print(predictions.labels, predictions[0]["probabilities"])
+    ```
     """
 
-    def __init__(
-        self,
-        y_true,
-        outputs,
-        task,
-        classes,
-        threshold=None,
-        sample_weight=None,
-        keys=None,
-    ):
-        self.y_true = y_true
-        self.outputs = outputs
+    def __init__(self, outputs, task, calibration=None):
+        self.values = task.probabilities(outputs)
         self.task = task
-        self.classes = classes
-        self.threshold = threshold
-        self.sample_weight = sample_weight
-        self.keys = keys
+        self.classes = task.classes
+        self.probabilities = self.confidence = self.sets = None
+        self.abstained = np.zeros(len(self.values), bool)
+        if task.has_chances:
+            self._decide(calibration)
+        else:
+            self.labels = [task.plain(row) for row in self.values]
+
+    def _decide(self, calibration):
+        decisions = Decisions(
+            self.values, calibration, self.task.output_activation
+        )
+        self.probabilities = self.task.by_class(self.values)
+        self.confidence = decisions.confidence
+        self.abstained = decisions.abstained
+        names = self.classes
+        self.labels = [
+            None if abstained else self.task.plain(label)
+            for label, abstained in zip(
+                decisions.labels, self.abstained, strict=True
+            )
+        ]
+        if decisions.sets is not None:
+            self.sets = [[names[i] for i in found] for found in decisions.sets]
 
     def __len__(self):
-        return len(self.y_true)
+        return len(self.values)
 
-    @functools.cached_property
-    def scores(self):
-        """Outputs in float64; probabilities of classes sum to one exactly."""
-        scores = self.outputs.astype("float64")
-        if self.task == "classification":
-            scores /= scores.sum(axis=1, keepdims=True)
-        return scores
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
 
-    @functools.cached_property
-    def y_pred(self):
-        """Predicted class ids, labels or values, in the form of `y_true`."""
-        cut = 0.5 if self.threshold is None else np.array(self.threshold)
-        if self.task == "regression":
-            return self.scores
-        if self.task == "multi_label":
-            return (self.scores > cut).astype("int8")
-        if len(self.classes) == 2:
-            return (self.scores[:, 1] > cut).astype("int64")
-        return self.scores.argmax(axis=1)
-
-    @functools.cached_property
-    def losses(self):
-        """Loss of each example: cross-entropy, or the squared error."""
-        if self.task == "regression":
-            return ((self.scores - self.y_true) ** 2).mean(axis=1)
-        # The clip of scikit-learn's `log_loss`.
-        tiny = np.finfo("float64").eps
-        likely = np.clip(self.scores, tiny, 1.0 - tiny)
-        if self.task == "classification":
-            return -np.log(likely[np.arange(len(self)), self.y_true])
-        true = self.y_true == 1
-        return -np.log(np.where(true, likely, 1.0 - likely)).mean(axis=1)
-
-    @functools.cached_property
-    def membership(self):
-        """Boolean array (n, classes): which examples are of which class."""
-        if self.task == "multi_label":
-            return self.y_true == 1
-        return self.y_true[:, None] == np.arange(len(self.classes))
-
-    @functools.cached_property
-    def areas(self):
-        """ROC-AUC and average precision of each class against the rest."""
-        from sklearn.metrics import average_precision_score, roc_auc_score
-
-        found = []
-        for true, scores in zip(self.membership.T, self.scores.T, strict=True):
-            if true.all() or not true.any():
-                found.append((None, None))
-                continue
-            # Weights of zero may leave a class out after all: NaN.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                pair = [
-                    float(area(true, scores, sample_weight=self.sample_weight))
-                    for area in (roc_auc_score, average_precision_score)
-                ]
-            found.append((None, None) if np.isnan(pair).any() else tuple(pair))
+    def __getitem__(self, index):
+        """Returns one prediction as a dict."""
+        found = {"label": self.labels[index]}
+        if self.probabilities is not None:
+            row = self.probabilities[index]
+            found["probability"] = float(row.max())
+            found["confidence"] = float(self.confidence[index])
+            found["abstained"] = bool(self.abstained[index])
+            named = zip(self.classes, row.tolist(), strict=True)
+            found["probabilities"] = dict(named)
+        if self.sets is not None:
+            found["set"] = self.sets[index]
         return found
 
-    @property
-    def correct(self):
-        """Boolean array: the whole prediction of the example is right."""
-        same = self.y_pred == self.y_true
-        return same if same.ndim == 1 else same.all(axis=1)
-
-    @property
-    def label_digest(self):
-        """Hexadecimal digest of the labels in their order."""
-        found = hashlib.sha256(repr((self.task, self.y_true.shape)).encode())
-        found.update(self.y_true.astype("<f8").tobytes())
-        return found.hexdigest()[:16]
-
-    def take(self, rows):
-        """The same for some of the examples, by index or mask."""
-        parts = [
-            None if part is None else part[rows]
-            for part in (self.sample_weight, self.keys)
+    def __str__(self):
+        rows = [
+            [i, *(_cell(found.get(name)) for name in _COLUMNS)]
+            for i, found in enumerate(self)
         ]
-        return Predictions(
-            self.y_true[rows],
-            self.outputs[rows],
-            self.task,
-            self.classes,
-            self.threshold,
-            *parts,
-        )
+        return format_table(["input", *_COLUMNS], rows)
+
+    __repr__ = __str__
+
+    def to_frame(self):
+        """Returns a `pandas.DataFrame`: label, abstention, a column a class."""
+        import pandas
+
+        columns = {"label": self.labels, "abstained": self.abstained}
+        if self.probabilities is not None:
+            named = zip(self.classes, self.probabilities.T, strict=True)
+            columns.update(named)
+        return pandas.DataFrame(columns)
+
+
+def _cell(value):
+    if value is None:
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -107,7 +107,7 @@ def _describe_model(model):
 def _describe_data(data):
     return {
         "fingerprint": data.fingerprint,
-        "task": data.task,
+        "task": str(data.task),
         "classes": data.classes,
         "sizes": data.sizes,
         "counts": data.counts,

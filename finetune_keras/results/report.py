@@ -63,7 +63,7 @@ class Report:
 
     def __init__(self, predictions, results, worst):
         self.predictions = predictions
-        self.task = predictions.task
+        self.task = str(predictions.task)
         self.classes = list(predictions.classes)
         self.metrics = results["metrics"]
         self.intervals = results["intervals"]
@@ -234,32 +234,14 @@ class Report:
 
 
 def _worst_entry(predictions, loss, index, x):
-    classes, scores = predictions.classes, predictions.scores[index]
+    task, scores = predictions.task, predictions.scores[index]
     true, chosen = predictions.y_true[index], predictions.y_pred[index]
-    probability = None
-    if predictions.task == "classification":
-        probability = float(scores[chosen])
-        true, chosen = classes[true], classes[chosen]
-    elif predictions.task == "multi_label":
-        named = np.flatnonzero((true == 1) | (chosen == 1))
-        probability = {classes[i]: float(scores[i]) for i in named}
-        true, chosen = (
-            [classes[i] for i in np.flatnonzero(part)]
-            for part in (true, chosen)
-        )
-    else:
-        true, chosen = (
-            [float(value) for value in part]
-            if len(part) > 1
-            else float(part[0])
-            for part in (true, chosen)
-        )
     return {
         "index": int(index),
         "loss": loss,
-        "true": true,
-        "predicted": chosen,
-        "probability": probability,
+        "true": task.plain(true),
+        "predicted": task.plain(chosen),
+        "probability": task.chance(scores, true, chosen),
         "input": x,
     }
 

@@ -27,8 +27,9 @@ from finetune_keras.data.facts import (
     one_of,
     reading,
 )
+from finetune_keras.data.task import Task
 from finetune_keras.results import views
-from finetune_keras.results.predictions import Predictions
+from finetune_keras.results.outcomes import Outcomes
 
 FORMAT = "finetune_keras report 1"
 _ARRAYS = ("y_true", "outputs", "sample_weight", "keys")
@@ -46,7 +47,7 @@ _WORST = object_of(
 _PACKED = maybe(object_of(dtype=TEXT, shape=list_of(COUNT), data=TEXT))
 _FACTS = {
     "model": TEXT,
-    "task": one_of("classification", "multi_label", "regression"),
+    "task": one_of(*Task.judged()),
     "classes": list_of(TEXT),
     "examples": COUNT,
     "label_digest": TEXT,
@@ -66,7 +67,7 @@ _FACTS = {
 
 
 def pack_arrays(predictions):
-    """Returns the arrays of `Predictions` as JSON has them."""
+    """Returns the arrays of `Outcomes` as JSON has them."""
     return {name: _pack(getattr(predictions, name)) for name in _ARRAYS}
 
 
@@ -77,7 +78,7 @@ def read_report(source):
         source: String or `pathlib.Path` of the file, or the JSON text.
 
     Returns:
-        `(record, predictions, inputs)`: a dict of plain data, `Predictions`,
+        `(record, predictions, inputs)`: a dict of plain data, `Outcomes`,
         and the list of the worst inputs.
 
     Raises:
@@ -92,9 +93,9 @@ def read_report(source):
         arrays = record["arrays"]
         size = sum(map(_size, filter(None, arrays.values())))
         check_expansion(size, len(text), name)
-        predictions = Predictions(
-            task=record["task"],
-            classes=record["classes"],
+        classes = record["classes"]
+        predictions = Outcomes(
+            task=Task.named(record["task"], classes, len(classes)),
             threshold=record["threshold"],
             **{key: _unpack(arrays[key]) for key in _ARRAYS},
         )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from finetune_keras.results.metrics import bin_of
+from finetune_keras.results.formulas import bin_of
 
 # Float32 probabilities end here; further down there are no logits to scale.
 _SMALLEST = 1e-7

@@ -6,7 +6,7 @@ import io
 import keras
 import numpy as np
 
-from finetune_keras.results.interpretation import as_text
+from finetune_keras.data.labels import as_text
 
 MOST_CHARACTERS = 1000
 _SIZE = 160

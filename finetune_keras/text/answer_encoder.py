@@ -6,11 +6,23 @@ import warnings
 import keras
 import numpy as np
 
+from finetune_keras.data.task import Task
 from finetune_keras.models.text_encoder import TextEncoder, check_texts
 
 _LONGEST_ANSWER = 30
 # Chinese characters stand alone, as the tokenisers have them.
 _PIECE = re.compile(r"[^\W\u4e00-\u9fff]+|[\u4e00-\u9fff]|[^\w\s]")
+
+
+class Spans(Task):
+    """Where an answer starts and ends in a text."""
+
+    name, activation = "answers", "softmax"
+    is_judged = False
+
+    def compile_arguments(self, one_hot=False):
+        loss = "sparse_categorical_crossentropy"
+        return {"loss": loss, "metrics": ["accuracy"]}
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
@@ -24,7 +36,6 @@ class AnswerEncoder(TextEncoder):
             a third of `sequence_length`.
     """
 
-    task = "answers"
     sample = (["a question"], ["a sample text"])
 
     def __init__(self, tokenizer, sequence_length=128, stride=None):
@@ -37,6 +48,7 @@ class AnswerEncoder(TextEncoder):
                 f"{sequence_length}"
             )
         self.stride = sequence_length // 3 if stride is None else stride
+        self.task = Spans()
 
     def count(self, x):
         return len(_pairs(x)[0])
@@ -82,12 +94,6 @@ class AnswerEncoder(TextEncoder):
                 contexts, best, none, strict=True
             )
         ]
-
-    def compile_arguments(self):
-        return {
-            "loss": "sparse_categorical_crossentropy",
-            "metrics": ["accuracy"],
-        }
 
     def get_config(self):
         config = super().get_config()

@@ -4,7 +4,14 @@ import keras
 import numpy as np
 
 from finetune_keras.models.text_encoder import TextEncoder
-from finetune_keras.text.tag_encoder import weighted_loss
+from finetune_keras.text.tag_encoder import TokenTask
+
+
+class MaskedWords(TokenTask):
+    """The words that were masked; a text is its own label."""
+
+    name, activation = "masked_words", "softmax"
+    is_bundled = has_labels = False
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
@@ -18,8 +25,6 @@ class MaskEncoder(TextEncoder):
             `0.15`.
     """
 
-    task = "masked_words"
-    labels_are_sequences = True
     is_random = True
 
     def __init__(self, tokenizer, sequence_length=128, mask_rate=0.15):
@@ -35,6 +40,7 @@ class MaskEncoder(TextEncoder):
                 f"Received: tokenizer={type(tokenizer).__name__}"
             )
         self.mask_rate = mask_rate
+        self.task = MaskedWords()
 
     def prepare(self, x, y=None, sample_weight=None):
         arrays, lengths = self.encode(x)
@@ -64,9 +70,6 @@ class MaskEncoder(TextEncoder):
         masked = tokens.copy()
         masked[places] = np.where(draws < 0.9, new, tokens[places])
         return masked
-
-    def compile_arguments(self):
-        return weighted_loss()
 
     def get_config(self):
         config = super().get_config()

@@ -6,11 +6,31 @@ import keras
 import numpy as np
 
 from finetune_keras.data.labels import check_classes
+from finetune_keras.data.task import Task
 from finetune_keras.models.text_encoder import (
     TextEncoder,
     as_text,
     check_texts,
 )
+
+
+class TokenTask(Task):
+    """A task of sequences in which some tokens count, by their weights."""
+
+    is_judged = False
+    are_sequences = True
+
+    def compile_arguments(self, one_hot=False):
+        loss = keras.losses.SparseCategoricalCrossentropy(
+            reduction="mean_with_sample_weight"
+        )
+        return {"loss": loss, "weighted_metrics": ["accuracy"]}
+
+
+class Tags(TokenTask):
+    """A tag for each word."""
+
+    name, activation = "tags", "softmax"
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
@@ -26,9 +46,7 @@ class TagEncoder(TextEncoder):
         classes: List of strings, the tags.
     """
 
-    task = "tags"
     sample = [["a", "sample", "text"]]
-    labels_are_sequences = True
 
     def __init__(self, tokenizer, sequence_length=128, classes=()):
         classes = check_classes(classes, "tags") if len(classes) else []
@@ -38,6 +56,7 @@ class TagEncoder(TextEncoder):
                 "`tags` must be a list of at least two different names. "
                 f"Received: tags={list(classes)!r}"
             )
+        self.task = Tags(self.classes, len(classes))
 
     def count(self, x):
         # A tuple of sentences is no pair.
@@ -75,9 +94,6 @@ class TagEncoder(TextEncoder):
             named = [self.classes[best[start]] for start in starts]
             tags.append(named + [default] * (len(words) - len(named)))
         return tags
-
-    def compile_arguments(self):
-        return weighted_loss()
 
     def _rows(self, sentences):
         """Lists the ids of each sentence, and where each word begins."""
@@ -129,11 +145,3 @@ def _sentences(x, told=False):
             stacklevel=2,
         )
     return sentences
-
-
-def weighted_loss():
-    """Arguments of `compile` for sequences in which some tokens count."""
-    loss = keras.losses.SparseCategoricalCrossentropy(
-        reduction="mean_with_sample_weight"
-    )
-    return {"loss": loss, "weighted_metrics": ["accuracy"]}

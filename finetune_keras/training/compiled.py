@@ -2,6 +2,9 @@
 
 import keras
 
+from finetune_keras.data.outputs import activation_of
+from finetune_keras.data.task import Task
+from finetune_keras.data.task_kinds import Classification, Regression
 from finetune_keras.engine.fit_state import compile_arguments
 from finetune_keras.engine.layerwise import Layerwise
 from finetune_keras.training.optimizers import (
@@ -9,27 +12,17 @@ from finetune_keras.training.optimizers import (
     layerwise_optimizer,
 )
 
-_LOSSES = {"sigmoid": "binary_crossentropy", "linear": "mean_squared_error"}
-_METRICS = {"sigmoid": ["binary_accuracy"], "linear": ["mean_absolute_error"]}
-
 
 def ensure_compiled(model, plan, labels_rank):
     """Compiles a model for a plan where the user has not.
 
-    The loss follows from the activation of the output and the form of the
-    labels. A layer-wise optimizer takes the place of a plain one where a phase
-    decays its rates by depth.
-
-    Args:
-        model: A `keras.Model`.
-        plan: A `Plan`.
-        labels_rank: Integer, rank of a batch of labels, or `None`.
+    The loss follows from the task and the form of the labels, whose rank may
+    be `None`. A layer-wise optimizer takes the place of a plain one where a
+    phase decays its rates by depth.
     """
     decays = any(phase.layerwise_lr_decay is not None for phase in plan)
     if getattr(model, "optimizer", None) is None:
-        encoder = getattr(model, "encoder", None)
-        arguments = encoder and encoder.compile_arguments()
-        arguments = arguments or _loss_and_metrics(model, labels_rank)
+        arguments = _loss_and_metrics(model, labels_rank)
         optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.0)
         optimizer = layerwise_optimizer(optimizer, model) if decays else "adam"
         model.compile(optimizer, **arguments)
@@ -67,23 +60,16 @@ def check_schedule(plan, optimizer):
 
 
 def _loss_and_metrics(model, labels_rank):
-    layer = model.layers[-1]
-    name = getattr(getattr(layer, "activation", None), "__name__", None)
-    if len(model.outputs) != 1 or name not in (*_LOSSES, "softmax"):
+    task, activation = Task.of(model), activation_of(model)
+    if task is None and activation != "linear":
         raise ValueError(
             "The loss cannot be told from the output of the model. Call "
             "`model.compile(optimizer, loss, metrics=...)` first. Received: "
-            f"model={model.name!r} with last layer {layer.name!r}"
+            f"model={model.name!r} that ends in {activation!r}"
         )
     shape = model.outputs[0].shape
-    is_row = labels_rank == len(shape) - 1 and shape[-1] not in (None, 1)
-    if name == "linear" and is_row:
+    if task is None:
+        is_row = labels_rank == len(shape) - 1 and shape[-1] not in (None, 1)
         # Numbers of classes, for the scores of each.
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        return {"loss": loss, "metrics": ["accuracy"]}
-    if name == "softmax":
-        one_hot = labels_rank == len(shape)
-        sparse = "" if one_hot else "sparse_"
-        loss = f"{sparse}categorical_crossentropy"
-        return {"loss": loss, "metrics": ["accuracy"]}
-    return {"loss": _LOSSES[name], "metrics": _METRICS[name]}
+        task = Classification(logits=True) if is_row else Regression()
+    return task.compile_arguments(one_hot=labels_rank == len(shape))

@@ -3,14 +3,11 @@
 import keras
 import numpy as np
 
-from finetune_keras.data.label_checks import check_class_ids, one_column
+from finetune_keras.data.labels import check_class_ids, one_column
+from finetune_keras.data.outputs import activation_of
+from finetune_keras.data.task import Task
 from finetune_keras.engine import graph
 from finetune_keras.models.layer_groups import layer_groups
-from finetune_keras.models.outputs import (
-    activation_of,
-    ends_in_logits,
-    task_of,
-)
 from finetune_keras.models.outside_graph import own_methods
 
 
@@ -80,9 +77,9 @@ def _check_graph(model):
 
 def _check_task(model, optional):
     """Raises where a head does not tell one class among several apart."""
-    task = task_of(model)
+    task = Task.of(model)
     fits = task == "classification" or (task is None and not optional)
-    softmax = activation_of(model) == "softmax" or ends_in_logits(model)
+    softmax = activation_of(model) == "softmax" or (task and task.logits)
     if not fits or (optional and not softmax):
         raise ValueError(
             "Only a head that tells one class among several apart can be "

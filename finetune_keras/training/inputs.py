@@ -8,7 +8,8 @@ import keras
 import numpy as np
 
 from finetune_keras.data.buckets import Buckets
-from finetune_keras.data.label_checks import as_numbers, check_targets
+from finetune_keras.data.label_checks import check_targets
+from finetune_keras.data.labels import as_numbers
 from finetune_keras.models.outside_graph import (
     prepares_inputs,
     texts_as_arrays,

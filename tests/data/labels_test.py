@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from finetune_keras.data.labels import encode, split_labels
+from finetune_keras.data.labels import split_labels
+from finetune_keras.data.task_kinds import encode
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ from finetune_keras.data.labels import encode, split_labels
 )  # fmt: skip
 def test_the_task_is_found(labels, task, classes, y):
     targets = encode(labels)
-    assert (targets.task, targets.classes) == (task, classes)
+    assert (targets.task, targets.task.classes) == (task, classes)
     np.testing.assert_array_equal(targets.y, np.array(y, targets.y.dtype))
     kind = {"classification": "int32"}.get(task, "float32")
     assert targets.y.dtype == kind
@@ -35,16 +36,17 @@ def test_the_task_can_be_said():
     with pytest.raises(ValueError, match="classes or amounts"):
         encode(many)
     assert encode(many, "regression").y.dtype == np.float32
-    assert len(encode(many, "classification").classes) == 30
+    assert len(encode(many, "classification").task.classes) == 30
     one_hot = np.eye(3)[[2, 0, 1]]
     assert encode(one_hot, "classification").y.tolist() == [2, 0, 1]
-    assert encode([1.0, 2.0], "classification").classes == ["1.0", "2.0"]
+    assert encode([1.0, 2.0], "classification").task.classes == ["1.0", "2.0"]
 
 
 def test_names_of_classes():
-    assert encode([0, 1, 0], classes=["cat", "dog"]).classes == ["cat", "dog"]
+    names = ["cat", "dog"]
+    assert encode([0, 1, 0], classes=names).task.classes == names
     ordered = encode(["b", "a"], classes=["b", "a", "never"])
-    assert ordered.y.tolist() == [0, 1] and len(ordered.classes) == 3
+    assert ordered.y.tolist() == [0, 1] and len(ordered.task.classes) == 3
     with pytest.raises(ValueError, match="labels 0 to 1"):
         encode([0, 2], classes=["cat", "dog"])
     with pytest.raises(ValueError, match="does not name: ..c"):

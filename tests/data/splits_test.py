@@ -3,13 +3,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune_keras.data.labels import Targets
 from finetune_keras.data.splits import (
     find_duplicates,
     merge_units,
     split_examples,
     straddling,
 )
+from finetune_keras.data.task import Task
 
 FRACTIONS = {"validation": 0.15, "test": 0.15}
 
@@ -20,10 +20,8 @@ def split(y, units=None, given=None, fractions=FRACTIONS, seed=0, task=None):
     units = np.arange(count) if units is None else np.asarray(units)
     given = ["train"] * count if given is None else given
     task = task or "classification"
-    classes = None if task == "regression" else ["?"]
-    return split_examples(
-        Targets(task, classes, y), units, given, fractions, seed
-    )
+    strata = Task.named(task).strata(y)
+    return split_examples(strata, units, given, fractions, seed)
 
 
 def shares(y, parts, value):

@@ -6,8 +6,9 @@ import warnings
 import numpy as np
 import pytest
 
-from finetune_keras.results import bootstrap, metrics
-from finetune_keras.results.predictions import Predictions
+from finetune_keras.data.task import Task
+from finetune_keras.results import bootstrap, formulas, metrics
+from finetune_keras.results.outcomes import Outcomes
 
 
 def make(task, size, count, weighted=False, seed=0):
@@ -26,7 +27,7 @@ def make(task, size, count, weighted=False, seed=0):
         y = rng.normal(5, 2, (size, count))
         p = y + rng.normal(size=(size, count))
     p = p.astype("float32")
-    return Predictions(y, p, task, names, sample_weight=weight)
+    return Outcomes(y, p, Task.named(task, names), sample_weight=weight)
 
 
 def one_by_one(predictions, samples, seed):
@@ -118,9 +119,8 @@ def test_intervals_cover_the_truth():
         y = rng.integers(2, size=60)
         right = rng.random(60) < 0.8
         scores = np.where(right, y, 1 - y)[:, None] == np.arange(2)
-        p = Predictions(
-            y, scores.astype("float32"), "classification", ["a", "b"]
-        )
+        task = Task.named("classification", ["a", "b"])
+        p = Outcomes(y, scores.astype("float32"), task)
         low, high = bootstrap.intervals(p, 200, seed)["accuracy"]
         inside += low <= 0.8 <= high
     assert 0.89 <= inside / 200 <= 0.99
@@ -135,7 +135,7 @@ def test_a_thousand_resamples_of_two_thousand_take_seconds():
 
 
 def test_too_much_work_for_areas_leaves_them_out(monkeypatch):
-    monkeypatch.setattr(bootstrap, "_MOST_AREA_STEPS", 100)
+    monkeypatch.setattr(formulas, "_MOST_AREA_STEPS", 100)
     found = bootstrap.intervals(make("multi_label", 40, 3), 20, seed=0)
     assert found["roc_auc"] is None and found["pr_auc"] is None
     assert found["f1_micro"] is not None

@@ -199,7 +199,7 @@ def test_bad_options(options, match):
 def test_bad_models_and_labels():
     model, x, y = too_sure(50)
     logits = keras.Model(model.inputs, keras.layers.Dense(4)(model.inputs[0]))
-    with pytest.raises(ValueError, match="ends in a softmax"):
+    with pytest.raises(ValueError, match="ends in no softmax"):
         calibrate(logits, (x, y))
     with pytest.raises(ValueError, match="go from 1 to 4"):
         calibrate(model, (x, y + 1))

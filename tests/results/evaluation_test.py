@@ -281,7 +281,7 @@ def no_labels():
         (lambda: tf_dataset(X, Y), "has single examples"),
         (lambda: tf_dataset(X, Y).take(0).batch(8), "is empty"),
         (lambda: tf_dataset(X, Y).batch(8).repeat(), "never ends"),
-        (lambda: (X, Y + 1), "whole numbers from 0 to 2"),
+        (lambda: (X, Y + 1), "go from 1 to 3"),
         (lambda: (X, np.eye(4)[Y]), "do not fit the outputs"),
         (lambda: (X, Y, -WEIGHT), "none of them negative"),
         (lambda: (X, Y, WEIGHT[:, None] * [1, 1]), "none of them negative"),

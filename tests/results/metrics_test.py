@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from finetune_keras.data.task import Task
 from finetune_keras.results import metrics
-from finetune_keras.results.predictions import Predictions
+from finetune_keras.results.formulas import bin_of
+from finetune_keras.results.outcomes import Outcomes
 
 
 def probabilities(rng, size, count):
@@ -21,7 +23,8 @@ def classification(size=150, count=4, weighted=False):
     y[: 2 * count] = np.arange(2 * count) % count
     weight = rng.uniform(0.1, 3, size) if weighted else None
     names = [f"c{i}" for i in range(count)]
-    return Predictions(y, p, "classification", names, sample_weight=weight)
+    task = Task.named("classification", names)
+    return Outcomes(y, p, task, sample_weight=weight)
 
 
 def multi_label(size=120, count=5, weighted=False):
@@ -30,7 +33,8 @@ def multi_label(size=120, count=5, weighted=False):
     y = (rng.random((size, count)) < 0.3 + 0.4 * p).astype("int8")
     weight = rng.uniform(0.1, 3, size) if weighted else None
     names = [f"c{i}" for i in range(count)]
-    return Predictions(y, p, "multi_label", names, sample_weight=weight)
+    task = Task.named("multi_label", names)
+    return Outcomes(y, p, task, sample_weight=weight)
 
 
 def regression(size=100, count=2, weighted=False):
@@ -39,7 +43,8 @@ def regression(size=100, count=2, weighted=False):
     p = (y + rng.normal(0.2, 1, (size, count))).astype("float32")
     weight = rng.uniform(0.1, 3, size) if weighted else None
     names = [f"c{i}" for i in range(count)]
-    return Predictions(y, p, "regression", names, sample_weight=weight)
+    task = Task.named("regression", names)
+    return Outcomes(y, p, task, sample_weight=weight)
 
 
 def rates(y, y_pred, average, w):
@@ -196,14 +201,13 @@ def test_calibration_error_by_hand():
     # right; bin (14/15, 1]: 0.95 wrong and 1.0 right.
     sure = np.array([0.62, 0.65, 0.9, 0.95, 1.0])
     right = np.array([1, 0, 1, 0, 1])
-    p = Predictions(
+    p = Outcomes(
         1 - right,
         np.stack([sure, 1 - sure], 1).astype("float32"),
-        "classification",
-        ["a", "b"],
+        Task.named("classification", ["a", "b"]),
     )
     by_hand = (abs(1 - 1.27) + abs(1 - 0.9) + abs(1 - 1.95)) / 5
-    assert metrics.ece(p) == pytest.approx(by_hand, rel=1e-6)
+    assert metrics.score(p)["ece"] == pytest.approx(by_hand, rel=1e-6)
     bins = metrics.calibration_bins(p)
     assert bins["weight"].tolist() == [0] * 9 + [2, 0, 0, 0, 1, 2]
     assert bins["accuracy"][9] == 0.5
@@ -211,12 +215,13 @@ def test_calibration_error_by_hand():
 
 def test_bins_are_open_below_and_closed_above():
     edges = np.array([0.0, 0.2, np.nextafter(0.2, 1), 1 / 3, 1.0])
-    assert metrics.bin_of(edges).tolist() == [0, 2, 3, 4, 14]
+    assert bin_of(edges).tolist() == [0, 2, 3, 4, 14]
 
 
 def test_a_perfect_and_sure_model():
     y = np.arange(6) % 3
-    p = Predictions(y, np.eye(3, dtype="float32")[y], "classification", "abc")
+    task = Task.named("classification", ["a", "b", "c"])
+    p = Outcomes(y, np.eye(3, dtype="float32")[y], task)
     found = metrics.score(p)
     for name in ("accuracy", "f1_macro", "roc_auc", "pr_auc"):
         assert found[name] == 1.0

@@ -139,7 +139,7 @@ def test_tags_are_learnt_saved_and_scored(backbone, tmp_path):
 def test_padding_weighs_nothing(backbone):
     model = ft.token_classifier(backbone, ["O", "B-p", "B-l"], dropout=0.0)
     randomize(model)
-    model.compile("sgd", **model.encoder.compile_arguments())
+    model.compile("sgd", **model.task.compile_arguments())
     data = SENTENCES, TAGS
     loss, _ = model.evaluate(*data, batch_size=24, verbose=0)
     x = model.arrays(SENTENCES)

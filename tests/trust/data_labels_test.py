@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
-from finetune_keras.data.label_checks import one_column
+from finetune_keras.data.labels import one_column
 from finetune_keras.text.tag_encoder import TagEncoder
 from finetune_keras.training.inputs import Inputs
 

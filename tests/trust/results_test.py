@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
-from finetune_keras.models.outputs import (
+from finetune_keras.data.outputs import (
     activation_of,
     ends_in_logits,
+    kind_of,
     loss_name,
-    task_of,
 )
-from finetune_keras.results.answers import Answers
+from finetune_keras.data.task import Task
+from finetune_keras.results.predictions import Predictions
 from finetune_keras.testing import randomize
 
 layers, losses = keras.layers, keras.losses
@@ -67,7 +68,7 @@ def test_logits_are_shown_as_probabilities_in_a_bundle(case, tmp_path):
     answers = bundle_of(model, tmp_path, names).predict(X)
     shown = answers.probabilities[:, -units:]
     np.testing.assert_allclose(shown, p, atol=1e-6)
-    expected = Answers(p, names, task_of(model))
+    expected = Predictions(p, Task.named(kind_of(model), names, units))
     assert answers.labels == expected.labels
     assert len({str(label) for label in answers.labels}) > 1
 
@@ -78,7 +79,7 @@ def test_every_form_of_a_loss_tells_logits(case):
     model = dense(units, loss=loss)
     assert ends_in_logits(model)
     told = "multi_label" if case == "labels" else "classification"
-    assert task_of(model) == told
+    assert kind_of(model) == told
     ends = with_activation(model, activation)
     ends.compile("sgd", loss)
     assert ends_in_logits(ends) is False
@@ -113,7 +114,7 @@ def test_a_hub_classifier_shows_probabilities(tmp_path, small_bert):
     np.testing.assert_allclose(answers.probabilities, expected, atol=1e-5)
     assert ends_in_logits(bundle.model)
     loaded = keras.models.load_model(tmp_path / "m.keras", compile=False)
-    assert ends_in_logits(loaded) and task_of(loaded) == "classification"
+    assert ends_in_logits(loaded) and kind_of(loaded) == "classification"
 
 
 def test_logits_without_a_loss_must_be_told_before_saving(tmp_path):
@@ -125,6 +126,9 @@ def test_logits_without_a_loss_must_be_told_before_saving(tmp_path):
     with pytest.raises(ValueError, match="from_logits=True"):
         trained = dense(3, loss="sparse_categorical_crossentropy")
         bundle_of(trained, tmp_path, ["a", "b", "c"])
+    with pytest.raises(ValueError, match="from_logits=True"):
+        # Values, or scores of classes that have no names?
+        bundle_of(dense(3), tmp_path)
     answers = bundle_of(dense(3, loss="mse"), tmp_path).predict(X)
     assert answers.probabilities is None
 
@@ -147,10 +151,10 @@ def test_what_outputs_mean_is_told_by_activation_and_loss():
         loss = loss() if isinstance(loss, type) else loss
         assert loss_name(loss) == "binary_crossentropy"
     model = dense(3, loss=losses.MeanSquaredError(name="mine"))
-    assert task_of(model) == "regression" and ends_in_logits(model) is None
+    assert kind_of(model) == "regression" and ends_in_logits(model) is None
     part = functools.partial(losses.binary_crossentropy, from_logits=True)
     model = dense(3, loss=part)
-    assert task_of(model) == "multi_label" and ends_in_logits(model)
+    assert kind_of(model) == "multi_label" and ends_in_logits(model)
     for wrapped in (
         layers.Activation("linear", dtype="float32")(model.output),
         keras.Sequential([keras.Input((3,)), layers.Identity()])(model.output),

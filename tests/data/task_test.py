@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 from keras import layers, losses
 
-from finetune_keras.results.interpretation import Interpretation
+from finetune_keras.data.task import Task, as_columns
+
+
+def read(model, labels, outputs, classes=None, task=None, from_logits=None):
+    """The task that a model and a batch tell."""
+    labels, outputs = np.asarray(labels), as_columns(outputs)
+    return Task.of_batch(model, labels, outputs, task, classes, from_logits)
 
 
 def model_of(units, activation=None, loss=None, outer=None):
@@ -101,9 +107,9 @@ VALUES = np.array([1.5, -2.0])
     ],
 )
 def test_task_and_logits(model, labels, outputs, task, logits):
-    found = Interpretation(model, labels, outputs)
-    assert (found.task, found.from_logits) == (task, logits)
-    found.labels(labels), found.outputs(outputs)
+    found = read(model, labels, outputs)
+    assert (found, found.logits) == (task, logits)
+    found.labels(labels), found.scores(outputs)
 
 
 def test_the_activation_of_a_layer_may_be_a_string():
@@ -111,67 +117,67 @@ def test_the_activation_of_a_layer_may_be_a_string():
     last.activation = "sigmoid"
     model = keras.Sequential([keras.Input((3,)), last])
     # By the values alone these would be logits of one class among several.
-    found = Interpretation(model, ONE_HOT, MANY)
-    assert (found.task, found.from_logits) == ("multi_label", False)
+    found = read(model, ONE_HOT, MANY)
+    assert (found, found.logits) == ("multi_label", False)
 
 
 def test_the_word_of_the_user_wins():
-    found = Interpretation(
+    found = read(
         model_of(3, "softmax"), MULTI_HOT, MANY, task="multi_label"
     )
-    assert found.task == "multi_label"
-    found = Interpretation(object(), BINARY, ONE, from_logits=True)
+    assert found == "multi_label"
+    found = read(object(), BINARY, ONE, from_logits=True)
     np.testing.assert_allclose(
-        found.outputs(ONE)[:, 1], 1 / (1 + np.exp(-ONE[:, 0])), rtol=1e-6
+        found.scores(ONE)[:, 1], 1 / (1 + np.exp(-ONE[:, 0])), rtol=1e-6
     )
 
 
 def test_logits_become_probabilities():
-    found = Interpretation(object(), IDS, LOGITS3).outputs(1e3 * LOGITS3)
+    found = read(object(), IDS, LOGITS3).scores(1e3 * LOGITS3)
     np.testing.assert_allclose(found, [[1, 0, 0], [0, 1, 0]], atol=1e-6)
-    found = Interpretation(object(), IDS, LOGITS3).outputs(LOGITS3)
+    found = read(object(), IDS, LOGITS3).scores(LOGITS3)
     powers = np.exp(LOGITS3)
     np.testing.assert_allclose(
         found, powers / powers.sum(1, keepdims=True), rtol=1e-6
     )
     far = np.array([[-800.0, 800.0, 0.0]], "float32")
-    found = Interpretation(object(), MULTI_HOT, LOGITS3).outputs(far)
+    found = read(object(), MULTI_HOT, LOGITS3).scores(far)
     np.testing.assert_allclose(found, [[0, 1, 0.5]], atol=1e-6)
 
 
 def test_one_sigmoid_is_two_classes():
-    found = Interpretation(model_of(1, "sigmoid"), BINARY, ONE)
+    found = read(model_of(1, "sigmoid"), BINARY, ONE)
     assert found.classes == ["0", "1"]
     np.testing.assert_allclose(
-        found.outputs(ONE), [[0.8, 0.2], [0.1, 0.9]], rtol=1e-6
+        found.scores(ONE), [[0.8, 0.2], [0.1, 0.9]], rtol=1e-6
     )
 
 
 def test_labels_in_any_form_become_ids():
     for labels in (IDS, IDS[:, None], IDS.astype("float32"), ONE_HOT):
-        found = Interpretation(object(), labels, P3).labels(labels)
+        found = read(object(), labels, P3).labels(labels)
         np.testing.assert_array_equal(found, IDS)
     names = ["cat", "dog", "fox"]
     for labels in (["fox", "dog"], [b"fox", b"dog"], [["fox"], ["dog"]]):
-        found = Interpretation(object(), labels, P3, names).labels(labels)
+        found = read(object(), labels, P3, names).labels(labels)
         np.testing.assert_array_equal(found, IDS)
-    found = Interpretation(object(), np.array([False, True]), ONE)
+    found = read(object(), np.array([False, True]), ONE)
     assert found.labels(np.array([True, False])).tolist() == [1, 0]
 
 
 def test_half_precision():
     rounded = np.full((2, 300), 1 / 300, "float16")
-    found = Interpretation(object(), IDS, rounded)
-    assert not found.from_logits
-    assert found.outputs(rounded).dtype == np.float32
+    found = read(object(), IDS, rounded)
+    assert not found.logits
+    assert found.scores(rounded).dtype == np.float32
 
 
 @pytest.mark.parametrize(
     "arguments, labels, outputs, message",
     [
-        ({}, [0, 3], P3, "whole numbers from 0 to 2"),
-        ({}, [0, -1], P3, "whole numbers from 0 to 2"),
-        ({}, [0.5, 1.0], P3, "whole numbers from 0 to 2"),
+        ({}, [0, 3], P3, "go from 0 to 3"),
+        ({}, [0, -1], P3, "go from -1 to 0"),
+        ({}, [0.5, 1.0], P3, "whole numbers"),
         ({}, np.eye(4)[:2], P3, "do not fit the outputs"),
         ({"task": "classification"}, MULTI_HOT, P3, "exactly one 1"),
         ({"task": "classification"}, 0.9 * ONE_HOT, P3, "all 0 or 1"),
@@ -181,8 +187,8 @@ def test_half_precision():
         ({"task": "regression"}, [1.0, 1.0], P3, "do not fit"),
         ({"classes": ["a", "b"]}, IDS, P3, "3 different names"),
         ({"classes": ["a", "a", "b"]}, IDS, P3, "3 different names"),
-        ({"classes": ["a", "b", "c"]}, ["a", "x"], P3, "labels \\['x'\\]"),
-        ({}, ["a", "b"], P3, "Pass `classes`"),
+        ({"classes": ["a", "b", "c"]}, ["a", "x"], P3, r"name: \['x'\]"),
+        ({}, ["a", "b"], P3, "among `classes`"),
         ({}, np.ones((2, 4, 4)), P3, "one row for each example"),
         ({}, IDS, np.ones((2, 4, 3)), "one output of shape"),
         ({}, IDS, [P3, P3], "Received: outputs of list"),
@@ -194,13 +200,13 @@ def test_half_precision():
 def test_what_does_not_fit(arguments, labels, outputs, message):
     model = model_of(1, "sigmoid") if np.shape(outputs) == (2, 1) else object()
     with pytest.raises(ValueError, match=message) as caught:
-        found = Interpretation(model, labels, outputs, **arguments)
+        found = read(model, labels, outputs, **arguments)
         found.labels(labels)
-        found.outputs(outputs)
+        found.scores(outputs)
     assert "Received: " in str(caught.value)
 
 
 def test_a_later_batch_that_contradicts_the_first():
-    found = Interpretation(object(), BINARY, ONE)
+    found = read(object(), BINARY, ONE)
     with pytest.raises(ValueError, match="pass `from_logits=True`"):
-        found.outputs(LOGIT1)
+        found.scores(LOGIT1)

@@ -1,4 +1,4 @@
-"""What the outputs of a model mean, as far as the model itself tells it."""
+"""What the end of a model and its loss tell of what it predicts."""
 
 import functools
 import re
@@ -34,12 +34,8 @@ _REGRESSION_LOSSES = (
 def activation_of(model):
     """Name of the last activation, such as `"softmax"` or `"linear"`.
 
-    Args:
-        model: A `keras.Model`.
-
-    Returns:
-        String, the name of the last layer where that has no activation, or
-        `None` where the model has no graph or several outputs.
+    It is the name of the last layer where that has no activation, and `None`
+    where the model has no graph or several outputs.
     """
     outputs = getattr(model, "outputs", None)
     if not outputs or len(outputs) != 1:
@@ -63,7 +59,13 @@ def _activation_name(operation):
     if not isinstance(activation, str):
         kind = type(activation).__name__
         activation = getattr(activation, "__name__", kind)
-    return _snake_case(activation)
+    return snake_case(activation)
+
+
+def columns_of(model):
+    """How many outputs an input has, or `None` where no graph tells it."""
+    outputs = getattr(model, "outputs", None)
+    return outputs[0].shape[-1] if outputs and outputs[0].shape else None
 
 
 def loss_of(model):
@@ -77,13 +79,9 @@ def loss_of(model):
 
 
 def loss_name(loss):
-    """Name of a loss, the same for a string, an alias, a function, an object.
+    """Name of a loss, such as `"binary_crossentropy"`, empty for `None`.
 
-    Args:
-        loss: What `loss_of` found.
-
-    Returns:
-        String such as `"binary_crossentropy"`, empty for `None`.
+    It is the same for a string, an alias, a function, an object.
     """
     if loss is None:
         return ""
@@ -92,22 +90,13 @@ def loss_name(loss):
     if isinstance(loss, functools.partial):
         loss = loss.func
     name = getattr(loss, "__name__", None)
-    return _snake_case(name or type(loss).__name__)
+    return snake_case(name or type(loss).__name__)
 
 
-def task_of(model):
-    """The task that a model is made for, by its loss and its last activation.
-
-    Args:
-        model: A `keras.Model`.
-
-    Returns:
-        `"classification"`, `"multi_label"`, `"regression"`, or `None` where
-        neither tells it.
-    """
+def kind_of(model):
+    """Name of the task that a model is made for, or `None`: nothing tells."""
     loss, activation = loss_name(loss_of(model)), activation_of(model)
-    outputs = getattr(model, "outputs", None)
-    several = bool(outputs) and outputs[0].shape[-1] != 1
+    several = columns_of(model) not in (None, 1)
     if "crossentropy" in loss:
         by_label = "binary" in loss and activation != "softmax"
         return "multi_label" if by_label and several else "classification"
@@ -121,23 +110,20 @@ def task_of(model):
 
 
 def ends_in_logits(model):
-    """Tells whether the outputs of a classifier are logits.
+    """Whether the outputs of a classifier are logits.
 
-    Every room that reads outputs as probabilities asks this.
-
-    Args:
-        model: A `keras.Model`.
-
-    Returns:
-        Boolean, or `None` where the model does not tell: it ends in neither
-        softmax nor sigmoid, and no loss of it says `from_logits=True`.
+    `None` where the model does not tell: it ends in neither softmax nor
+    sigmoid, and no loss of it says `from_logits=True`.
     """
-    if activation_of(model) in ("softmax", "sigmoid"):
+    activation = activation_of(model)
+    if activation in ("softmax", "sigmoid"):
         return False
     loss = loss_of(model)
     told = getattr(loss, "keywords", None) or {}
     if getattr(loss, "from_logits", False) or told.get("from_logits"):
         return True
+    if "crossentropy" in loss_name(loss) and activation not in (None, "linear"):
+        return False
     return True if _is_hub_classifier(model) else None
 
 
@@ -149,5 +135,5 @@ def _is_hub_classifier(model):
     return any(isinstance(model, kind) for kind in kinds)
 
 
-def _snake_case(name):
+def snake_case(name):
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

@@ -1,0 +1,346 @@
+"""What is predicted: what labels and outputs mean."""
+
+import numpy as np
+
+from finetune_keras.data.labels import few, ids_of_names, one_column
+from finetune_keras.data.outputs import (
+    activation_of,
+    columns_of,
+    ends_in_logits,
+    kind_of,
+    loss_name,
+    loss_of,
+)
+
+
+class Task:
+    """What a model predicts, and what its labels and outputs mean.
+
+    It is decided where data or a head are made, or told by a model
+    (`Task.of`), and asked wherever labels or outputs are read. Each kind is
+    one subclass. A task equals its name: `data.task == "classification"`.
+
+    Args:
+        classes: List of strings in the order of the outputs, or `None`.
+        outputs: Integer, outputs for an input, or `None` if not known.
+        logits: Boolean, whether outputs are logits; `None` if nothing tells.
+    """
+
+    name = None
+    # Of a new head, with its fewest outputs.
+    activation, fewest = None, 1
+    # Whether each input has one prediction, which `evaluate` can judge, and
+    # whether a bundle gives people what they ask for.
+    is_judged = is_bundled = True
+    # Whether inputs come with labels, and whether these are as long as the
+    # inputs, and are cut with them.
+    has_labels, are_sequences = True, False
+
+    def __init__(self, classes=None, outputs=None, logits=False):
+        self.classes = classes
+        self.outputs = outputs
+        self.logits = logits
+
+    def __str__(self):
+        return self.name
+
+    def __repr__(self):
+        return repr(self.name)
+
+    def __eq__(self, other):
+        if isinstance(other, str):
+            return self.name == other
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self):
+        return hash(self.name)
+
+    def get_config(self):
+        """Plain data that `Task.from_config` makes a task of."""
+        return {"kind": self.name, **vars(self)}
+
+    @staticmethod
+    def from_config(config):
+        config = dict(config)
+        return Task.kinds()[config.pop("kind")](**config)
+
+    @staticmethod
+    def kinds():
+        """Dict from names to the kinds of tasks."""
+        found, left = {}, [Task]
+        while left:
+            kind = left.pop(0)
+            left += kind.__subclasses__()
+            if kind.name is not None:
+                found[kind.name] = kind
+        return found
+
+    @staticmethod
+    def judged():
+        """Those of `kinds` that evaluation can judge."""
+        return {k: v for k, v in Task.kinds().items() if v.is_judged}
+
+    @staticmethod
+    def named(name, *args, **kwargs):
+        """A task that evaluation can judge, by the name that people give."""
+        kinds = Task.judged()
+        if name not in kinds:
+            raise ValueError(
+                f"`task` must be one of {list(kinds)}. Two classes are "
+                f'"classification". Received: task={name!r}'
+            )
+        return kinds[name](*args, **kwargs)
+
+    @property
+    def output_activation(self):
+        """What its outputs end in, or should where they are logits."""
+        return self.activation
+
+    # === What a model tells ===
+
+    @staticmethod
+    def of(model, told=None, classes=None):
+        """The task of a model.
+
+        That which is kept with the model, or else `told`, a task or its name;
+        or what its loss and its last activation say. Where classes are named
+        it is no regression.
+
+        Returns:
+            A `Task`, or `None` where nothing tells it.
+        """
+        kept = getattr(model, "task", None)
+        if isinstance(kept, Task):
+            return kept
+        name = told or kind_of(model)
+        columns = columns_of(model)
+        if classes is None:
+            classes = getattr(model, "class_names", None)
+        if classes is not None and name in (None, "regression"):
+            several = activation_of(model) == "sigmoid" and columns != 1
+            name = "multi_label" if several else "classification"
+        if name is None:
+            return None
+        task = Task.kinds()[str(name)](classes, columns)
+        task.logits = task.has_chances and ends_in_logits(model)
+        return task
+
+    @staticmethod
+    def of_batch(model, labels, outputs, name=None, classes=None, logits=None):
+        """The task of a model, where it tells none that of a batch.
+
+        Args:
+            model: A `keras.Model`, or whatever predicts.
+            labels: Array of labels.
+            outputs: Array of outputs, a row an example.
+            name: String, or `None` to infer it.
+            classes: List of strings, or `None`.
+            logits: Boolean, or `None` to infer it.
+        """
+        columns = outputs.shape[1]
+        labels = as_ids(labels, classes)
+        name = name or _infer(model, labels, outputs, logits)
+        task = Task.named(name, classes, columns)
+        if logits is None and task.has_chances:
+            logits = ends_in_logits(model)
+            logits = not task.are_scores(outputs) if logits is None else logits
+        task.logits = bool(logits)
+        task.classes = task.names()
+        return task
+
+    # === Labels ===
+
+    def names(self):
+        """Names of the classes, numbers where they have none."""
+        count = self.count
+        names = self.classes or [str(i) for i in range(count)]
+        if len(names) != count or len(set(names)) != count:
+            raise ValueError(
+                f"`classes` must hold {count} different names, one for each "
+                f"of the {self.outputs} outputs of the model (two for a single "
+                f"sigmoid unit). Received: classes={names[:5]}"
+            )
+        return names
+
+    @property
+    def count(self):
+        """How many classes, labels or values there are."""
+        return self.outputs
+
+    def labels(self, labels, name="data"):
+        """Labels of a batch, as they are judged; raises where they do not fit.
+
+        Integers are the places of classes, strings their names.
+        """
+        labels = as_ids(labels, self.classes, name)
+        labels = labels.reshape(len(labels), -1)
+        if labels.shape[1] != self.outputs:
+            self._refuse_shape(labels)
+        return labels
+
+    def _refuse_shape(self, labels):
+        raise ValueError(
+            "The labels do not fit the outputs of the model for "
+            f"{self.name}. The model has {self.outputs} outputs an example. "
+            f"Received: labels of shape {labels.shape}"
+        )
+
+    def counts(self, y):
+        """Dict from each class to its examples, empty where there are none."""
+        return {}
+
+    def _named(self, counts):
+        return {c: int(n) for c, n in zip(self.classes, counts, strict=True)}
+
+    def class_weight(self, y, balanced):
+        """Dict from class id to weight, or `None`."""
+        return None
+
+    # === Outputs ===
+
+    # Whether outputs are probabilities, or logits of them.
+    has_chances = True
+
+    def probabilities(self, outputs):
+        """Probabilities, or values, of a batch of outputs, unchecked."""
+        outputs = as_columns(outputs).astype("float64")
+        return self.softened(outputs) if self.logits else outputs
+
+    def scores(self, outputs):
+        """Probabilities of all classes, or values, checked, in float32."""
+        outputs = as_columns(outputs).astype("float64")
+        if not np.isfinite(outputs).all():
+            bad = int(np.count_nonzero(~np.isfinite(outputs).all(axis=1)))
+            raise ValueError(
+                "The model predicts NaN or infinity. Look at its weights and "
+                f"at these inputs. Received: {bad} such of {len(outputs)} "
+                "examples in one batch"
+            )
+        outputs = self.softened(outputs) if self.logits else outputs
+        if not self.are_scores(outputs):
+            _refuse_probabilities(outputs)
+        return self.by_class(outputs).astype("float32")
+
+    def softened(self, logits):
+        """Probabilities of logits."""
+        return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(logits, "float64")))
+
+    def exact(self, scores):
+        """Scores without what rounding left."""
+        return scores
+
+    def are_scores(self, outputs):
+        """Tells whether outputs can be probabilities, or values."""
+        return in_unit_interval(outputs)
+
+    def by_class(self, probabilities):
+        """One column for each class."""
+        return np.clip(probabilities, 0.0, 1.0)
+
+
+def as_ids(labels, classes, name="data"):
+    """Labels of a batch as an array of numbers, names as their places."""
+    labels = np.asarray(labels)
+    labels = one_column(labels) if labels.ndim == 2 else labels
+    if labels.ndim not in (1, 2):
+        raise ValueError(
+            "Labels must be one number or one row for each example, of "
+            "shape (batch,) or (batch, classes), and come in batches: "
+            "`dataset.batch(32)`. "
+            f"Received: labels of shape {labels.shape}"
+        )
+    if labels.dtype.kind in "OSU":
+        return ids_of_names(labels, classes, name)
+    return labels.astype("int64") if labels.dtype.kind == "b" else labels
+
+
+def as_columns(outputs, verb="evaluate"):
+    """Outputs of shape (batch,) or (batch, columns) as columns."""
+    check_shape(outputs, verb)
+    # Half precision of TensorFlow and JAX is no dtype of NumPy's own.
+    outputs = np.asarray(outputs).astype("float32")
+    return outputs.reshape(len(outputs), -1)
+
+
+def check_shape(outputs, verb):
+    """Raises where outputs are not one prediction for each input."""
+    shape = getattr(outputs, "shape", None)
+    if shape is not None and len(shape) in (1, 2):
+        return
+    if shape is None:
+        found = type(outputs).__name__
+        how = (
+            "Of several outputs make a model of the one that you want: "
+            "`keras.Model(model.inputs, model.outputs[0])`; lists of tags are "
+            "for `ft.entity_scores`, and answers for `ft.answer_scores`."
+        )
+    else:
+        found = f"shape {tuple(shape)}"
+        how = (
+            "Predictions for each pixel or each step are judged by Keras: "
+            "`model.evaluate`, with metrics such as `keras.metrics.MeanIoU`. "
+            "Where one prediction is meant pool or flatten it first."
+        )
+    raise ValueError(
+        f"`{verb}` takes a model with one output of shape (batch,) or (batch, "
+        f"classes). {how} Received: outputs of {found}"
+    )
+
+
+def _infer(model, labels, outputs, from_logits):
+    """Name of the task that a model and its first batch tell together."""
+    binary = bool(np.isin(labels, (0, 1)).all())
+    several = labels.ndim == 2 and outputs.shape[1] > 1
+    by_label = "multi_label" if several else "classification"
+    told = kind_of(model)
+    if "crossentropy" not in loss_name(loss_of(model)):
+        if activation_of(model) == "sigmoid":
+            regression = told if told == "regression" else None
+            told = by_label if binary else regression
+    if told:
+        return by_label if told == "multi_label" else told
+    if several:
+        one_hot = binary and (labels.sum(axis=1) == 1).all()
+        many = "multi_label" if binary else "regression"
+        return "classification" if one_hot else many
+    if outputs.shape[1] > 1 or from_logits:
+        return "classification"
+    if not binary:
+        return "regression"
+    if in_unit_interval(outputs):
+        return "classification"
+    raise ValueError(
+        "The labels are 0 and 1, and the only output of the model is no "
+        "probability: is it a logit, or a regression? Pass "
+        '`from_logits=True` or `task="regression"`, or compile the model '
+        "with its loss. Received: outputs from "
+        f"{outputs.min():.4g} to {outputs.max():.4g}"
+    )
+
+
+def in_unit_interval(outputs):
+    return outputs.min() >= -1e-6 and outputs.max() <= 1.0 + 1e-6
+
+
+def refuse_unclear(model):
+    """Raises: nothing tells whether the outputs are probabilities."""
+    raise ValueError(
+        "The outputs of the model may be anything: it ends in no softmax or "
+        "sigmoid, and no loss of it says that they are logits. Compile it with "
+        "its loss, such as `keras.losses.SparseCategoricalCrossentropy("
+        "from_logits=True)`, or add `keras.layers.Softmax()`, of single labels "
+        '`keras.layers.Activation("sigmoid")`, as the last layer. Received: '
+        f"model={model.name!r} that ends in {activation_of(model)!r}, with "
+        f"loss {loss_name(loss_of(model))!r}"
+    )
+
+
+def _refuse_probabilities(outputs):
+    raise ValueError(
+        "The outputs of the model are no probabilities: they must lie in "
+        "[0, 1], and those of one class among several must sum to one. If "
+        "they are logits pass `from_logits=True`; if each output is a label "
+        'of its own, `task="multi_label"`. Received: outputs from '
+        f"{outputs.min():.4g} to {outputs.max():.4g}, with sums "
+        f"{few(outputs.sum(axis=1))}"
+    )
