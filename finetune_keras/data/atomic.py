@@ -13,17 +13,8 @@ def replacing(path):
     It lies beside the other under a name that nobody can foresee, so that
     nothing which is there already is written through: a symbolic link at
     `path` is replaced, and what it leads to stays as it is. Where the writing
-    fails or the process is killed, the old file is as it was.
-
-    Args:
-        path: String or `pathlib.Path` of the file to write.
-
-    Yields:
-        A binary file. What writes by name takes its `name`, which ends as
-        `path` does.
-
-    Raises:
-        OSError: If the folder cannot be written to.
+    fails or the process is killed, the old file is as it was. What writes by
+    name takes the `name` of the binary file, which ends as `path` does.
     """
     path = pathlib.Path(path)
     # Cut, since the name of a file has a limit.
@@ -43,9 +34,7 @@ def replacing(path):
 def write_text(path, text):
     """Writes a text file whole, or leaves the old one.
 
-    Args:
-        path: String or `pathlib.Path`.
-        text: String. What UTF-8 cannot hold is replaced.
+    What UTF-8 cannot hold is replaced.
     """
     with replacing(path) as file:
         file.write(text.encode("utf-8", "replace"))
@@ -54,14 +43,7 @@ def write_text(path, text):
 def open_lock(path):
     """Opens a file that is only there to be locked, and keeps what it holds.
 
-    Args:
-        path: String or `pathlib.Path`.
-
-    Returns:
-        A binary file.
-
-    Raises:
-        ValueError: If it is a symbolic link, which could lead anywhere.
+    A symbolic link, which could lead anywhere, is a `ValueError`.
     """
     if os.path.islink(path):
         raise ValueError(

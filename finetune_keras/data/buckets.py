@@ -39,18 +39,8 @@ class Buckets:
     ):
         """Sorts padded sequences into buckets.
 
-        Args:
-            x: Array or structure of arrays of shape (examples, longest, ...).
-            lengths: Integer array, how much of each is no padding.
-            labels: Tuple of further arrays: labels, sample weights. Defaults
-                to `()`.
-            batch_size: Integer. Defaults to `32`.
-            renew: See `Buckets`. Defaults to `None`.
-            cut_labels: Boolean, whether labels are sequences as `x` is, and
-                cut with it. Defaults to `False`.
-
-        Returns:
-            `Buckets`.
+        `lengths` tells how much of each is no padding; `labels` are further
+        arrays, labels and sample weights, which `cut_labels` cuts as `x`.
         """
         longest = int(max(lengths))
         limits = [n for n in LENGTHS if n < longest] + [longest]
@@ -92,15 +82,8 @@ class Buckets:
         """Makes a `tf.data.Dataset`; each pass over it is an epoch.
 
         It ends after `len(self)` batches: of one without an end, Keras takes
-        more where `steps_per_execution` does not divide the epoch.
-
-        Args:
-            shuffle: Boolean, whether the order changes with each epoch. It
-                hangs on the state of NumPy's random generator at this call.
-                Defaults to `False`.
-
-        Returns:
-            A `tf.data.Dataset` of `len(self)` batches.
+        more where `steps_per_execution` does not divide the epoch. An order
+        that changes hangs on the state of NumPy's random generator now.
         """
         import tensorflow as tf
 
@@ -144,11 +127,7 @@ class Buckets:
     def restore(self, outputs):
         """Puts what was computed of each part back into the old order.
 
-        Args:
-            outputs: List of arrays, one for each part.
-
-        Returns:
-            Array; sequences are padded with zeros to the longest.
+        Sequences are padded with zeros to the longest.
         """
         rows = np.concatenate(self.rows)
         shape = np.max([array.shape for array in outputs], axis=0)

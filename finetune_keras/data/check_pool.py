@@ -19,14 +19,7 @@ def check_all(paths, progress):
     """Checks files here and in a process for each further core.
 
     Threads would wait for each other: half of the work on a small photo holds
-    the interpreter.
-
-    Args:
-        paths: List of strings.
-        progress: Function that gets the number of files done so far.
-
-    Returns:
-        List of results of `check_image`, in the order of `paths`.
+    the interpreter. `progress` gets the number of files done so far.
     """
     results = [None] * len(paths)
     starts = iter(range(0, len(paths), _CHUNK))

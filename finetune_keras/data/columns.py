@@ -21,13 +21,9 @@ _EXACT = 2**53
 
 
 def read_numbers(column):
-    """Reads a column as integers or floats where every value is one.
+    """Numbers of a column of strings where every value is one, else objects.
 
-    Args:
-        column: Sequence of strings; empty ones are missing.
-
-    Returns:
-        Array of integers or floats, or of objects: the strings.
+    Empty strings are missing.
     """
     texts = np.array(column, object)
     given = [v for v in column if v.strip()]
@@ -44,14 +40,10 @@ def read_numbers(column):
 
 
 def odd_among_numbers(column):
-    """Finds what keeps a column of numbers from being one.
+    """Finds what keeps a column of strings from being numbers.
 
-    Args:
-        column: Sequence of strings.
-
-    Returns:
-        List of places of the values that are no numbers, where at least half
-        of the values are, or are written as such elsewhere; else empty.
+    The places of the values that are none, where at least half of the values
+    are, or are written as such elsewhere; else an empty list.
     """
     if not all(isinstance(value, str) for value in column):
         return []

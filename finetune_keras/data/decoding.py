@@ -13,18 +13,10 @@ _MARKS = (
 
 
 def read_text(path, encoding=None):
-    """Reads a text file.
+    """Reads a text file, with the ends of its lines as they are.
 
-    Args:
-        path: String or path.
-        encoding: String, such as `"cp1252"`. Defaults to `None`: what the mark
-            at the start of the file says, or UTF-8.
-
-    Returns:
-        String, with the ends of lines as they are.
-
-    Raises:
-        ValueError: If the file is of another encoding; it names the line.
+    Without an `encoding` it is what the mark at the start of the file says, or
+    UTF-8. Where it is of another, a `ValueError` names the line.
     """
     with open(path, "rb") as file:
         data = file.read()

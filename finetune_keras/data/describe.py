@@ -9,15 +9,7 @@ _MOST_LINES = 20
 
 
 def describe(data, examples):
-    """Text of `print(data)`.
-
-    Args:
-        data: `DataSplits`.
-        examples: `Examples` that it is made from.
-
-    Returns:
-        String of several lines.
-    """
+    """Text of `print(data)`, of `DataSplits` and the `Examples` in it."""
     lines = [_title(data, examples), *_table(data)]
     if examples.sizes:
         sides = zip(*examples.sizes, strict=True)

@@ -26,13 +26,8 @@ class Epochs:
     def dataset(self, draw, shape):
         """Makes a `tf.data.Dataset` that is drawn anew for each pass.
 
-        Args:
-            draw: Function of the number of the pass that returns an array of
-                integers. It must not hang on anything that changes.
-            shape: List of integers, the shape of that array.
-
-        Returns:
-            A `tf.data.Dataset` of its rows.
+        `draw` makes an array of integers of the number of the pass, and must
+        not hang on anything that changes; its rows are the dataset.
         """
         import tensorflow as tf
 

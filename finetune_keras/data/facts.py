@@ -43,12 +43,7 @@ def one_of(*values):
 
 
 def list_of(kind, size=None):
-    """The kind of lists whose items are of a kind.
-
-    Args:
-        kind: A `Kind`.
-        size: Integer, how many items. Defaults to `None`, any number.
-    """
+    """The kind of lists of one kind, of any size or of a given one."""
     count = "" if size is None else f"{size} times "
     return Kind(
         f"a list of {count}{kind.words}",
@@ -87,13 +82,7 @@ class DamagedFile(ValueError):
 def check_facts(facts, expected, path):
     """Raises where facts from a file lack something or have another kind.
 
-    Args:
-        facts: What was read.
-        expected: Dict from names to `Kind`s. Other names are let pass.
-        path: String or `pathlib.Path` of the file.
-
-    Raises:
-        ValueError: With the file, what is wrong, and what can be done.
+    Names that are not among those expected are let pass.
     """
     if not isinstance(facts, dict):
         raise damaged(path, f"it holds {_shown(facts)} in place of facts")
@@ -109,13 +98,7 @@ def check_facts(facts, expected, path):
 def check_expansion(size, packed, path):
     """Raises where a small file would fill the memory once it is unpacked.
 
-    Args:
-        size: Integer, bytes of what it holds.
-        packed: Integer, bytes of the file.
-        path: String or `pathlib.Path` of the file.
-
-    Raises:
-        ValueError: If it would grow more than a hundredfold, beyond 64 MiB.
+    That is where it would grow more than a hundredfold, beyond 64 MiB.
     """
     if size > 2**26 + 100 * packed:
         raise damaged(
@@ -127,14 +110,7 @@ def check_expansion(size, packed, path):
 
 @contextlib.contextmanager
 def reading(path):
-    """Turns what Python raises for a broken file into one clear error.
-
-    Args:
-        path: String or `pathlib.Path` of the file.
-
-    Raises:
-        ValueError: With the file, what is wrong, and what can be done.
-    """
+    """Turns what Python raises for a broken file into one clear error."""
     try:
         yield
     except DamagedFile:
@@ -146,15 +122,7 @@ def reading(path):
 
 
 def damaged(path, reason):
-    """Makes the error of a file that cannot be used.
-
-    Args:
-        path: String or `pathlib.Path` of the file.
-        reason: String, what is wrong with it.
-
-    Returns:
-        A `DamagedFile`.
-    """
+    """Makes the error of a file that cannot be used."""
     return DamagedFile(
         f"The file is damaged or was not written by finetune_keras: {reason}. "
         "Write it anew, or get it once more from where it comes from. "
@@ -168,18 +136,7 @@ def _shown(value):
 
 
 def read_json(path, expected):
-    """Reads a JSON file of facts.
-
-    Args:
-        path: String or `pathlib.Path`.
-        expected: Dict from names to `Kind`s.
-
-    Returns:
-        Dict.
-
-    Raises:
-        ValueError: With the file, what is wrong, and what can be done.
-    """
+    """Reads a JSON file of facts, which must be of the expected kinds."""
     with reading(path):
         facts = json.loads(pathlib.Path(path).read_text("utf-8"))
     check_facts(facts, expected, path)

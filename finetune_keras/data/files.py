@@ -24,14 +24,8 @@ class FileCheck(typing.NamedTuple):
 def check_images(folder, files, verbose=1):
     """Decodes every image that has changed since the last check.
 
-    Args:
-        folder: String, the folder that the names are relative to.
-        files: List of `(name, size, mtime)`, as `list_folder` finds them.
-        verbose: 0 or 1. `1` shows a progress bar where files are decoded.
-            Defaults to `1`.
-
-    Returns:
-        List of `FileCheck`, in the order of `files`.
+    `files` are `(name, size, mtime)`, as `list_folder` finds them; the
+    `FileCheck`s come in their order.
     """
     manifest = Manifest(folder)
     known = [manifest.find(*file) for file in files]

@@ -18,18 +18,8 @@ def take_lock(path):
     """Locks a file for as long as it is open, or the process lives.
 
     Where the file system keeps no locks, as some network drives do not, it
-    warns, and goes on without.
-
-    Args:
-        path: String or `pathlib.Path`; the file is made where it is not
-            there.
-
-    Returns:
-        The open file. Close it to let go.
-
-    Raises:
-        BlockingIOError: If another process, or this one, holds the lock.
-        ValueError: If a symbolic link stands there.
+    warns, and goes on without. A lock that another process or this one holds
+    is a `BlockingIOError`.
     """
     file = open_lock(path)
     try:

@@ -132,14 +132,8 @@ def from_frame(
 def read_table(frame, names, options, source):
     """Reads the `Examples` of a table.
 
-    Args:
-        frame: See `from_frame`.
-        names: Tuple `(features, label, group_by)`, as for `from_frame`.
-        options: Dict, the options of `from_frame`, complete.
-        source: String, what to call the table.
-
-    Returns:
-        `Examples`.
+    `names` are `(features, label, group_by)`, as for `from_frame`; `options`
+    all its options, and `source` what to call the table.
     """
     inputs, labels = column_names(names[0]), column_names(names[1])
     groups = names[2]

@@ -30,14 +30,7 @@ _MORE_THAN_ONE = ("GIF", "TIFF", "WEBP", "PNG")
 
 
 def check_image(path):
-    """Decodes one image.
-
-    Args:
-        path: String.
-
-    Returns:
-        Tuple `(digest, width, height, problem, note)`.
-    """
+    """Decodes one image: `(digest, width, height, problem, note)`."""
     try:
         data = read_file(path)
     except OSError as error:
@@ -54,15 +47,8 @@ def check_image(path):
 def read_file(path):
     """Bytes of a file, with a third of the system calls of `open`.
 
-    Args:
-        path: String or path.
-
-    Returns:
-        Bytes.
-
-    Raises:
-        OSError: If it is no plain file, such as a pipe, which may wait for
-            ever, or a device, which may never end; or of more than 1 GiB.
+    What is no plain file, such as a pipe, which may wait for ever, or a
+    device, which may never end, or has more than 1 GiB, is an `OSError`.
     """
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
@@ -182,10 +168,8 @@ def orientation(image):
 def serve(lines, answer):
     """Checks lists of paths until there are no more.
 
-    Args:
-        lines: Iterable of lines of JSON: first the most pixels of an image,
-            then lists of paths.
-        answer: Function that gets a list of results for each list of paths.
+    The lines are of JSON: first the most pixels of an image, then the lists.
+    `answer` gets a list of results for each.
     """
     from PIL import Image
 

@@ -15,30 +15,17 @@ from finetune_keras.data.image_check import (
 
 
 def load_image(source, image_size, crop_to_aspect_ratio=False):
-    """Reads an image as RGB pixels of a given size.
+    """Reads an image as RGB pixels, uint8 (height, width, 3), of a given size.
 
     Training and prediction both go through this function, so that a model sees
     the same pixels in both. The orientation in the EXIF data is obeyed. Gray
     images are repeated over three channels, transparency is dropped, CMYK is
     converted, 16-bit values are scaled to 8 bits. The resize is bilinear with
-    antialiasing.
+    antialiasing; `crop_to_aspect_ratio` cuts the centre out first.
 
-    Args:
-        source: String or path of a file, or bytes of one, in JPEG, PNG, WebP,
-            TIFF, BMP, GIF or PPM; a `PIL.Image.Image`; or an array of shape
-            `(height, width)` or `(height, width, 1, 3 or 4)` with values from
-            0 to 255 (uint16: to 65535).
-        image_size: Integer, or tuple `(height, width)`, in pixels.
-        crop_to_aspect_ratio: Boolean. `True` cuts the centre of the image out
-            in the proportions of `image_size`; `False` squeezes the whole
-            image into them. Defaults to `False`.
-
-    Returns:
-        NumPy array of shape `(height, width, 3)`, uint8.
-
-    Raises:
-        ValueError: If the source holds no image, or one whose range of values
-            is not known (32-bit).
+    The source is a path or the bytes of a file, in JPEG, PNG, WebP, TIFF, BMP,
+    GIF or PPM; a `PIL.Image.Image`; or an array with values from 0 to 255
+    (uint16: to 65535).
     """
     height, width = check_image_size(image_size)
     image = to_rgb(_open(source))

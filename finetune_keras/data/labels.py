@@ -7,14 +7,10 @@ import numpy as np
 
 
 def check_classes(classes, name="classes"):
-    """Names of classes as a list of strings.
+    """Names of classes as a list of different strings, or a `ValueError`.
 
     Integers are names only where they are their own places, 0, 1, ...: others
     could be meant as places or as labels.
-
-    Raises:
-        ValueError: If it is a string or a set, if a name is no string, or
-            stands twice.
     """
     listed = isinstance(classes, (list, tuple))
     if not listed and getattr(classes, "ndim", None) != 1:

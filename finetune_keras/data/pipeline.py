@@ -85,20 +85,10 @@ def _limit():
 
 
 def make_dataset(x, y, indexes, batch_size, seed=None, class_ids=None):
-    """Makes batches of `(x, y)`.
+    """Makes float32 batches of `(x, y)` of an array or an `ImageStore`.
 
-    Args:
-        x: `ImageStore`, or array.
-        y: Array.
-        indexes: Array of integers, the examples.
-        batch_size: Integer.
-        seed: Integer, to draw a new order each epoch; `None` keeps the order.
-            Defaults to `None`.
-        class_ids: Array, aligned with `y`, to draw as often from each class.
-            Defaults to `None`.
-
-    Returns:
-        `tf.data.Dataset`; images and numbers are float32.
+    A `seed` draws a new order of the `indexes` each epoch. With `class_ids`,
+    aligned with `y`, each class is drawn as often.
     """
     import tensorflow as tf
 

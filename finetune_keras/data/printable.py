@@ -10,13 +10,7 @@ def printable(text):
     """Text without control characters, halves of pairs and changed direction.
 
     No font and no file can take them, they rearrange what stands around, or
-    a terminal obeys them.
-
-    Args:
-        text: String.
-
-    Returns:
-        String; line breaks and tabs stay.
+    a terminal obeys them. Line breaks and tabs stay.
     """
     return "".join("\ufffd" if _is_control(c) else c for c in text)
 
@@ -31,27 +25,13 @@ def _is_control(character):
 
 
 def as_file_name(name):
-    """Makes one part of the name of a file out of any name.
-
-    Args:
-        name: String.
-
-    Returns:
-        String of letters, digits, `_`, `-` and inner dots, not empty.
-    """
+    """One part of the name of a file, of any name, and not empty."""
     # Cut, since the name of a file has a limit.
     return re.sub(r"[^\w.-]", "_", name)[:40].lstrip(".") or "_"
 
 
 def as_markdown(name):
-    """Makes any name a part of a line of Markdown that stands for itself.
-
-    Args:
-        name: String.
-
-    Returns:
-        String; a span of code where it has more than words.
-    """
+    """Any name as a part of a line of Markdown that stands for itself."""
     name = " ".join(printable(name).split())
     if re.fullmatch(r"\w+([ -]\w+)*", name):
         return name

@@ -30,18 +30,10 @@ def check_fractions(validation_split, test_split):
 
 
 def split_examples(strata, units, given, fractions, seed):
-    """Finds the examples of each split.
+    """Finds the examples of each split: dict from its name to sorted indexes.
 
-    Args:
-        strata: Array, what to spread evenly: see `Task.strata`.
-        units: Array, a unit an example; a unit is never divided.
-        given: Array of split names, one an example; `"train"` is what the
-            missing splits are cut from.
-        fractions: Dict from `"validation"` and `"test"` to shares.
-        seed: Integer.
-
-    Returns:
-        Dict from the names of the splits to sorted arrays of indexes.
+    `strata` are what to spread evenly; a unit is never divided; `given` are
+    names of splits, and `"train"` what the missing ones are cut from.
     """
     given = np.asarray(given)
     parts = {name: np.flatnonzero(given == name) for name in NAMES}
@@ -65,14 +57,7 @@ def split_examples(strata, units, given, fractions, seed):
 
 
 def merge_units(*keys):
-    """Joins examples that share any key.
-
-    Args:
-        *keys: Lists with one key an example; `None` joins nothing.
-
-    Returns:
-        Array of integers, equal where examples belong together.
-    """
+    """Integers, equal where examples share any key; `None` joins nothing."""
     parents = list(range(len(keys[0])))
 
     def root(i):

@@ -7,13 +7,6 @@ def format_table(header, rows):
     """Lays out rows in columns, the first to the left, the others right.
 
     What a cell holds may come from a stranger's file: it is made printable.
-
-    Args:
-        header: List of strings.
-        rows: List of lists of values, turned into strings.
-
-    Returns:
-        String of several lines.
     """
     cells = [[_cell(value) for value in row] for row in [header, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -36,16 +36,8 @@ def encode(labels, task=None, classes=None):
 
     Strings, booleans and integers of at most 20 values make a
     classification; lists of labels, or rows of zeros and ones, a multi-label
-    task; floats a regression. Other integers are not guessed at.
-
-    Args:
-        labels: List or array, one entry an example.
-        task: Name of a task, or `None` to infer it. Defaults to `None`.
-        classes: List of strings. Names of the integers 0, 1, ...; for strings
-            their order. Defaults to the sorted labels.
-
-    Raises:
-        ValueError: If labels are missing, unknown or of no clear task.
+    task; floats a regression. Other integers are not guessed at. `classes`
+    name the integers 0, 1, ...; of strings they are the order.
     """
     kind = None if task is None else type(Task.named(task))
     labels = as_rows(labels)

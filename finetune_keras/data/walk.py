@@ -20,20 +20,11 @@ class Listing(typing.NamedTuple):
 
 
 def list_folder(folder):
-    """Lists the files and folders below a folder.
+    """Lists the files and folders below a folder: a `Listing`.
 
     Hidden files and those that file managers leave behind are left out. Links
     are followed, after the folders that are really there, and each folder is
     read once, however many links lead to it.
-
-    Args:
-        folder: String or path.
-
-    Returns:
-        `Listing`.
-
-    Raises:
-        ValueError: If the folder itself cannot be read.
     """
     root = os.fspath(folder)
     found, seen = Listing([], [], []), _around(root)

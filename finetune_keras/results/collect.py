@@ -16,19 +16,11 @@ from finetune_keras.results.outcomes import Outcomes
 
 
 def collect(model, data, settings):
-    """Predicts all of the data once.
+    """Predicts all of the data once: `(outcomes, worst)`.
 
     Labels and inputs are taken from the same batches as the predictions, so
-    that a data set that shuffles stays aligned.
-
-    Args:
-        model: A `keras.Model`.
-        data: See `evaluate`.
-        settings: Dict of the options of `evaluate`.
-
-    Returns:
-        `(predictions, worst)`: `Outcomes`, and a list of
-        `(loss, index, input)`, the highest loss first.
+    that a data set that shuffles stays aligned. `worst` is a list of
+    `(loss, index, input)`, the highest loss first.
     """
     several = getattr(model, "outputs", None) or ()
     if len(several) > 1:
@@ -73,12 +65,7 @@ def without_copies(outputs, x):
 def open_data(data, batch_size=32, steps=None, name="data"):
     """Returns an iterator over `(x, y, sample_weight)` and its length.
 
-    Args:
-        data: Whatever `evaluate` takes.
-        batch_size: Integer, batch size of arrays. Defaults to `32`.
-        steps: Integer, the most batches to read; what may never end needs it.
-            Defaults to `None`.
-        name: String, what messages call the data. Defaults to `"data"`.
+    `steps` are the most batches to read; what may never end needs it.
     """
     batches, size = _open(data, batch_size, name)
     if steps is not None:

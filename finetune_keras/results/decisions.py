@@ -47,19 +47,7 @@ class Decisions:
 
 
 def decision_thresholds(probabilities, labels, metric):
-    """Finds the threshold of each sigmoid that is best for a metric.
-
-    Args:
-        probabilities: Array of shape (examples, labels).
-        labels: Rows of 0 and 1.
-        metric: `"f1"`, `"balanced_accuracy"` or `"accuracy"`.
-
-    Returns:
-        List of floats in (0, 1).
-
-    Raises:
-        ValueError: If the model ends in a softmax, which has none.
-    """
+    """Finds the threshold of each sigmoid that is best for a metric."""
     if labels.ndim == 1:
         raise ValueError(
             "`metric` tunes the thresholds of sigmoids. A softmax gives the "
@@ -95,18 +83,7 @@ def _best_threshold(p, y, metric):
 def abstention_threshold(probabilities, labels, calibration, coverage, error):
     """Finds the confidence below which to abstain.
 
-    Args:
-        probabilities: Array of shape (examples, outputs).
-        labels: Class numbers, or rows of 0 and 1.
-        calibration: A `Calibration`, for its thresholds.
-        coverage: Float, share of inputs to decide on, or `None`.
-        error: Float, the most errors among those, or `None`.
-
-    Returns:
-        Float.
-
-    Raises:
-        ValueError: If no coverage holds the error.
+    It decides on a share `coverage`, or errs at most on a share `error`.
     """
     decisions = Decisions(probabilities, calibration)
     sure = decisions.confidence
@@ -150,16 +127,7 @@ def _upper_bound(wrong, count, doubt):
 def conformal_threshold(probabilities, labels, level):
     """Finds the probability from which on a class is in the prediction set.
 
-    Args:
-        probabilities: Array of shape (examples, classes).
-        labels: Class numbers.
-        level: Float, share of sets that are to hold the true class.
-
-    Returns:
-        Float; a set holds the classes of at least this probability.
-
-    Raises:
-        ValueError: If the model ends in sigmoids, or the examples are too few.
+    The sets are to hold the true class in a share `level` of cases.
     """
     if labels.ndim != 1:
         raise ValueError(

@@ -6,18 +6,7 @@ from finetune_keras.models.text_model import TextModel
 
 
 def sample(model, format):
-    """Makes a batch of one that a model takes.
-
-    Args:
-        model: A `keras.Model`.
-        format: String, what it is exported to.
-
-    Returns:
-        Array, or a dict of them for a model of texts.
-
-    Raises:
-        ValueError: If the format takes one input only.
-    """
+    """Makes a batch of one that a model takes."""
     if len(model.inputs) > 1 and format != "tf_saved_model":
         raise ValueError(
             "A model with several inputs is exported as a SavedModel. "

@@ -10,18 +10,9 @@ from finetune_keras.models.text_model import TextModel
 
 
 def read_inputs(inputs, model, facts):
-    """Reads raw inputs as the data of the training were read.
+    """Reads raw inputs as the data of the training were read: an array.
 
-    Args:
-        inputs: One input or a list of them, see `Bundle.predict`.
-        model: A `keras.Model` with one input.
-        facts: Dict with `image_size`, `crop_to_aspect_ratio` and `features`.
-
-    Returns:
-        Array.
-
-    Raises:
-        ValueError: If an input cannot be read.
+    `facts` hold `image_size`, `crop_to_aspect_ratio` and `features`.
     """
     if hasattr(inputs, "columns") or isinstance(inputs, dict):
         return _table(inputs, model, facts)

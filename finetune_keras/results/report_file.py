@@ -72,18 +72,7 @@ def pack_arrays(predictions):
 
 
 def read_report(source):
-    """Reads what a report has written, and checks all of it.
-
-    Args:
-        source: String or `pathlib.Path` of the file, or the JSON text.
-
-    Returns:
-        `(record, predictions, inputs)`: a dict of plain data, `Outcomes`,
-        and the list of the worst inputs.
-
-    Raises:
-        ValueError: With the file, what is wrong, and what can be done.
-    """
+    """`(record, outcomes, inputs)` of the path or text of a report."""
     is_text = isinstance(source, str) and source.lstrip().startswith("{")
     name = views.shorten(source, 80) if is_text else os.fspath(source)
     with reading(name):

@@ -9,18 +9,7 @@ _SMALLEST = 1e-7
 
 
 def scaled(probabilities, scale, bias, activation, ops):
-    """Scales the logits behind probabilities.
-
-    Args:
-        probabilities: Array of shape (examples, outputs).
-        scale: Float or list of floats, factor on the logits.
-        bias: List of floats or `None`, added to the logits.
-        activation: `"softmax"` or `"sigmoid"`.
-        ops: `keras.ops` or `numpy`.
-
-    Returns:
-        Array of probabilities of the same shape.
-    """
+    """Scales the logits behind probabilities; `ops` is `keras.ops` or NumPy."""
     logits = logits_of(probabilities, activation, ops)
     dtype = logits.dtype
     if isinstance(scale, (list, tuple)):
@@ -52,16 +41,7 @@ def log_loss(probabilities, labels):
 
 
 def fit_scaling(probabilities, labels, method, activation):
-    """Finds the scaling under which the labels are most likely.
-
-    Args:
-        probabilities: Array of shape (examples, outputs).
-        labels: Class numbers, or rows of 0 and 1.
-        method: `"temperature"` or `"vector"`.
-        activation: `"softmax"` or `"sigmoid"`.
-
-    Returns:
-        `(scale, bias)`, plain numbers, for `scaled`.
+    """`(scale, bias)`, plain numbers, under which the labels are most likely.
     """
     from scipy import optimize
 
@@ -112,13 +92,6 @@ def top_label_ece(probabilities, labels):
     """Expected calibration error, in bins as those of `evaluate`.
 
     For a softmax that of the class predicted; for sigmoids that of all labels.
-
-    Args:
-        probabilities: Array of shape (examples, outputs).
-        labels: Class numbers, or rows of 0 and 1.
-
-    Returns:
-        Float in [0, 1].
     """
     p = np.asarray(probabilities, "float64")
     if labels.ndim == 1:

@@ -86,11 +86,7 @@ def pack(value):
 
 
 def unpack(packed):
-    """An input again from `pack`, as small as it became.
-
-    Raises:
-        ValueError: If the thumbnail is none.
-    """
+    """An input again from `pack`, as small as it became."""
     if packed["image"] is None:
         return packed["text"]
     from PIL import Image

@@ -136,11 +136,8 @@ class AnswerEncoder(TextEncoder):
 class _Window:
     """A question with a part of its context.
 
-    Args:
-        question: Integer, which question.
-        first: List of ids that stand before the context.
-        tokens: List of `(id, (start, end))`, the characters of each token.
-        end: Integer, the id of the end.
+    The ids `first` stand before the context; its tokens come with their
+    characters, `(id, (start, end))`.
     """
 
     def __init__(self, question, first, tokens, end):

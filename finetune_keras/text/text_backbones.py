@@ -82,14 +82,7 @@ def text_backbone(
 
 
 def longest_text(model):
-    """Tells how many tokens a model has positions for.
-
-    Args:
-        model: A `keras.Model`.
-
-    Returns:
-        Integer, or `None` where it does not say.
-    """
+    """How many tokens a model has positions for, or `None`."""
     found = []
     for layer in [model, *all_layers(model)]:
         for name in ("max_sequence_length", "max_position_embeddings"):
