@@ -223,9 +223,7 @@ def _mostly_copies(digests):
 
 
 def _fingerprint(examples, targets):
-    total = hashlib.sha256(
-        repr((targets.task, targets.task.classes)).encode()
-    )
+    total = hashlib.sha256(repr((targets.task, targets.task.classes)).encode())
     for name, y, digest in zip(
         examples.names, targets.y, examples.digests, strict=True
     ):

@@ -41,9 +41,7 @@ def resample(several, samples, seed):
         counts = _counts(drawn)
         for p, measure, rows in zip(several, statistics, found, strict=True):
             weight = p.sample_weight
-            rows.append(
-                measure(counts if weight is None else counts * weight)
-            )
+            rows.append(measure(counts if weight is None else counts * weight))
     return [
         {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         for rows in found

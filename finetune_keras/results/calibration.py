@@ -12,7 +12,11 @@ from finetune_keras.results.decisions import (
     conformal_threshold,
     decision_thresholds,
 )
-from finetune_keras.results.scaling import fit_scaling, scaled, top_label_ece
+from finetune_keras.results.temperature import (
+    fit_scaling,
+    scaled,
+    top_label_ece,
+)
 from finetune_keras.training.data_checks import check_batched
 
 

@@ -15,19 +15,20 @@ from finetune_keras.engine import backend
 from finetune_keras.results.outcomes import Outcomes
 
 
-def collect(model, data, settings):
+def collect(model, data, told, threshold, worst, batch_size, steps, verbose):
     """Predicts all of the data once: `(outcomes, worst)`.
 
     Labels and inputs are taken from the same batches as the predictions, so
     that a data set that shuffles stays aligned. `worst` is a list of
-    `(loss, index, input)`, the highest loss first.
+    `(loss, index, input)`, the highest loss first; `told` are the task, the
+    classes and whether outputs are logits, each `None` to infer it.
     """
     several = getattr(model, "outputs", None) or ()
     if len(several) > 1:
         check_shape(several, "evaluate")
-    batches, steps = open_data(data, settings["batch_size"], settings["steps"])
-    bar = keras.utils.Progbar(steps) if settings["verbose"] else None
-    worst = _Worst(settings["worst"])
+    batches, steps = open_data(data, batch_size, steps)
+    bar = keras.utils.Progbar(steps) if verbose else None
+    worst = _Worst(worst)
     parts, task, position = [], None, 0
     for x, y, weight in batches:
         _check_batch(y)
@@ -35,9 +36,8 @@ def collect(model, data, settings):
         arrays = keras.tree.map_structure(_to_numpy, x)
         outputs = without_copies(outputs, arrays)
         if task is None:
-            told = (settings[k] for k in ("task", "classes", "from_logits"))
             task = Task.of_batch(model, y, as_columns(outputs), *told)
-        part = _read(task, arrays, (y, outputs, weight), settings)
+        part = _read(task, arrays, (y, outputs, weight), threshold)
         worst.update(part.losses, position, arrays)
         parts.append(part)
         position += len(part)
@@ -99,7 +99,7 @@ def _open(data, batch_size, name):
     )
 
 
-def _read(task, x, batch, settings):
+def _read(task, x, batch, threshold):
     y, outputs, weight = batch
     labels, outputs = task.labels(y), task.scores(outputs)
     if len(labels) != len(outputs):
@@ -111,7 +111,7 @@ def _read(task, x, batch, settings):
         labels,
         outputs,
         task,
-        settings["threshold"],
+        threshold,
         _weights(weight, len(labels)),
         _keys(x, labels),
     )

@@ -5,7 +5,7 @@ import numpy as np
 from finetune_keras.data.table import format_table
 from finetune_keras.results import bootstrap as resampling
 from finetune_keras.results.metrics import LOWER_IS_BETTER, MAIN_METRIC
-from finetune_keras.results.plain_text import interval, label, number
+from finetune_keras.results.render_text import interval, label, number
 
 # Metrics that people read in percentage points.
 _IN_POINTS = ("classification", "multi_label")

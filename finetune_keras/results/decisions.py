@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from finetune_keras.results.scaling import confidence
+from finetune_keras.results.temperature import confidence
 
 
 class Decisions:

@@ -17,7 +17,19 @@ _MOST_VALUES = 100
 
 
 def evaluate(
-    model, data, classes=None, slices=None, bootstrap=1000, seed=0, **options
+    model,
+    data,
+    classes=None,
+    slices=None,
+    bootstrap=1000,
+    seed=0,
+    task=None,
+    from_logits=None,
+    threshold=None,
+    worst=50,
+    batch_size=32,
+    steps=None,
+    verbose=1,
 ):
     """Judges a model on data that it has not seen.
 
@@ -45,20 +57,18 @@ def evaluate(
         bootstrap: Integer, number of resamples for the 95 % intervals; 0
             leaves them out. Defaults to `1000`.
         seed: Integer, of the resamples. Defaults to `0`.
-        **options:
-            - `task`: `"classification"`, `"multi_label"` or `"regression"`.
-              Defaults to `None`, which infers it.
-            - `from_logits`: Boolean. Defaults to `None`, which infers it.
-            - `threshold`: Float in [0, 1), the probability above which a
-              label, or the second of two classes, is predicted; a list gives
-              each label its own. Defaults to `None`: that of a calibrated
-              model, else 0.5.
-            - `worst`: Integer, number of examples with the highest loss whose
-              inputs are kept. Defaults to `50`.
-            - `batch_size`: Integer, batch size of arrays. Defaults to `32`.
-            - `steps`: Integer, the most batches to read; a generator, and
-              whatever else may never end, needs it. Defaults to `None`.
-            - `verbose`: 0 or 1, whether progress is shown. Defaults to `1`.
+        task: `"classification"`, `"multi_label"` or `"regression"`. Defaults
+            to `None`, which infers it.
+        from_logits: Boolean. Defaults to `None`, which infers it.
+        threshold: Float in [0, 1), the probability above which a label, or
+            the second of two classes, is predicted; a list gives each label
+            its own. Defaults to `None`: that of a calibrated model, else 0.5.
+        worst: Integer, number of examples with the highest loss whose inputs
+            are kept. Defaults to `50`.
+        batch_size: Integer, batch size of arrays. Defaults to `32`.
+        steps: Integer, the most batches to read; a generator, and whatever
+            else may never end, needs it. Defaults to `None`.
+        verbose: 0 or 1, whether progress is shown. Defaults to `1`.
 
     Returns:
         A `Report`.
@@ -88,14 +98,19 @@ def evaluate(
 
     - [Guo et al., 2017](https://arxiv.org/abs/1706.04599), calibration error
     """
-    settings = _settings(**options)
-    settings["classes"] = _class_names(classes, data, model)
-    tuned = _tuned_threshold(model) if settings["threshold"] is None else None
-    settings["threshold"] = tuned or settings["threshold"]
-    _check_counts(bootstrap=bootstrap, seed=seed, worst=settings["worst"])
+    _check_told(task, from_logits)
+    _check_counts(0, bootstrap=bootstrap, seed=seed, worst=worst)
+    _check_counts(1, batch_size=batch_size)
+    if steps is not None:
+        _check_counts(1, steps=steps)
+    tuned = _tuned_threshold(model) if threshold is None else None
     columns = _columns(slices, data)
     check_batched(data, model, "data")
-    predictions, worst = collect(model, data, settings)
+    told = task, _class_names(classes, data, model), from_logits
+    cut = tuned or threshold
+    predictions, worst = collect(
+        model, data, told, cut, worst, batch_size, steps, verbose
+    )
     _check_threshold(predictions)
     _check_lengths(columns, len(predictions))
     results = judge(predictions, bootstrap, seed)
@@ -131,15 +146,7 @@ def _measure(predictions, bootstrap, seed):
     return {"metrics": scores, "intervals": drawn}
 
 
-def _settings(
-    task=None,
-    from_logits=None,
-    threshold=None,
-    worst=50,
-    batch_size=32,
-    steps=None,
-    verbose=1,
-):
+def _check_told(task, from_logits):
     if task is not None:
         Task.named(task)
     if from_logits not in (None, True, False):
@@ -147,26 +154,14 @@ def _settings(
             "`from_logits` must be True, False or None, which infers it. "
             f"Received: from_logits={from_logits!r}"
         )
-    if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
-        raise ValueError(
-            "`batch_size` must be a positive integer. "
-            f"Received: batch_size={batch_size!r}"
-        )
-    if steps is not None and (
-        not isinstance(steps, numbers.Integral) or steps < 1
-    ):
-        raise ValueError(
-            f"`steps` must be a positive integer. Received: steps={steps!r}"
-        )
-    return locals()
 
 
-def _check_counts(**counts):
+def _check_counts(least, **counts):
     for name, value in counts.items():
-        if not isinstance(value, numbers.Integral) or value < 0:
+        if not isinstance(value, numbers.Integral) or value < least:
+            kind = "a positive integer" if least else "an integer of at least 0"
             raise ValueError(
-                f"`{name}` must be an integer of at least 0. "
-                f"Received: {name}={value!r}"
+                f"`{name}` must be {kind}. Received: {name}={value!r}"
             )
 
 

@@ -59,9 +59,7 @@ def _classification(predictions, samples):
         predictions.y_true, predictions.correct.astype("float64"), count
     )
     confidence, top = top_label(predictions)
-    bins = one_hot(
-        bin_of(confidence), confidence - top, NUM_BINS
-    )
+    bins = one_hot(bin_of(confidence), confidence - top, NUM_BINS)
     means = np.stack([predictions.losses, _brier_losses(predictions)], 1)
     columns = [1] if count == 2 else range(count)
     areas = _areas(predictions, columns, samples)
@@ -83,16 +81,12 @@ def _classification(predictions, samples):
 def _rates(right, true, chosen):
     """Accuracy and what follows from sums by class, (resamples, classes)."""
     total = true.sum(axis=1)
-    recall = _divide(right, true)
-    each = {
-        "precision": _divide(right, chosen),
-        "recall": recall,
-        "f1": _divide(2.0 * right, true + chosen),
-    }
+    each = label_rates(right, true, chosen)
     seen = (true + chosen) > 0
     found = {
         "accuracy": right.sum(axis=1) / total,
-        "balanced_accuracy": recall.sum(axis=1) / (true > 0).sum(axis=1),
+        "balanced_accuracy": each["recall"].sum(axis=1)
+        / (true > 0).sum(axis=1),
     }
     for name, values in each.items():
         # A class that is neither true nor chosen has a value of zero.
@@ -123,14 +117,14 @@ def _multi_label(predictions, samples):
         micro = [part.sum(axis=1, keepdims=True) for part in sums]
         found = {"subset_accuracy": subset, "hamming_loss": hamming}
         for average, parts in (("micro", micro), ("macro", sums)):
-            for name, values in _label_rates(*parts).items():
+            for name, values in label_rates(*parts).items():
                 found[f"{name}_{average}"] = values.mean(axis=1)
         return {**found, **areas(weights), "log_loss": log_loss}
 
     return statistic
 
 
-def _label_rates(right, true, chosen):
+def label_rates(right, true, chosen):
     return {
         "precision": _divide(right, chosen),
         "recall": _divide(right, true),

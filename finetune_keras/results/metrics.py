@@ -5,6 +5,7 @@ import numpy as np
 from finetune_keras.results.formulas import (
     NUM_BINS,
     bin_of,
+    label_rates,
     statistic,
     top_label,
 )
@@ -21,11 +22,9 @@ MAIN_METRIC = {
 
 def score(predictions):
     """Dict from metric to float, `None` where the data leave it undefined."""
-    weight = predictions.sample_weight
-    weight = np.ones(len(predictions)) if weight is None else weight
     with np.errstate(invalid="ignore"):
         # A slice may have no weight at all.
-        found = statistic(predictions)(np.asarray(weight, "float64")[None])
+        found = statistic(predictions)(_weight(predictions)[None])
     found = {name: float(values[0]) for name, values in found.items()}
     if _lack_areas(predictions):
         found.update(roc_auc=None, pr_auc=None)
@@ -56,24 +55,19 @@ def score_each_class(predictions):
     """
     if not predictions.task.has_chances:
         return _each_value(predictions)
-    from sklearn.metrics import precision_recall_fscore_support
-
-    classes = predictions.classes
-    rates = precision_recall_fscore_support(
-        **_table(predictions),
-        sample_weight=predictions.sample_weight,
-        zero_division=0,
-    )
-    areas, counts = predictions.areas, predictions.membership.sum(axis=0)
-    names = ("precision", "recall", "f1")
+    true = predictions.membership
+    chosen = predictions.task.members(predictions.y_pred)
+    weight = _weight(predictions)
+    sums = (weight @ part for part in (true & chosen, true, chosen))
+    rates, areas = label_rates(*sums), predictions.areas
     return {
         name: {
-            "n": int(counts[i]),
-            **{k: float(v[i]) for k, v in zip(names, rates, strict=False)},
+            "n": int(true[:, i].sum()),
+            **{key: float(values[i]) for key, values in rates.items()},
             "roc_auc": areas[i][0],
             "pr_auc": areas[i][1],
         }
-        for i, name in enumerate(classes)
+        for i, name in enumerate(predictions.classes)
     }
 
 
@@ -83,7 +77,10 @@ def confusion(predictions):
         return None
     from sklearn.metrics import confusion_matrix
 
-    return confusion_matrix(**_table(predictions))
+    labels = range(len(predictions.classes))
+    return confusion_matrix(
+        predictions.y_true, predictions.y_pred, labels=list(labels)
+    )
 
 
 def calibration_bins(predictions, num_bins=NUM_BINS):
@@ -93,9 +90,7 @@ def calibration_bins(predictions, num_bins=NUM_BINS):
     `accuracy`, weighted means.
     """
     confidence, correct = top_label(predictions)
-    bins = bin_of(confidence, num_bins)
-    weight = predictions.sample_weight
-    weight = np.ones(len(bins)) if weight is None else weight
+    bins, weight = bin_of(confidence, num_bins), _weight(predictions)
     total, sure, right = (
         np.bincount(bins, weight * part, minlength=num_bins)
         for part in (1.0, confidence, correct)
@@ -120,11 +115,6 @@ def _each_value(predictions):
     return found
 
 
-def _table(predictions):
-    """Labels and predictions as scikit-learn reads them, with all classes."""
-    y, y_pred = predictions.y_true, predictions.y_pred
-    labels = range(len(predictions.classes))
-    if predictions.task == "multi_label" and len(labels) == 1:
-        # One column is a binary problem to it, of which 1 is the label.
-        y, y_pred, labels = y[:, 0], y_pred[:, 0], [1]
-    return {"y_true": y, "y_pred": y_pred, "labels": list(labels)}
+def _weight(predictions):
+    weight = predictions.sample_weight
+    return np.ones(len(predictions)) if weight is None else weight

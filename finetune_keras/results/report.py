@@ -7,9 +7,9 @@ import numpy as np
 from finetune_keras.data.atomic import write_text
 from finetune_keras.data.facts import damaged
 from finetune_keras.data.printable import printable
-from finetune_keras.results import figures, views
-from finetune_keras.results.html import render
-from finetune_keras.results.plain_text import format_report
+from finetune_keras.results import previews, render_figures
+from finetune_keras.results.render_html import render_html
+from finetune_keras.results.render_text import render_text
 from finetune_keras.results.report_file import (
     FORMAT,
     pack_arrays,
@@ -81,7 +81,7 @@ class Report:
         return len(self.predictions)
 
     def __str__(self):
-        return format_report(self)
+        return render_text(self)
 
     def __repr__(self):
         found = ", ".join(
@@ -144,7 +144,7 @@ class Report:
             "format": FORMAT,
             **self.to_dict(),
             "threshold": _plain(self.predictions.threshold),
-            "inputs": [views.pack(entry["input"]) for entry in self.worst],
+            "inputs": [previews.pack(entry["input"]) for entry in self.worst],
             "arrays": pack_arrays(self.predictions),
         }
         text = json.dumps(record, allow_nan=False)
@@ -191,7 +191,7 @@ class Report:
         Raises:
             ImportError: If matplotlib is not installed.
         """
-        write_text(path, render(self))
+        write_text(path, render_html(self))
 
     def plot_confusion(self):
         """Draws the confusion matrix, each row as shares of the true class.
@@ -203,7 +203,7 @@ class Report:
             ImportError: If matplotlib is not installed.
             ValueError: If the task is not classification.
         """
-        return figures.plot_confusion(self)
+        return render_figures.plot_confusion(self)
 
     def plot_reliability(self):
         """Draws accuracy against confidence, in the 15 bins of the ECE.
@@ -215,7 +215,7 @@ class Report:
             ImportError: If matplotlib is not installed.
             ValueError: If the task is not classification.
         """
-        return figures.plot_reliability(self)
+        return render_figures.plot_reliability(self)
 
     def plot_worst(self, n=9):
         """Draws the inputs with the highest loss, with truth and prediction.
@@ -230,7 +230,7 @@ class Report:
             ImportError: If matplotlib is not installed.
             ValueError: If no inputs were kept.
         """
-        return figures.plot_worst(self, n)
+        return render_figures.plot_worst(self, n)
 
 
 def _worst_entry(predictions, loss, index, x):

@@ -28,7 +28,7 @@ from finetune_keras.data.facts import (
     reading,
 )
 from finetune_keras.data.task import Task
-from finetune_keras.results import views
+from finetune_keras.results import previews
 from finetune_keras.results.outcomes import Outcomes
 
 FORMAT = "finetune_keras report 1"
@@ -74,7 +74,7 @@ def pack_arrays(predictions):
 def read_report(source):
     """`(record, outcomes, inputs)` of the path or text of a report."""
     is_text = isinstance(source, str) and source.lstrip().startswith("{")
-    name = views.shorten(source, 80) if is_text else os.fspath(source)
+    name = previews.shorten(source, 80) if is_text else os.fspath(source)
     with reading(name):
         text = source if is_text else pathlib.Path(source).read_text("utf-8")
         record = _parse(text, name)
@@ -91,7 +91,7 @@ def read_report(source):
         wrong = _what_does_not_fit(record, predictions)
         if wrong:
             raise damaged(name, wrong)
-        inputs = [views.unpack(packed) for packed in record["inputs"]]
+        inputs = [previews.unpack(packed) for packed in record["inputs"]]
     return record, predictions, inputs
 
 
@@ -159,8 +159,10 @@ def _what_does_not_fit(record, predictions):
     threshold, confusion = record["threshold"], record["confusion"]
     if isinstance(threshold, list) and len(threshold) != width:
         return f"'threshold' has {len(threshold)} values for {width} labels"
-    if flat != (confusion is not None) or flat and (
-        [len(row) for row in confusion] != [width] * width
+    if (
+        flat != (confusion is not None)
+        or flat
+        and ([len(row) for row in confusion] != [width] * width)
     ):
         return "'confusion' is no matrix of its classes"
     if flat and record["metrics"].get("ece") is None:

@@ -8,7 +8,7 @@ from keras import layers, losses
 import finetune_keras as ft
 from finetune_keras.data.task import Task
 from finetune_keras.results.calibration import find_calibration
-from finetune_keras.results.scaling import scaled
+from finetune_keras.results.temperature import scaled
 from finetune_keras.testing import randomize
 
 rng = np.random.default_rng(0)

@@ -41,8 +41,7 @@ def log_loss(probabilities, labels):
 
 
 def fit_scaling(probabilities, labels, method, activation):
-    """`(scale, bias)`, plain numbers, under which the labels are most likely.
-    """
+    """`(scale, bias)` under which the labels are most likely; plain numbers."""
     from scipy import optimize
 
     probabilities = np.asarray(probabilities, "float64")

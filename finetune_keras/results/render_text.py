@@ -16,7 +16,7 @@ NAMES = {
 }
 
 
-def format_report(report):
+def render_text(report):
     """Lays out a `Report` as tables."""
     parts = [headline(report), _tabulate(metric_rows(report))]
     parts += [f"Note: {note}" for note in report.notes]

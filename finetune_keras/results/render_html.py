@@ -3,8 +3,8 @@
 import base64
 from html import escape
 
-from finetune_keras.results import figures, views
-from finetune_keras.results import plain_text as texts
+from finetune_keras.results import previews, render_figures
+from finetune_keras.results import render_text as texts
 
 _MOST_CLASSES = 1000
 _STYLE = """
@@ -23,7 +23,7 @@ img { max-width: 100%; } td img { min-width: 6em; }
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def render(report):
+def render_html(report):
     """Returns a `Report` as the text of an HTML page."""
     parts = [
         f"<h1>{_safe(texts.headline(report))}</h1>",
@@ -59,13 +59,14 @@ def _calibration(report):
 def _pictures(report):
     if report.task != "classification":
         return []
-    confusion, reliability = (
-        _image(figures.to_png(plot(report)), "png")
-        for plot in (figures.plot_confusion, figures.plot_reliability)
-    )
+    plots = {
+        "Confusion matrix": render_figures.plot_confusion,
+        "Reliability": render_figures.plot_reliability,
+    }
     return [
-        f"<h2>Confusion matrix</h2>\n{confusion}",
-        f"<h2>Reliability</h2>\n{reliability}",
+        f"<h2>{title}</h2>\n"
+        + _image(render_figures.to_png(plot(report)), "png")
+        for title, plot in plots.items()
     ]
 
 
@@ -107,9 +108,9 @@ def _worst_row(entry):
         texts.number(entry["loss"]),
     ]
     cells = "".join(f"<td>{_safe(value)}</td>" for value in values)
-    jpeg = views.thumbnail(entry["input"])
+    jpeg = previews.thumbnail(entry["input"])
     picture = "" if jpeg is None else _image(jpeg, "jpeg")
-    seen = f"{picture}{_safe(views.text_of(entry['input']))}"
+    seen = f"{picture}{_safe(previews.text_of(entry['input']))}"
     return f'<tr>{cells}<td class="text">{seen}</td></tr>'
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune_keras.results import views
+from finetune_keras.results import previews
 
 RAMP = np.linspace(0, 1, 24).reshape(4, 2, 3)
 
@@ -25,16 +25,16 @@ RAMP = np.linspace(0, 1, 24).reshape(4, 2, 3)
     ],
 )
 def test_pixels_by_their_range(image, expected):
-    found = views.image_of(image)
+    found = previews.image_of(image)
     assert found.dtype == np.uint8
     np.testing.assert_allclose(found, expected, atol=1)
 
 
 def test_channels():
-    assert views.image_of(np.zeros((4, 5, 1))).shape == (4, 5, 3)
-    assert views.image_of(np.zeros((4, 5, 4))).shape == (4, 5, 3)
+    assert previews.image_of(np.zeros((4, 5, 1))).shape == (4, 5, 3)
+    assert previews.image_of(np.zeros((4, 5, 4))).shape == (4, 5, 3)
     keras.config.set_image_data_format("channels_first")
-    found = views.image_of(np.moveaxis(RAMP, -1, 0))
+    found = previews.image_of(np.moveaxis(RAMP, -1, 0))
     np.testing.assert_array_equal(found, np.rint(RAMP * 255))
 
 
@@ -42,14 +42,14 @@ def test_channels():
     "value", [np.zeros((4, 5)), np.zeros((4, 5, 8)), np.zeros(3), "text", 4.0]
 )
 def test_no_image(value):
-    assert views.image_of(value) is None
-    assert views.thumbnail(value) is None
+    assert previews.image_of(value) is None
+    assert previews.thumbnail(value) is None
 
 
 def test_thumbnails_keep_the_shape():
-    stream = io.BytesIO(views.thumbnail(np.zeros((320, 640, 3))))
+    stream = io.BytesIO(previews.thumbnail(np.zeros((320, 640, 3))))
     assert Image.open(stream).size == (160, 80)
-    stream = io.BytesIO(views.thumbnail(np.zeros((3, 5, 3))))
+    stream = io.BytesIO(previews.thumbnail(np.zeros((3, 5, 3))))
     assert Image.open(stream).size == (5, 3)
 
 
@@ -69,7 +69,7 @@ def test_thumbnails_keep_the_shape():
     ],
 )
 def test_texts(value, text):
-    found = views.text_of(value)
+    found = previews.text_of(value)
     if text is None:
         assert found.startswith("0 1 2 ") and found.endswith("(60 numbers)")
     else:
@@ -77,17 +77,17 @@ def test_texts(value, text):
 
 
 def test_a_long_text_says_its_length_once():
-    short = views.shorten("y" * 2_000_000)
+    short = previews.shorten("y" * 2_000_000)
     assert short == "y" * 1000 + " … (2,000,000 characters)"
-    assert views.shorten(short) == short
+    assert previews.shorten(short) == short
 
 
 def test_packed_and_back():
     value = {"photo": RAMP, "note": "x"}
-    again = views.unpack(views.pack(value))
+    again = previews.unpack(previews.pack(value))
     assert again["text"] == "note: x"
     assert again["image"].shape == (4, 2, 3)
-    assert views.unpack(views.pack("x")) == "x"
+    assert previews.unpack(previews.pack("x")) == "x"
     keras.config.set_image_data_format("channels_first")
     value = np.moveaxis(RAMP, -1, 0)
-    assert views.unpack(views.pack(value)).shape == (3, 4, 2)
+    assert previews.unpack(previews.pack(value)).shape == (3, 4, 2)

@@ -5,8 +5,8 @@ import warnings
 
 import numpy as np
 
-from finetune_keras.results import metrics, views
-from finetune_keras.results.plain_text import chance, one_line, outcome
+from finetune_keras.results import metrics, previews
+from finetune_keras.results.render_text import chance, one_line, outcome
 from finetune_keras.training.figure import as_label, new_figure
 
 _MOST_NAMES = 40
@@ -97,11 +97,11 @@ def to_png(figure):
 
 
 def _draw_input(axes, entry):
-    pixels = views.image_of(entry["input"])
+    pixels = previews.image_of(entry["input"])
     if pixels is not None:
         axes.imshow(pixels)
     else:
-        text = as_label(views.text_of(entry["input"]))
+        text = as_label(previews.text_of(entry["input"]))
         text = "\n".join(textwrap.wrap(text, 34)[:9])
         axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=7)
     probability = entry["probability"]

@@ -1,6 +1,6 @@
 """Numbers and names as people read them."""
 
-from finetune_keras.results import plain_text as text
+from finetune_keras.results import render_text as text
 
 
 def test_numbers():
