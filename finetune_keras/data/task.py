@@ -29,6 +29,9 @@ class Task:
     name = None
     # Of a new head, with its fewest outputs.
     activation, fewest = None, 1
+    # What a verdict is about, what tables of slices show besides, and what
+    # people call the outputs.
+    main_metric, more_metrics, noun = None, (), "outputs"
     # Whether each input has one prediction, which `evaluate` can judge, and
     # whether a bundle gives people what they ask for.
     is_judged = is_bundled = True

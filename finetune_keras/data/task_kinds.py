@@ -69,6 +69,8 @@ class Classification(Task):
     """One class among several. One output, of a sigmoid, tells two apart."""
 
     name, activation, fewest = "classification", "softmax", 2
+    main_metric, noun = "accuracy", "classes"
+    more_metrics = ("f1_macro", "log_loss", "ece")
 
     @property
     def is_single(self):
@@ -199,6 +201,8 @@ class MultiLabel(Task):
     """Any of several labels, each for itself."""
 
     name, activation = "multi_label", "sigmoid"
+    main_metric, noun = "f1_micro", "labels"
+    more_metrics = ("f1_macro", "log_loss")
 
     def compile_arguments(self, one_hot=False):
         return _each_alone(self.logits)
@@ -259,6 +263,8 @@ class Regression(Task):
     """One or more numbers."""
 
     name, activation = "regression", "linear"
+    main_metric, noun = "rmse", "values"
+    more_metrics = ("mae", "r2")
     has_chances = False
 
     def compile_arguments(self, one_hot=False):

@@ -4,11 +4,8 @@ import numpy as np
 
 from finetune_keras.data.table import format_table
 from finetune_keras.results import bootstrap as resampling
-from finetune_keras.results.metrics import LOWER_IS_BETTER, MAIN_METRIC
+from finetune_keras.results.metrics import LOWER_IS_BETTER
 from finetune_keras.results.render_text import interval, label, number
-
-# Metrics that people read in percentage points.
-_IN_POINTS = ("classification", "multi_label")
 
 
 def compare(report_a, report_b, bootstrap=1000, seed=0):
@@ -73,14 +70,14 @@ def compare(report_a, report_b, bootstrap=1000, seed=0):
         name: _difference(report_a, report_b, name, [d[name] for d in drawn])
         for name in report_a.metrics
     }
-    return Comparison(str(a.task), table, _mcnemar(a, b), len(a))
+    return Comparison(a.task, table, _mcnemar(a, b), len(a))
 
 
 class Comparison:
     """What `compare` found.
 
     Attributes:
-        task: String, the task of both reports.
+        task: The task of both reports, which equals its name.
         metrics: Dict from name to a dict with `a`, `b`, `difference` (`b -
             a`), its 95 % `interval`, and its two-sided bootstrap `p_value`;
             `None` where undefined.
@@ -116,7 +113,7 @@ class Comparison:
         of several labels, or the RMSE. For accuracy McNemar's p must be below
         0.05 as well.
         """
-        name = MAIN_METRIC[self.task]
+        name = self.task.main_metric
         row = self.metrics[name]
         if (
             row["interval"] is None
@@ -131,7 +128,7 @@ class Comparison:
     @property
     def verdict(self):
         """One sentence."""
-        name = MAIN_METRIC[self.task]
+        name = self.task.main_metric
         row = self.metrics[name]
         better = self.better
         start = f"{better} is better" if better else "No clear difference"
@@ -166,7 +163,7 @@ class Comparison:
 
     def _rounded(self, value):
         """Shares in four decimals; values of a regression have any scale."""
-        if value is None or self.task not in _IN_POINTS:
+        if value is None or not self.task.has_chances:
             return value
         if isinstance(value, list):
             return [self._rounded(end) for end in value]
@@ -175,7 +172,8 @@ class Comparison:
 
     def to_dict(self):
         """Returns all of it as plain data."""
-        return {**vars(self), "better": self.better, "verdict": self.verdict}
+        told = {"better": self.better, "verdict": self.verdict}
+        return {**vars(self), "task": str(self.task), **told}
 
 
 def _check_same_kind(a, b):
@@ -252,7 +250,7 @@ def _two_sided(changes):
 
 
 def _mcnemar(a, b):
-    if a.task == "regression":
+    if not a.task.has_chances:
         return None
     from scipy.stats import binomtest
 
@@ -265,7 +263,8 @@ def _mcnemar(a, b):
 
 def _signed(task, row):
     values = [row["difference"], *(row["interval"] or (None, None))]
-    if task in _IN_POINTS:
+    # Shares are read in percentage points.
+    if task.has_chances:
         change, *ends = (
             None if v is None else f"{100 * v:+.1f}" for v in values
         )

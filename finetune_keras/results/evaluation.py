@@ -274,7 +274,7 @@ def _calibration_layer(model):
 
 def _notes(predictions, results):
     notes = []
-    if results["per_class"] and predictions.task != "regression":
+    if results["per_class"] and predictions.task.has_chances:
         notes += _missing_classes(predictions)
     if results["metrics"].get("r2", 0) is None:
         notes.append("R2 is undefined: the true values are all the same.")

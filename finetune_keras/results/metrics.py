@@ -12,12 +12,6 @@ from finetune_keras.results.formulas import (
 from finetune_keras.results.outcomes import Outcomes
 
 LOWER_IS_BETTER = ("log_loss", "ece", "brier", "hamming_loss", "mae", "rmse")
-# What a verdict is about, and what tables of slices show first.
-MAIN_METRIC = {
-    "classification": "accuracy",
-    "multi_label": "f1_micro",
-    "regression": "rmse",
-}
 
 
 def score(predictions):

@@ -2,7 +2,6 @@
 
 from finetune_keras.data.printable import printable
 from finetune_keras.data.table import format_table
-from finetune_keras.results.metrics import MAIN_METRIC
 
 _MOST_CLASSES = 20
 _WORST = 5
@@ -37,10 +36,9 @@ def render_text(report):
 def headline(report):
     """One line on what was evaluated."""
     width = len(report.classes)
-    kind = {"regression": "values", "multi_label": "labels"}
     return (
         f"Report on {one_line(report.model)}: {report.task}, {width} "
-        f"{kind.get(report.task, 'classes')}, {len(report):,} examples"
+        f"{report.task.noun}, {len(report):,} examples"
     )
 
 
@@ -58,8 +56,8 @@ def class_rows(report, most=None):
     """Header and rows of the table of classes, the worst ones if many."""
     table = list(report.per_class.items())
     if most is not None and len(table) > most:
-        key = "rmse" if report.task == "regression" else "f1"
-        sign = -1 if report.task == "regression" else 1
+        chances = report.task.has_chances
+        key, sign = ("f1", 1) if chances else (report.task.main_metric, -1)
         table = sorted(table, key=lambda item: sign * item[1][key])[:most]
     names = [name for name in table[0][1] if name != "n"]
     return [
@@ -73,12 +71,7 @@ def class_rows(report, most=None):
 
 def slice_rows(report, column):
     """Header and rows of the table of one column of slices."""
-    main = MAIN_METRIC[report.task]
-    others = {
-        "classification": ["f1_macro", "log_loss", "ece"],
-        "multi_label": ["f1_macro", "log_loss"],
-        "regression": ["mae", "r2"],
-    }[report.task]
+    main, others = report.task.main_metric, report.task.more_metrics
     header = [one_line(column), "n", label(main)]
     header += ["95 % interval"] * bool(report.intervals)
     rows = []

@@ -23,7 +23,8 @@ class Report:
     `print(report)` shows it as tables.
 
     Attributes:
-        task: `"classification"`, `"multi_label"` or `"regression"`.
+        task: What is predicted: it equals `"classification"`,
+            `"multi_label"` or `"regression"`.
         classes: List of strings, one for each column of the outputs.
         metrics: Dict from name to float, or to `None` where the data leave
             the metric undefined; `notes` says why.
@@ -63,7 +64,7 @@ class Report:
 
     def __init__(self, predictions, results, worst):
         self.predictions = predictions
-        self.task = str(predictions.task)
+        self.task = predictions.task
         self.classes = list(predictions.classes)
         self.metrics = results["metrics"]
         self.intervals = results["intervals"]
@@ -99,7 +100,7 @@ class Report:
         ]
         return {
             "model": self.model,
-            "task": self.task,
+            "task": str(self.task),
             "classes": self.classes,
             "examples": len(self),
             "label_digest": self.predictions.label_digest,
