@@ -63,19 +63,7 @@ def cache_options(cache):
 
 
 def place_for(bytes_, options, folder):
-    """Picks a place by size.
-
-    Args:
-        bytes_: Integer, how much is to be stored.
-        options: Dict, see `cache_options`.
-        folder: String, where on disk, or `None` for a temporary place.
-
-    Returns:
-        `"memory"` or `"disk"`.
-
-    Raises:
-        CacheRefused: If it does not fit.
-    """
+    """Picks `"memory"` or `"disk"` by size, or refuses what does not fit."""
     storage, budget = options["storage"], options["budget"]
     if storage in ("auto", "memory"):
         if bytes_ <= (budget or free_memory() // 3):
@@ -90,11 +78,7 @@ def place_for(bytes_, options, folder):
 
 
 def make_room(place, folder, shape, dtype):
-    """Makes an array in memory or on disk, to be filled.
-
-    Raises:
-        CacheRefused: If the disk has no room for it.
-    """
+    """Makes an array in memory or on disk, to be filled."""
     if place == "memory":
         return np.empty(shape, dtype)
     size = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize

@@ -32,14 +32,7 @@ _OPEN_LAYERS = (
 
 
 def check_data(inputs, views):
-    """Refuses data of a kind that cannot be stored, before it is read.
-
-    Args:
-        inputs: An `Inputs`.
-        views: Integer, how many passes are to be stored.
-
-    Raises:
-        CacheRefused: If it cannot be read twice alike.
+    """Refuses data that cannot be read `views` times alike, before it is read.
     """
     data = inputs.data
     if inputs.steps is not None or not (

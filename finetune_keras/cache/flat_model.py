@@ -14,12 +14,8 @@ from finetune_keras.models.replay import opened
 class FlatModel:
     """A model in which no layer is a model, and where it can be cut.
 
-    Args:
-        groups: The `LayerGroups` of a `keras.Model`.
-
-    Attributes:
-        groups: The same.
-        model: The flat `keras.Model`, which shares all layers; once opened.
+    Made of the `LayerGroups` of a `keras.Model`; `model`, once it is opened,
+    is flat and shares all layers.
     """
 
     def __init__(self, groups):
@@ -33,9 +29,6 @@ class FlatModel:
         """Gives each layer a name of its own while models are made of it.
 
         Afterwards they train and predict as any other, and must not be saved.
-
-        Raises:
-            CacheRefused: If the model has no graph.
         """
         if self.groups.steps is None:
             raise CacheRefused("a subclassed model has no graph to cut")
@@ -53,17 +46,10 @@ class FlatModel:
                 operation.name = name
 
     def cut(self, trained):
-        """Cuts below the first group that trains.
+        """Cuts below the first group that trains: `(tensor, below, above)`.
 
-        Args:
-            trained: Set of the identities of the variables that train.
-
-        Returns:
-            `(tensor, below, above)`: the `KerasTensor` that carries all across,
-            and the lists of `Step`s on both sides.
-
-        Raises:
-            CacheRefused: If no single tensor does.
+        The `KerasTensor` carries all across, and the lists of `Step`s are on
+        both sides of it. Where no single tensor does, it is refused.
         """
         groups = list(self.groups)
         trains = [

@@ -107,17 +107,9 @@ class PrefixCache:
     def store(self, inputs):
         """Runs the prefix over data once for each view.
 
-        Args:
-            inputs: An `Inputs`.
-
-        Returns:
-            List of tuples, one a view, for `suffix.fit`: activations, labels
-            and, where there are any, sample weights. `shuffle` and
-            `batch_size` are attributes of `inputs` that it sets.
-
-        Raises:
-            CacheRefused: If the data cannot be read twice alike, or the
-                activations would not fit.
+        A list of tuples, one a view, for `suffix.fit`: activations, labels and,
+        where there are any, sample weights. It sets `shuffle` and `batch_size`
+        of `inputs`, and refuses data that cannot be read twice alike.
         """
         # Validation is never augmented, so one view of it holds all.
         self.quiet = inputs.name != "train"

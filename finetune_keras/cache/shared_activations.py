@@ -37,15 +37,9 @@ class SharedActivations:
         self.found = 0
 
     def activations(self, prefix, x, compute):
-        """Returns the activations of a batch, computed where they are new.
+        """Lists the activations of a batch, computed where they are new.
 
-        Args:
-            prefix: String, from `describe_prefix`.
-            x: Batch of inputs, a structure of arrays.
-            compute: Function from the batch to a list of arrays.
-
-        Returns:
-            List of arrays, one for each output of the prefix.
+        `prefix` is from `describe_prefix`; there is one for each output of it.
         """
         known = self.rows.setdefault(prefix, {})
         keys = self._keys(x)
@@ -83,14 +77,7 @@ def _copies(row):
 
 
 def example_digests(x):
-    """Lists a digest of each example of a batch.
-
-    Args:
-        x: Batch of inputs, a structure of arrays.
-
-    Returns:
-        List of bytes.
-    """
+    """Lists a digest of each example of a batch."""
     parts = [np.asarray(part) for part in keras.tree.flatten(x)]
     return [
         hashlib.blake2b(
@@ -125,13 +112,9 @@ def _number_of(function):
 
 
 def describe_prefix(prefix):
-    """Returns a digest of the layers, their order and the weights.
+    """A digest of the layers, their order and the weights.
 
-    Args:
-        prefix: A functional `keras.Model`.
-
-    Returns:
-        String. Names do not count: Keras numbers them anew at each build.
+    Names do not count: Keras numbers them anew at each build.
     """
     digest = hashlib.blake2b(digest_size=16)
     steps, _, outputs = graph.walk(prefix)

@@ -9,12 +9,5 @@ def name():
 
 
 def on(*names):
-    """Tells whether the backend is one of those that are named.
-
-    Args:
-        *names: Strings.
-
-    Returns:
-        Boolean.
-    """
+    """Tells whether the backend is one of those that are named."""
     return name() in names

@@ -47,14 +47,7 @@ def graph_of(model):
 
 
 def walk(model):
-    """Lists the steps of a model from input to output.
-
-    Args:
-        model: A `keras.Model` that has a graph.
-
-    Returns:
-        `(steps, input_keys, output_keys)`.
-    """
+    """`(steps, input_keys, output_keys)` of a model, from input to output."""
     graph = graph_of(model)
     keys = {id(tensor): ("input", i) for i, tensor in enumerate(graph.inputs)}
     inputs = list(keys.values())
@@ -94,12 +87,6 @@ def speaks_for_its_layers(model):
     which are shared with the model that this one was made of stands in the
     other graph, and features by `layer.output` would not be connected. The
     answer alone is changed, not the calls, so that both models can be saved.
-
-    Args:
-        model: A `keras.Model` that has a graph.
-
-    Returns:
-        `model`.
     """
     graph = graph_of(model)
     for operation in graph.operations:
@@ -127,20 +114,11 @@ def _answer(operation, calls):
 
 
 def cut_points(steps, output_keys, masks=False):
-    """Finds where a single tensor carries everything across.
+    """Dict from the place of a step to the only `KerasTensor` alive after it.
 
     Inputs of the model, such as a padding mask, may pass a cut by: whoever
-    stores the tensor has them at hand.
-
-    Args:
-        steps: List of `Step`s, from `walk`.
-        output_keys: List of keys of the model's outputs.
-        masks: Boolean, whether boolean tensors may pass a cut by as well:
-            right for telling blocks, wrong for cutting. Defaults to `False`.
-
-    Returns:
-        Dict from the position of a step to the `KerasTensor` that is the only
-        one alive after it.
+    stores the tensor has them at hand. With `masks` boolean tensors may as
+    well: right for telling blocks, wrong for cutting.
     """
     last_use = {key: len(steps) for key in output_keys}
     for position, step in enumerate(steps):
@@ -176,17 +154,11 @@ def inner_layers(layer):
 
 
 def leaf_layers(layer, path=None):
-    """Lists the layers in which freezing happens, with their paths.
+    """Dict from the layers in which freezing happens to their paths.
 
-    A leaf has no inner layers, or has weights of its own beside them.
-
-    Args:
-        layer: A `keras.layers.Layer`, or a `keras.Model`.
-        path: String that stands before the names of inner layers. By default
-            the layer's own name, or nothing for a model.
-
-    Returns:
-        Dict from each leaf to its path, in the order of the graph.
+    A leaf has no inner layers, or has weights of its own beside them. `path`
+    stands before the names of inner layers, by default the layer's own name,
+    or nothing for a model.
     """
     leaves = {}
     _collect_leaves(layer, path or "", leaves, set())
@@ -205,16 +177,10 @@ def _collect_leaves(layer, path, leaves, seen):
 
 
 def weights_by_path(model):
-    """Names the weights of a model by the path of their layer.
+    """Dict of the weights of a model by the path of their layer.
 
     Unlike `variable.path`, which tells in which scope a layer was built, it
     is the same after the model was opened, saved and loaded.
-
-    Args:
-        model: A `keras.Model`.
-
-    Returns:
-        Dict from strings such as `"block1_conv1/kernel"` to variables.
     """
     return {
         f"{path}/{variable.name}": variable
@@ -243,14 +209,7 @@ def layers_beside(model):
 
 
 def every_leaf(model):
-    """Lists `leaf_layers`, and those with weights that stand beside the graph.
-
-    Args:
-        model: A `keras.Model`.
-
-    Returns:
-        Dict from each leaf to its path.
-    """
+    """`leaf_layers`, and those with weights that stand beside the graph."""
     leaves = leaf_layers(model)
     beside = layers_beside(model)
     inside = {id(x) for layer in beside for x in all_layers(layer)}
@@ -316,16 +275,7 @@ def optimized_ids(optimizer):
 
 
 def is_random(operation, but_for=()):
-    """Tells whether an operation draws random numbers while training.
-
-    Args:
-        operation: A layer or another operation.
-        but_for: Tuple of classes of layers that do not count. Defaults to
-            `()`.
-
-    Returns:
-        Boolean.
-    """
+    """Tells whether an operation draws random numbers while training."""
     layers = [operation]
     if isinstance(operation, keras.layers.Layer):
         layers = operation._flatten_layers()

@@ -40,15 +40,10 @@ def let_go(layer, name, child):
 
 
 def call_facts(model):
-    """Says how a model was built, and how it is called.
+    """How a model was built and is called: `(shapes, names, takes_training)`.
 
-    Args:
-        model: A `keras.Model`, built.
-
-    Returns:
-        `(shapes, names, takes_training)`: a dict from names of arguments, with
-        `_shape` behind, to shapes, the names of the arguments of `call`, and
-        whether it has an argument `training`.
+    Shapes by the names of arguments with `_shape` behind, the names of the
+    arguments of `call`, and whether it has an argument `training`.
     """
     names = list(model._call_signature.parameters)
     shapes = dict(model._build_shapes_dict)
@@ -97,9 +92,7 @@ def own_rate(optimizer):
 def replace_rate(optimizer, function):
     """Has each step that is traced from now on ask a function for its rate.
 
-    Args:
-        optimizer: A `keras.optimizers.Optimizer`.
-        function: A function without arguments, or `None` for its own rate.
+    Without a function it asks for the optimizer's own again.
     """
     vars(optimizer).pop("_get_current_learning_rate", None)
     if function is not None:

@@ -15,9 +15,8 @@ from finetune_keras.engine.workers import workers_of_strategy
 def mend_fit():
     """Makes `fit`, `evaluate` and `predict` work with several workers.
 
-    Returns:
-        List of the names of the functions that were mended by this call. It is
-        empty where Keras needs no mend any more, or has it already.
+    It lists the functions that it mended: none where Keras needs no mend any
+    more, or has it already.
     """
     from keras.src.backend.tensorflow import trainer
 

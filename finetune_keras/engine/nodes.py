@@ -11,15 +11,9 @@ from finetune_keras.engine.graph import graph_of
 
 
 def run_through(model, inputs, call):
-    """Runs the graph of a model on other tensors.
+    """Runs the graph of a model on tensors in the structure of its inputs.
 
-    Args:
-        model: A `keras.Model` that has a graph.
-        inputs: Tensors, in the structure of its inputs.
-        call: Function `(operation, *args, **kwargs)` that makes each step.
-
-    Returns:
-        The outputs.
+    `call` is a function `(operation, *args, **kwargs)` that makes each step.
     """
     return graph_of(model)._run_through_graph(inputs, call_fn=call)
 

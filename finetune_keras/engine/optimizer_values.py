@@ -19,13 +19,9 @@ _CLOCK = "_iterations"
 def optimizer_values(optimizer, places):
     """Copies all state of an optimizer but for its learning rate.
 
-    Args:
-        optimizer: A `keras.optimizers.Optimizer`.
-        places: Dict from the `id` of a weight to its place in the model.
-
-    Returns:
-        Dict of arrays; empty where the optimizer is not built. Keys hold the
-        places of the weights, which last while others begin to train.
+    Empty where the optimizer is not built. Keys hold the places of the
+    weights in the model, by their `id`, which last while others begin to
+    train.
     """
     if not optimizer.built:
         return {}
@@ -36,14 +32,8 @@ def optimizer_values(optimizer, places):
 def restore_optimizer(model, values, places, clock=True):
     """Gives an optimizer what `optimizer_values` returned.
 
-    What it did not hold then is made as new: it began to train later.
-
-    Args:
-        model: Compiled `keras.Model` with the weights of that moment.
-        values: Dict, see `optimizer_values`.
-        places: The same.
-        clock: Boolean, whether the count of steps goes back too. Defaults to
-            `True`.
+    What it did not hold then is made as new: it began to train later. With
+    `clock` the count of steps goes back too.
     """
     optimizer = model.optimizer
     if not optimizer.built:

@@ -56,17 +56,9 @@ class TextEncoder:
         return 1 if isinstance(first, (str, bytes)) else len(first)
 
     def encode(self, x):
-        """Encodes texts.
+        """`(arrays, lengths)` of texts, or of a tuple of two lists of them.
 
-        Args:
-            x: List of strings, or tuple `(first, second)` of two such lists.
-
-        Returns:
-            `(arrays, lengths)`: dict of integer arrays of shape (texts,
-            longest), and an integer array of the tokens of each.
-
-        Raises:
-            ValueError: If an element is no string; the message names it.
+        Integer arrays (texts, longest) by name, and the tokens of each.
         """
         first, second = _first_and_second(x)
         first = self.token_ids(first)
@@ -98,16 +90,7 @@ class TextEncoder:
         return ids_of_names(y, self.classes)
 
     def prepare(self, x, y=None, sample_weight=None):
-        """Encodes a data set.
-
-        Args:
-            x: See `encode`.
-            y: Labels, or `None`. Defaults to `None`.
-            sample_weight: Array, or `None`. Defaults to `None`.
-
-        Returns:
-            `(arrays, lengths, labels)`; labels is a tuple.
-        """
+        """`(arrays, lengths, labels)` of a data set; labels is a tuple."""
         arrays, lengths = self.encode(x)
         labels = () if y is None else (self.labels(y),)
         if sample_weight is not None:
@@ -263,14 +246,7 @@ def as_text(text):
 
 
 def is_raw(x):
-    """Tells texts from arrays of token ids.
-
-    Args:
-        x: What a model is given.
-
-    Returns:
-        Boolean.
-    """
+    """Tells texts from arrays of token ids."""
     if isinstance(x, dict) or x is None:
         return False
     if isinstance(x, (str, bytes)):

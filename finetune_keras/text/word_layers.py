@@ -86,12 +86,8 @@ class RandomWordDeletion(TextLayer):
 
     Args:
         rate: Float in [0, 1]. Probability of each word. Defaults to `0.1`.
-        seed: Integer, or `None` for a random one. Defaults to `None`.
-        **kwargs: `name`, as for `keras.layers.Layer`.
-
-    Raises:
-        ValueError: If `rate` is out of range, or the backend of Keras is not
-            TensorFlow.
+        seed: See `TextLayer`. Defaults to `None`.
+        **kwargs: See `TextLayer`.
     """
 
     def __init__(self, rate=0.1, seed=None, **kwargs):
@@ -113,12 +109,8 @@ class RandomWordMask(TextLayer):
     Args:
         rate: Float in [0, 1]. Probability of each word. Defaults to `0.1`.
         mask_token: String, the mask. Defaults to `"[MASK]"`, that of BERT.
-        seed: Integer, or `None` for a random one. Defaults to `None`.
-        **kwargs: `name`, as for `keras.layers.Layer`.
-
-    Raises:
-        ValueError: If `rate` is out of range, or the backend of Keras is not
-            TensorFlow.
+        seed: See `TextLayer`. Defaults to `None`.
+        **kwargs: See `TextLayer`.
     """
 
     def __init__(self, rate=0.1, mask_token="[MASK]", seed=None, **kwargs):
@@ -146,12 +138,8 @@ class RandomWordSwap(TextLayer):
     Args:
         rate: Float in [0, 1]. Share of the words of a text that stand
             elsewhere afterwards, on average. Defaults to `0.1`.
-        seed: Integer, or `None` for a random one. Defaults to `None`.
-        **kwargs: `name`, as for `keras.layers.Layer`.
-
-    Raises:
-        ValueError: If `rate` is out of range, or the backend of Keras is not
-            TensorFlow.
+        seed: See `TextLayer`. Defaults to `None`.
+        **kwargs: See `TextLayer`.
     """
 
     def __init__(self, rate=0.1, seed=None, **kwargs):
@@ -192,12 +180,8 @@ class RandomCharacterNoise(TextLayer):
 
     Args:
         rate: Float in [0, 1]. Probability of each letter. Defaults to `0.03`.
-        seed: Integer, or `None` for a random one. Defaults to `None`.
-        **kwargs: `name`, as for `keras.layers.Layer`.
-
-    Raises:
-        ValueError: If `rate` is out of range, or the backend of Keras is not
-            TensorFlow.
+        seed: See `TextLayer`. Defaults to `None`.
+        **kwargs: See `TextLayer`.
     """
 
     separator = ""
