@@ -58,15 +58,6 @@ class Task:
     def __hash__(self):
         return hash(self.name)
 
-    def get_config(self):
-        """Plain data that `Task.from_config` makes a task of."""
-        return {"kind": self.name, **vars(self)}
-
-    @staticmethod
-    def from_config(config):
-        config = dict(config)
-        return Task.kinds()[config.pop("kind")](**config)
-
     @staticmethod
     def kinds():
         """Dict from names to the kinds of tasks."""
@@ -87,7 +78,7 @@ class Task:
     def named(name, *args, **kwargs):
         """A task that evaluation can judge, by the name that people give."""
         kinds = Task.judged()
-        if name not in kinds:
+        if name not in list(kinds):
             raise ValueError(
                 f"`task` must be one of {list(kinds)}. Two classes are "
                 f'"classification". Received: task={name!r}'

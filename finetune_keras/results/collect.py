@@ -1,7 +1,6 @@
 """One pass over the data: labels, predictions and the worst inputs."""
 
 import hashlib
-import heapq
 import itertools
 import math
 import numbers
@@ -50,7 +49,7 @@ def collect(model, data, told, threshold, worst, batch_size, steps, verbose):
             "`data` is empty: it has no example. "
             f"Received: data={type(data).__name__}"
         )
-    return _join(parts), worst.sorted()
+    return _join(parts), worst.kept
 
 
 def without_copies(outputs, x):
@@ -270,25 +269,24 @@ class _Worst:
 
     def __init__(self, size):
         self.size = size
-        self.heap = []
+        self.kept = []
 
     def update(self, losses, start, x):
-        for i in np.argsort(-losses, kind="stable")[: self.size]:
-            # The earlier of two equal losses is kept.
-            entry = (float(losses[i]), -(start + int(i)))
-            if len(self.heap) == self.size and entry < self.heap[0][:2]:
-                break
-            entry = (*entry, keras.tree.map_structure(_picker(i), x))
-            if len(self.heap) < self.size:
-                heapq.heappush(self.heap, entry)
-            else:
-                heapq.heapreplace(self.heap, entry)
-
-    def sorted(self):
-        order = sorted(self.heap, key=lambda entry: entry[:2], reverse=True)
-        return [(loss, -index, x) for loss, index, x in order]
+        full = self.kept and len(self.kept) == self.size
+        least = self.kept[-1][0] if full else -math.inf
+        order = np.argsort(-losses, kind="stable")[: self.size]
+        self.kept += [
+            (float(losses[i]), start + int(i), _copy(x, i))
+            for i in order
+            if losses[i] > least
+        ]
+        # The earlier of two equal losses is kept.
+        self.kept.sort(key=lambda entry: (-entry[0], entry[1]))
+        del self.kept[self.size :]
 
 
-def _picker(i):
-    """Copies one example, so that its batch is not kept with it."""
-    return lambda leaf: np.array(leaf[i]) if np.ndim(leaf[i]) else leaf[i]
+def _copy(x, i):
+    """One example, copied so that its batch is not kept with it."""
+    return keras.tree.map_structure(
+        lambda leaf: np.array(leaf[i]) if np.ndim(leaf[i]) else leaf[i], x
+    )

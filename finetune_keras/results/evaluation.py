@@ -9,6 +9,7 @@ from finetune_keras.data.task import Task
 from finetune_keras.models.tf_data import is_shuffled
 from finetune_keras.results import bootstrap as resampling
 from finetune_keras.results import metrics
+from finetune_keras.results.calibration import find_calibration
 from finetune_keras.results.collect import collect
 from finetune_keras.results.report import Report
 from finetune_keras.training.data_checks import check_batched
@@ -251,7 +252,7 @@ def _sort_key(value):
 
 
 def _calibration(model):
-    facts = getattr(_calibration_layer(model), "facts", None)
+    facts = getattr(find_calibration(model), "facts", None)
     if not facts:
         return None
     plain = (int, float, str, bool, type(None))
@@ -263,13 +264,8 @@ def _calibration(model):
 
 def _tuned_threshold(model):
     """Thresholds that a calibration found: a list, or one float, or `None`."""
-    found = getattr(_calibration_layer(model), "thresholds", None)
+    found = getattr(find_calibration(model), "thresholds", None)
     return found[0] if found and len(found) == 1 else found
-
-
-def _calibration_layer(model):
-    layers = getattr(model, "layers", None) or ()
-    return next((x for x in layers if x.name == "calibration"), None)
 
 
 def _notes(predictions, results):

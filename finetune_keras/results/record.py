@@ -14,6 +14,7 @@ from finetune_keras.data.table import format_table
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.summary import TrainableSummary
 from finetune_keras.results.bundle import describe_environment
+from finetune_keras.results.render_text import metric_table
 
 
 def save_record(folder, model, history, plan=None, data=None, reports=None):
@@ -167,7 +168,7 @@ def _card(record, model, history, plan, reports, figures):
     lines += ["## Training, as it happened", "", _code(_phases(history)), ""]
     for name, report in reports.items():
         lines += [f"## Metrics: {as_markdown(str(name))}", ""]
-        lines += [_code(_metrics(report)), ""]
+        lines += [_code(metric_table(report)), ""]
     lines += [f"![{n}]({quote(n)})" for n in figures]
     lines += ["", "## Use and limits", "", _TO_FILL_IN, ""]
     environment = json.dumps(record["environment"], indent=1)
@@ -209,19 +210,6 @@ def _phases(history):
             [phase["name"], len(epochs), f"{seconds:.1f}", phase["cache"]]
         )
     return format_table(["phase", "epochs", "seconds", "prefix cache"], rows)
-
-
-def _metrics(report):
-    rows = [
-        [name, f"{value:.4f}", _range(report.intervals.get(name))]
-        for name, value in report.metrics.items()
-        if value is not None
-    ]
-    return format_table(["metric", "value", "95 % interval"], rows)
-
-
-def _range(pair):
-    return f"{pair[0]:.4f} to {pair[1]:.4f}" if pair else ""
 
 
 def _code(text):

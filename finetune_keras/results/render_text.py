@@ -17,7 +17,7 @@ NAMES = {
 
 def render_text(report):
     """Lays out a `Report` as tables."""
-    parts = [headline(report), _tabulate(metric_rows(report))]
+    parts = [headline(report), metric_table(report)]
     parts += [f"Note: {note}" for note in report.notes]
     if report.calibration:
         parts.append(f"Calibration: {facts_line(report.calibration)}")
@@ -40,6 +40,11 @@ def headline(report):
         f"Report on {one_line(report.model)}: {report.task}, {width} "
         f"{report.task.noun}, {len(report):,} examples"
     )
+
+
+def metric_table(report):
+    """The table of metrics as text."""
+    return _tabulate(metric_rows(report))
 
 
 def metric_rows(report):

@@ -8,6 +8,7 @@ import pytest
 from keras import layers, ops
 from sklearn import metrics as sk
 
+from finetune_keras.results.calibration import Calibration
 from finetune_keras.results.evaluation import evaluate
 
 RNG = np.random.default_rng(0)
@@ -220,9 +221,9 @@ def test_names_of_classes_come_with_the_dataset():
 
 def test_facts_of_a_calibrated_model():
     assert run(softmax_model(), (X, Y)).calibration is None
-    scale = layers.Rescaling(2.0, name="calibration")
-    scale.facts = {"temperature": 2.0, "ece_before": 0.1, "data": [1, 2]}
-    model = keras.Sequential([keras.Input((3,)), scale, layers.Softmax()])
+    facts = {"temperature": 2.0, "ece_before": 0.1, "data": [1, 2]}
+    last = Calibration(0.5, facts=facts)
+    model = keras.Sequential([keras.Input((3,)), layers.Softmax(), last])
     report = run(model, (X, Y))
     assert report.calibration == {
         "temperature": 2.0,
@@ -235,9 +236,9 @@ def test_facts_of_a_calibrated_model():
 @pytest.mark.parametrize("thresholds", [[0.2, 0.7, 0.5], [0.3]])
 def test_thresholds_of_a_calibrated_model(thresholds):
     size = len(thresholds)
-    last = layers.Activation("sigmoid", name="calibration")
-    last.thresholds = thresholds
-    model = keras.Sequential([keras.Input((3,)), layers.Dense(size), last])
+    dense = layers.Dense(size, "sigmoid")
+    last = Calibration(1.0, None, "sigmoid", thresholds)
+    model = keras.Sequential([keras.Input((3,)), dense, last])
     y = (RNG.random((COUNT, size)) < 0.4).astype("float32")
     report = run(model, (X, y))
     p = model.predict(X, verbose=0)
