@@ -45,7 +45,7 @@ def test_every_room_has_its_floor():
 
 @pytest.mark.parametrize("room", FLOORS)
 def test_no_arrow_goes_up(room):
-    allowed = FLOORS[: FLOORS.index(room) + 1]
+    allowed = ["arguments", *FLOORS[: FLOORS.index(room) + 1]]
     wrong = {
         f"{path.name} asks {asked}"
         for path in MODULES

@@ -4,9 +4,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from finetune_keras.arguments import check, integer, list_of, one_of
 from finetune_keras.engine import backend
 
-STRENGTHS = ("light", "medium", "strong")
+STRENGTH = one_of("light", "medium", "strong")
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
@@ -58,7 +59,7 @@ class Augmentation(keras.layers.Pipeline):
 
     def __init__(self, layers, seed=None, **kwargs):
         layers = list(layers) if isinstance(layers, (list, tuple)) else layers
-        _check_layers(layers)
+        check(layers=(layers, list_of(keras.layers.Layer, "layer")))
         if seed is not None:
             layers = _with_seeds(layers, seed)
         super().__init__(layers, name=kwargs.pop("name", None))
@@ -122,33 +123,6 @@ class Augmentation(keras.layers.Pipeline):
         }
 
 
-def check_strength(strength):
-    """Meets a strength that no preset has."""
-    if strength not in STRENGTHS:
-        raise ValueError(
-            '`strength` must be "light", "medium" or "strong". '
-            f"Received: strength={strength!r}"
-        )
-
-
-def check_share(name, value):
-    """Meets a rate or share that is not between 0 and 1."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 <= value <= 1:
-        raise ValueError(
-            f"`{name}` must be a float from 0 to 1. Received: {name}={value!r}"
-        )
-
-
-def _check_layers(layers):
-    right = isinstance(layers, list) and layers
-    if not right or not all(isinstance(x, keras.layers.Layer) for x in layers):
-        raise ValueError(
-            "`layers` must be a list of at least one `keras.layers.Layer`. "
-            f"Received: layers={layers!r}"
-        )
-
-
 def _is_foreign(x):
     """Tells a tensor of tf.data from one of the backend in use."""
     is_tensorflow = type(x).__module__.startswith("tensorflow")
@@ -157,10 +131,7 @@ def _is_foreign(x):
 
 def _with_seeds(layers, seed):
     """Copies layers, each with a seed of its own."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise ValueError(
-            f"`seed` must be an integer or `None`. Received: seed={seed!r}"
-        )
+    check(seed=(seed, integer()))
     # Seeds are signed 32-bit integers on torch.
     draws = np.random.default_rng(abs(int(seed)))
     copies = []

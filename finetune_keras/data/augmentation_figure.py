@@ -6,6 +6,8 @@ import textwrap
 import keras
 import numpy as np
 
+from finetune_keras.arguments import check, integer
+
 _MOST_LINES = 8
 
 
@@ -49,10 +51,7 @@ def show_augmentation(layer, batch, columns=4):
             "The figure needs matplotlib. Install it with "
             '`pip install "finetune_keras[plots]"`.'
         )
-    if not isinstance(columns, int) or columns < 1:
-        raise ValueError(
-            f"`columns` must be a positive integer. Received: {columns!r}"
-        )
+    check(columns=(columns, integer(1)))
     original = _array(batch)
     if original.dtype.kind in "OSU":
         return _table(_variants(layer, original.reshape(-1), columns))

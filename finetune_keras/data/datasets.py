@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 
+from finetune_keras.arguments import check, integer
 from finetune_keras.data.describe import describe
 from finetune_keras.data.pipeline import make_dataset
 from finetune_keras.data.splits import (
@@ -65,7 +66,7 @@ class DataSplits:
     """
 
     def __init__(self, examples, fractions, seed, options):
-        _check_options(options)
+        check(batch_size=(options["batch_size"], integer(1)))
         targets = encode(examples.labels, options["task"], options["classes"])
         units, notes = _units(examples)
         given = examples.given
@@ -170,15 +171,6 @@ class DataSplits:
             if empty and self.sizes[name]:
                 more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
                 yield f"No example in {name}: {empty[:5]}{more}."
-
-
-def _check_options(options):
-    size = options["batch_size"]
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(
-            "`batch_size` must be a positive integer. "
-            f"Received: batch_size={size!r}"
-        )
 
 
 def _units(examples):

@@ -4,10 +4,10 @@ import math
 
 import keras
 
+from finetune_keras.arguments import check, share
 from finetune_keras.data.augmentation import (
+    STRENGTH,
     Augmentation,
-    check_share,
-    check_strength,
 )
 from finetune_keras.engine import backend
 from finetune_keras.engine.layers import seeds_of
@@ -51,7 +51,7 @@ def image_augmentation(strength="medium", flip="horizontal", seed=None):
     print(augmented.shape, augmented.dtype)
     ```
     """
-    check_strength(strength)
+    check(strength=(strength, STRENGTH))
     make = {"light": _light, "medium": _medium, "strong": _strong}[strength]
     return Augmentation(make(flip), seed=seed)
 
@@ -110,8 +110,7 @@ class RandomAffine(keras.layers.RandomRotation):
         seed=None,
         **kwargs,
     ):
-        check_share("zoom", zoom)
-        check_share("translation", translation)
+        check(zoom=(zoom, share), translation=(translation, share))
         if flip not in _FLIPS or zoom == 1:
             raise ValueError(
                 '`flip` must be "horizontal", "vertical", "both" or `None`, '
@@ -219,7 +218,7 @@ class RandomCutout(keras.layers.RandomErasing):
         seed=None,
         **kwargs,
     ):
-        check_share("rate", rate)
+        check(rate=(rate, share))
         kwargs["factor"] = (rate, rate)
         super().__init__(
             scale=scale, fill_value=fill_value, seed=seed, **kwargs

@@ -2,9 +2,10 @@
 
 import random
 
+from finetune_keras.arguments import check, integer, maybe, one_of, positive
 from finetune_keras.data.epochs import Epochs, random_of
 
-_METHODS = ("mixup", "cutmix", "both")
+_METHOD = one_of("mixup", "cutmix", "both")
 
 
 def mix(dataset, num_classes, method="mixup", alpha=0.2, seed=None):
@@ -232,27 +233,16 @@ def _is_sparse(y, num_classes):
 
 
 def _check_arguments(num_classes, method, alpha):
-    if method not in _METHODS:
-        raise ValueError(
-            '`method` must be "mixup", "cutmix" or "both". '
-            f"Received: method={method!r}"
-        )
+    check(
+        method=(method, _METHOD),
+        num_classes=(num_classes, maybe(integer(1))),
+        alpha=(alpha, positive),
+    )
     if num_classes is None and method != "mixup":
         raise ValueError(
             'Values of a regression are mixed with `method="mixup"` only. Give '
             "the number of classes, or change the method. "
             f"Received: num_classes=None, method={method!r}"
-        )
-    if num_classes is not None and not (
-        isinstance(num_classes, int) and num_classes >= 1
-    ):
-        raise ValueError(
-            "`num_classes` must be a positive integer, or `None` for a "
-            f"regression. Received: num_classes={num_classes!r}"
-        )
-    if not isinstance(alpha, (int, float)) or not alpha > 0:
-        raise ValueError(
-            f"`alpha` must be a positive float. Received: alpha={alpha!r}"
         )
 
 

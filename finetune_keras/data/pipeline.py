@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from finetune_keras.arguments import check, one_of
 from finetune_keras.data.epochs import Epochs, random_of
 from finetune_keras.data.images import check_image_size, load_image
 
@@ -29,11 +30,7 @@ class ImageStore:
         self.crop_to_aspect_ratio = crop_to_aspect_ratio
         self.shape = (*check_image_size(image_size), 3)
         size = len(paths) * int(np.prod(self.shape))
-        if cache not in (True, False, "auto"):
-            raise ValueError(
-                '`cache` must be True, False or "auto". '
-                f"Received: cache={cache!r}"
-            )
+        check(cache=(cache, one_of(True, False, "auto")))
         keep = size < free_memory() / 3 if cache == "auto" else cache
         # Memory that is not yet written to costs nothing.
         self.pixels = (

@@ -3,12 +3,14 @@
 import keras
 from keras import ops
 
+from finetune_keras.arguments import check, number, share
 from finetune_keras.data.augmentation import (
+    STRENGTH,
     Augmentation,
-    check_share,
-    check_strength,
 )
 from finetune_keras.data.random_layer import RandomLayer
+
+NOISE = "the noise as a share of the spread of the data"
 
 
 def sequence_augmentation(strength="medium", seed=None):
@@ -45,7 +47,7 @@ def sequence_augmentation(strength="medium", seed=None):
     - [Um et al., 2017](https://arxiv.org/abs/1706.00527)
     - [Park et al., 2019](https://arxiv.org/abs/1904.08779)
     """
-    check_strength(strength)
+    check(strength=(strength, STRENGTH))
     noise, scale, time, features, count = {
         "light": (0.02, 0.05, 0.0, 0.0, 0),
         "medium": (0.05, 0.1, 0.1, 0.1, 1),
@@ -74,7 +76,7 @@ class RandomJitter(RandomLayer):
     """
 
     def __init__(self, factor=0.05, seed=None, **kwargs):
-        check_factor(factor)
+        check(factor=(factor, number(0), NOISE))
         super().__init__(seed, **kwargs)
         self.factor = factor
 
@@ -100,7 +102,7 @@ class RandomScaling(RandomLayer):
     """
 
     def __init__(self, factor=0.1, seed=None, **kwargs):
-        check_factor(factor)
+        check(factor=(factor, number(0), NOISE))
         super().__init__(seed, **kwargs)
         self.factor = factor
 
@@ -136,8 +138,7 @@ class SpecAugment(RandomLayer):
     """
 
     def __init__(self, time=0.1, features=0.1, count=1, seed=None, **kwargs):
-        check_share("time", time)
-        check_share("features", features)
+        check(time=(time, share), features=(features, share))
         super().__init__(seed, **kwargs)
         self.time = time
         self.features = features
@@ -170,12 +171,3 @@ class SpecAugment(RandomLayer):
             "features": self.features,
             "count": self.count,
         }
-
-
-def check_factor(factor):
-    """Meets a factor of noise that is negative or no number."""
-    if not isinstance(factor, (int, float)) or not factor >= 0:
-        raise ValueError(
-            "`factor` must be a float, not negative: the noise as a share of "
-            f"the spread of the data. Received: factor={factor!r}"
-        )

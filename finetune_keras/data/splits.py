@@ -5,6 +5,8 @@ import warnings
 
 import numpy as np
 
+from finetune_keras.arguments import check, part
+
 NAMES = ("train", "validation", "test")
 _MOST_FOLDS = 20
 _TOLERANCE = 0.01
@@ -12,15 +14,10 @@ _TOLERANCE = 0.01
 
 def check_fractions(validation_split, test_split):
     """Returns the shares by split, or raises where they make no sense."""
-    for name, value in (
-        ("validation_split", validation_split),
-        ("test_split", test_split),
-    ):
-        if isinstance(value, bool) or not 0 <= value < 1:
-            raise ValueError(
-                f"`{name}` is a share of the examples and must be at least 0 "
-                f"and less than 1. Received: {name}={value!r}"
-            )
+    check(
+        validation_split=(validation_split, part, "that of the examples"),
+        test_split=(test_split, part, "that of the examples"),
+    )
     if validation_split + test_split >= 1:
         raise ValueError(
             "Nothing is left to train on: `validation_split + test_split` "

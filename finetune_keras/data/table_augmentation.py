@@ -4,13 +4,13 @@ import keras
 import numpy as np
 from keras import ops
 
+from finetune_keras.arguments import check, number, share
 from finetune_keras.data.augmentation import (
+    STRENGTH,
     Augmentation,
-    check_share,
-    check_strength,
 )
 from finetune_keras.data.random_layer import RandomLayer
-from finetune_keras.data.sequence_augmentation import check_factor
+from finetune_keras.data.sequence_augmentation import NOISE
 
 
 def table_augmentation(strength="medium", numeric=None, seed=None):
@@ -44,7 +44,7 @@ def table_augmentation(strength="medium", numeric=None, seed=None):
     print(augmentation(x, training=True)[:2])
     ```
     """
-    check_strength(strength)
+    check(strength=(strength, STRENGTH))
     noise, swap = {
         "light": (0.05, 0.0),
         "medium": (0.1, 0.1),
@@ -73,7 +73,7 @@ class RandomCellNoise(RandomLayer):
     """
 
     def __init__(self, factor=0.1, columns=None, seed=None, **kwargs):
-        check_factor(factor)
+        check(factor=(factor, number(0), NOISE))
         super().__init__(seed, **kwargs)
         self.factor = factor
         self.columns = None if columns is None else list(columns)
@@ -116,7 +116,7 @@ class RandomCellSwap(RandomLayer):
     """
 
     def __init__(self, rate=0.1, seed=None, **kwargs):
-        check_share("rate", rate)
+        check(rate=(rate, share))
         super().__init__(seed, **kwargs)
         self.rate = rate
 

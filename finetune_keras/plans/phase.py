@@ -1,9 +1,14 @@
 """A phase of a plan: what trains, at which rate, for how long."""
 
-import difflib
-import math
-import numbers
-
+from finetune_keras.arguments import (
+    Kind,
+    check,
+    integer,
+    is_number,
+    maybe,
+    one_of,
+    positive,
+)
 from finetune_keras.plans.schedules import SCHEDULES
 
 BATCH_NORM = ("frozen", "train", "synchronized")
@@ -184,75 +189,28 @@ class Phase:
 
 def checked(name, value, *path):
     """Returns an argument of a phase or plan as plain data, or refuses it."""
-    check = CHECKS.get(name, _choice)
+    kind, plain = CHECKS.get(name, _OF_A_PLAN.get(name))
     try:
-        return check(name, value)
+        check(**{name: (value, kind)})
     except ValueError as error:
-        raise PlanError(f"{error} Received: {name}={value!r}", *path) from None
+        known = getattr(value, "name", getattr(value, "pattern", None))
+        hint = f" Its name is {known!r}." if isinstance(known, str) else ""
+        raise PlanError(f"{error}{hint}", *path) from None
+    return value if value is None or plain is None else plain(value)
 
 
-def _layers(name, value):
-    if _is_number(value, numbers.Integral) and value >= 0:
-        return int(value)
-    if isinstance(value, str) and value:
-        return value
-    if isinstance(value, (list, tuple)) and value:
-        if all(isinstance(one, str) and one for one in value):
-            return list(value)
-    known = getattr(value, "name", getattr(value, "pattern", None))
-    hint = f" Its name is {known!r}." if isinstance(known, str) else ""
-    raise ValueError(
-        "`layers` of a phase must be a string (the name of a layer or group, "
-        '"head", "backbone", "all", or a regular expression), an integer of '
-        "at least 0 (the head and the last n groups before it), or a list of "
-        "strings. A plan is plain data that is printed, saved and used for "
-        "other models: it names layers and holds no objects or functions."
-        f"{hint}"
+def _is_layers(value):
+    listed = isinstance(value, (list, tuple)) and len(value) > 0
+    names = value if listed else [value]
+    return integer(0).holds(value) or all(
+        isinstance(name, str) and name for name in names
     )
 
 
-def _count(name, value):
-    if not _is_number(value, numbers.Integral) or value < 1:
-        raise ValueError(f"`{name}` must be an integer of at least 1.")
-    return int(value)
-
-
-def _rate(name, value):
-    if not _is_number(value, numbers.Real) or not 0 < value < math.inf:
-        raise ValueError(
-            f"`{name}` must be a positive float, or `None` for the rate of the "
-            "compiled optimizer."
-        )
-    return float(value)
-
-
-def _decay(name, value):
-    if not _is_number(value, numbers.Real) or not 0 < value <= 1:
-        raise ValueError(
-            f"`{name}` must be a float over 0 and at most 1, or `None` for the "
-            "same rate in all layers."
-        )
-    return float(value)
-
-
-def _optional(check):
-    return lambda name, value: None if value is None else check(name, value)
-
-
-def _choice(name, value):
-    choices = _CHOICES[name]
-    if value not in choices:
-        raise ValueError(
-            f"`{name}` must be one of {choices}.{nearest(value, choices)}"
-        )
-    return value
-
-
-def nearest(value, known):
-    """Returns a question after the likeliest of the known names, or nothing."""
-    known = [one for one in known if one is not None]
-    found = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
-    return f" Did you mean {found[0]!r}?" if found else ""
+def _plain_layers(value):
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    return value if isinstance(value, str) else int(value)
 
 
 def check_groups(groups):
@@ -265,21 +223,25 @@ def check_groups(groups):
         )
 
 
-def _is_number(value, kind):
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
+_LAYERS = Kind(
+    "a string (the name of a layer or group, "
+    '"head", "backbone", "all", or a regular expression), an integer of '
+    "at least 0 (the head and the last n groups before it), or a list of "
+    "strings. A plan is plain data that is printed, saved and used for "
+    "other models: it names layers and holds no objects or functions",
+    _is_layers,
+)
+_DECAY = Kind(
+    "a float over 0 and at most 1", lambda v: is_number(v) and 0 < v <= 1
+)
+# By argument, what it must be, and what makes plain data of it.
 CHECKS = {
-    "layers": _layers,
-    "epochs": _count,
-    "learning_rate": _optional(_rate),
-    "patience": _optional(_count),
-    "layerwise_lr_decay": _optional(_decay),
-    "batch_norm": _choice,
-    "schedule": _choice,
+    "layers": (_LAYERS, _plain_layers),
+    "epochs": (integer(1), int),
+    "learning_rate": (maybe(positive), float),
+    "patience": (maybe(integer(1)), int),
+    "layerwise_lr_decay": (maybe(_DECAY), float),
+    "batch_norm": (one_of(*BATCH_NORM), None),
+    "schedule": (one_of(*SCHEDULES), None),
 }
-_CHOICES = {
-    "batch_norm": list(BATCH_NORM),
-    "schedule": list(SCHEDULES),
-    "head_start": [None, "auto", "ridge", "lda"],
-}
+_OF_A_PLAN = {"head_start": (one_of(None, "auto", "ridge", "lda"), None)}

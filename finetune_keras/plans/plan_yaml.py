@@ -3,12 +3,12 @@
 import math
 import pathlib
 
+from finetune_keras.arguments import nearest
 from finetune_keras.plans.phase import (
     CHECKS,
     Phase,
     PlanError,
     checked,
-    nearest,
 )
 
 

@@ -5,6 +5,10 @@ import math
 import keras
 from keras import ops
 
+from finetune_keras.arguments import check, integer, number, part, positive
+
+_STEPS = "epochs times batches an epoch"
+
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
 class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
@@ -57,10 +61,13 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
         end_divisor=1e5,
         name="one_cycle",
     ):
-        _check_cycle(max_learning_rate, total_steps)
-        _check_share("warmup_fraction", warmup_fraction)
-        _check_at_least_one("start_divisor", start_divisor)
-        _check_at_least_one("end_divisor", end_divisor)
+        check(
+            max_learning_rate=(max_learning_rate, positive, "the peak"),
+            total_steps=(total_steps, integer(1), _STEPS),
+            warmup_fraction=(warmup_fraction, part, "that of the steps"),
+            start_divisor=(start_divisor, number(1), "it divides the peak"),
+            end_divisor=(end_divisor, number(1), "it divides the peak"),
+        )
         self.max_learning_rate = max_learning_rate
         self.total_steps = total_steps
         self.warmup_fraction = warmup_fraction
@@ -133,9 +140,12 @@ class SlantedTriangular(keras.optimizers.schedules.LearningRateSchedule):
         ratio=32,
         name="slanted_triangular",
     ):
-        _check_cycle(max_learning_rate, total_steps)
-        _check_share("cut_fraction", cut_fraction)
-        _check_at_least_one("ratio", ratio)
+        check(
+            max_learning_rate=(max_learning_rate, positive, "the peak"),
+            total_steps=(total_steps, integer(1), _STEPS),
+            cut_fraction=(cut_fraction, part, "that of the steps"),
+            ratio=(ratio, number(1), "it divides the peak"),
+        )
         self.max_learning_rate = max_learning_rate
         self.total_steps = total_steps
         self.cut_fraction = cut_fraction
@@ -173,32 +183,3 @@ SCHEDULES = {
 
 def _half_cosine(start, end, share):
     return end + (start - end) * (1.0 + ops.cos(math.pi * share)) / 2.0
-
-
-def _check_cycle(max_learning_rate, total_steps):
-    if not max_learning_rate > 0:
-        raise ValueError(
-            "`max_learning_rate` must be a positive float, the peak of the "
-            f"schedule. Received: max_learning_rate={max_learning_rate!r}"
-        )
-    if int(total_steps) != total_steps or total_steps < 1:
-        raise ValueError(
-            "`total_steps` must be a positive integer: epochs times batches "
-            f"an epoch. Received: total_steps={total_steps!r}"
-        )
-
-
-def _check_share(name, value):
-    if not 0 <= value < 1:
-        raise ValueError(
-            f"`{name}` is a share of the steps and must be at least 0 and "
-            f"less than 1. Received: {name}={value!r}"
-        )
-
-
-def _check_at_least_one(name, value):
-    if not value >= 1:
-        raise ValueError(
-            f"`{name}` divides the peak learning rate and must be at least 1. "
-            f"Received: {name}={value!r}"
-        )

@@ -7,8 +7,8 @@ more, 1e-4 to 3e-4 in all layers; large transformers less, 1e-5 to 3e-5.
 """
 
 import collections.abc
-import numbers
 
+from finetune_keras.arguments import check, integer
 from finetune_keras.plans.plan import Phase, Plan
 
 
@@ -189,13 +189,8 @@ def gradual(
 
     - [Howard and Ruder, 2018](https://arxiv.org/abs/1801.06146)
     """
-    if not isinstance(num_groups, numbers.Integral) or num_groups < 1:
-        raise ValueError(
-            "`num_groups` must be an integer of at least 1: how many layer "
-            "groups train in the end, the head counted, such as "
-            "`len(ft.layer_groups(model))`. Received: "
-            f"num_groups={num_groups!r} of type {type(num_groups).__name__}"
-        )
+    meaning = "the groups that train in the end, the head counted"
+    check(num_groups=(num_groups, integer(1), meaning))
     phases = []
     for n in range(num_groups):
         last = n == num_groups - 1

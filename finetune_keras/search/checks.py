@@ -6,8 +6,8 @@ import warnings
 
 import keras
 
+from finetune_keras.arguments import check, integer, maybe, nearest, one_of
 from finetune_keras.cache.activation_store import cache_options
-from finetune_keras.plans.phase import nearest
 from finetune_keras.search.distribution import workers_named
 from finetune_keras.search.hypermodel import FineTuneHyperModel
 from finetune_keras.search.parts import largest_epochs
@@ -28,7 +28,7 @@ _ITS_OWN = {
 }
 
 
-def check(hypermodel, settings, options, train, validation):
+def check_search(hypermodel, settings, options, train, validation):
     """Checks the arguments of `tune`.
 
     Args:
@@ -51,20 +51,9 @@ def check(hypermodel, settings, options, train, validation):
 
 def _check_settings(settings):
     algorithm = settings["algorithm"]
-    if algorithm not in ALGORITHMS:
-        raise ValueError(
-            f"`algorithm` must be one of {list(ALGORITHMS)}."
-            f"{nearest(algorithm, ALGORITHMS)} Received: {algorithm!r}"
-        )
-    for name in (*_POSITIVE, "max_epochs"):
-        value = settings[name]
-        if name == "max_epochs" and value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f"`{name}` must be a positive integer. "
-                f"Received: {name}={value!r}"
-            )
+    counts = {name: (settings[name], integer(1)) for name in _POSITIVE}
+    most = settings["max_epochs"], maybe(integer(1))
+    check(algorithm=(algorithm, one_of(*ALGORITHMS)), max_epochs=most, **counts)
     if settings["max_epochs"] is not None and algorithm != "hyperband":
         raise ValueError(
             "`max_epochs` is for Hyperband alone. Elsewhere epochs are the "

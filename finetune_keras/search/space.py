@@ -2,8 +2,8 @@
 
 import contextlib
 
+from finetune_keras.arguments import nearest
 from finetune_keras.data.table import format_table
-from finetune_keras.plans.phase import nearest
 from finetune_keras.search.space_parts import (
     CONDITIONS,
     FIT_PARTS,

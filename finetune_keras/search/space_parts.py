@@ -3,7 +3,7 @@
 import math
 import numbers
 
-from finetune_keras.plans.phase import nearest
+from finetune_keras.arguments import nearest
 from finetune_keras.plans.plan import Plan
 from finetune_keras.search.space_values import plain
 

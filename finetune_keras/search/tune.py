@@ -6,7 +6,7 @@ import pathlib
 import keras_tuner
 
 from finetune_keras.cache.shared_activations import SharedActivations
-from finetune_keras.search.checks import check, settle_epochs
+from finetune_keras.search.checks import check_search, settle_epochs
 from finetune_keras.search.explorer import Explorer
 from finetune_keras.search.folder import claim, empty, facts_of, in_use
 from finetune_keras.search.hypermodel import FineTuneHyperModel
@@ -115,7 +115,7 @@ def tune(
     settings.update(algorithm=algorithm, max_trials=max_trials)
     folder = pathlib.Path(directory).absolute()
     with _hypermodel(build, space, settings["objective"]) as hypermodel:
-        check(hypermodel, settings, options, train, validation)
+        check_search(hypermodel, settings, options, train, validation)
         settle_epochs(hypermodel, settings)
         with in_use(folder):
             _search(hypermodel, (train, validation), folder, settings, options)

@@ -1,6 +1,7 @@
 """Augmentation of texts: words that go, change places or are masked; typos."""
 
-from finetune_keras.data.augmentation import Augmentation, check_strength
+from finetune_keras.arguments import check
+from finetune_keras.data.augmentation import STRENGTH, Augmentation
 from finetune_keras.text.word_layers import (
     RandomCharacterNoise,
     RandomWordDeletion,
@@ -44,7 +45,7 @@ def text_augmentation(strength="medium", seed=None):
 
     - [Wei and Zou, 2019](https://arxiv.org/abs/1901.11196)
     """
-    check_strength(strength)
+    check(strength=(strength, STRENGTH))
     layers = {
         "light": lambda: [RandomWordSwap(0.05)],
         "medium": lambda: [RandomWordSwap(0.1), RandomWordDeletion(0.1)],

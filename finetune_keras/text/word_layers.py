@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from finetune_keras.data.augmentation import check_share
+from finetune_keras.arguments import check, share
 from finetune_keras.data.random_layer import RandomLayer
 from finetune_keras.engine import backend
 
@@ -30,7 +30,7 @@ class TextLayer(RandomLayer):
                 "with `RandomTokenMask`, or set KERAS_BACKEND=tensorflow. "
                 f"Received: backend={backend.name()!r}"
             )
-        check_share("rate", rate)
+        check(rate=(rate, share))
         super().__init__(seed, **{**kwargs, "dtype": "string"})
         self.rate = rate
 
@@ -241,7 +241,7 @@ class RandomTokenMask(RandomLayer):
     """
 
     def __init__(self, rate, mask_id, keep_ids=(), seed=None, **kwargs):
-        check_share("rate", rate)
+        check(rate=(rate, share))
         super().__init__(seed, **{"dtype": "int32", **kwargs})
         self.rate = rate
         self.mask_id = mask_id

@@ -2,7 +2,7 @@
 
 import keras
 
-from finetune_keras.plans.phase import nearest
+from finetune_keras.arguments import nearest
 
 
 def has_labels(spec):

@@ -661,8 +661,8 @@ def test_adapters_are_part_of_the_model(tmp_path):
     ("options", "message"),
     [
         ({"algorithm": "bayes"}, "Did you mean 'bayesian'"),
-        ({"max_trials": 0}, "positive integer"),
-        ({"keep": True}, "positive integer"),
+        ({"max_trials": 0}, "an integer of at least 1"),
+        ({"keep": True}, "an integer of at least 1"),
         ({"space": {"groups": [1]}}, "search_space"),
         ({"build": make_backbone}, None),
         ({"build": "model"}, "must be a function"),
