@@ -15,11 +15,6 @@ from finetune_keras.adapters.lora import LoRA, lora_plus_multipliers
 from finetune_keras.adapters.merge import merge_adapters
 from finetune_keras.adapters.prefix import PrefixTuning
 from finetune_keras.adapters.prompts import PromptTuning, PTuning
-from finetune_keras.adapters.saved_model import (
-    AdapterModel,
-    AdapterSequential,
-    AdapterTextModel,
-)
 from finetune_keras.adapters.scaling import IA3, BitFit, NormTuning
 from finetune_keras.data.arrays import from_arrays
 from finetune_keras.data.augmentation import Augmentation
@@ -44,11 +39,10 @@ from finetune_keras.models.layer_groups import (
     layer_groups,
     select_layers,
 )
+from finetune_keras.models.model import FineTuneModel
 from finetune_keras.models.replay import flatten
 from finetune_keras.models.summary import TrainableSummary, trainable_summary
 from finetune_keras.models.tasks import image_classifier
-from finetune_keras.models.text_model import TextModel
-from finetune_keras.models.trainable_set import FineTuneModel
 from finetune_keras.plans.phase import Phase
 from finetune_keras.plans.plan import Plan
 from finetune_keras.plans.schedules import OneCycle, SlantedTriangular
@@ -94,9 +88,6 @@ from finetune_keras.training.optimizers import layerwise_optimizer
 __version__ = "0.1.0"
 
 __all__ = [
-    "AdapterModel",
-    "AdapterSequential",
-    "AdapterTextModel",
     "Augmentation",
     "BitFit",
     "Bottleneck",
@@ -127,7 +118,6 @@ __all__ = [
     "Search",
     "SearchSpace",
     "SlantedTriangular",
-    "TextModel",
     "TrainableSummary",
     "UnfreezeCallback",
     "UnfreezeOnPlateau",

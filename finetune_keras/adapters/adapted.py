@@ -8,13 +8,10 @@ import keras
 from keras import ops
 
 from finetune_keras.adapters.attention import attend
-from finetune_keras.adapters.layer import AdapterLayer, adapters_in
+from finetune_keras.adapters.layer import AdapterLayer
 from finetune_keras.engine.layers import ATTENTION, hold, let_go
-from finetune_keras.engine.private import (
-    GLOBAL_CUSTOM_NAMES,
-    get_keras_mask,
-    set_keras_mask,
-)
+from finetune_keras.engine.private import get_keras_mask, set_keras_mask
+from finetune_keras.models.adapters_by_path import adapters_in
 
 # One thread at a time takes the activation of a layer away.
 _ACTIVATION = threading.RLock()
@@ -23,17 +20,17 @@ _ACTIVATION = threading.RLock()
 def attach(layer, adapter, path):
     """Puts an adapter in its base, where it takes effect at once.
 
-    Args:
-        layer: The base, a `keras.layers.Layer`.
-        adapter: An `AdapterLayer` made for it.
-        path: String, path of the layer in its model, for the weights' paths.
+    The calls of the base are wrapped on the object itself: its class stays
+    what it is, and so do its config and its copies. `path` is that of the
+    layer in its model, for the paths of the weights.
     """
     with contextlib.ExitStack() as scopes:
         for part in path.split("/"):
             scopes.enter_context(keras.name_scope(part))
         adapter.build(None)
-    if not is_adapted(layer):
-        layer.__class__ = _adapted_class(type(layer))
+    if not adapters_in(layer):
+        # Past Keras's tracking, which is locked once a layer is built.
+        vars(layer).update(_adapted_calls(layer))
     hold(layer, adapter.name, adapter)
 
 
@@ -43,70 +40,30 @@ def detach(layer, adapter):
     adapter.switch.assign(0.0)
     let_go(layer, adapter.name, adapter)
     if not adapters_in(layer):
-        layer.__class__ = layer.base_class
+        for name in (ATTENTION, "call", "quantized_call"):
+            vars(layer).pop(name, None)
 
 
-def is_adapted(layer):
-    """Tells whether a layer holds adapters."""
-    return isinstance(layer, Adapted)
+def _adapted_calls(layer):
+    """Dict from the names of methods to what stands in their place."""
+    if isinstance(layer, keras.layers.MultiHeadAttention):
+        own = getattr(layer, ATTENTION)
 
-
-@contextlib.contextmanager
-def base_classes(layers):
-    """Gives adapted layers their own classes back, for writing configs."""
-    adapted = [(layer, type(layer)) for layer in layers if is_adapted(layer)]
-    for layer, kind in adapted:
-        layer.__class__ = kind.base_class
-    try:
-        yield
-    finally:
-        for layer, kind in adapted:
-            layer.__class__ = kind
-
-
-class Adapted:
-    """What the class of a layer gets on top when the layer holds adapters."""
-
-
-@functools.cache
-def _adapted_class(kind):
-    """Makes the class of a layer of this kind that holds adapters."""
-
-    members = {
-        **_adapted_calls(kind),
-        "base_class": kind,
-        # Keras names a class in a file by these; it must find the base's.
-        "__module__": kind.__module__,
-        "__qualname__": kind.__qualname__,
-    }
-    adapted = type(kind.__name__, (Adapted, kind), members)
-    names = GLOBAL_CUSTOM_NAMES
-    if kind in names:
-        names[adapted] = names[kind]
-    return adapted
-
-
-def _adapted_calls(kind):
-    if issubclass(kind, keras.layers.MultiHeadAttention):
-
-        compute_attention = getattr(kind, ATTENTION)
-
-        @functools.wraps(compute_attention)
-        def compute(self, *args, **kwargs):
-            own = functools.partial(compute_attention, self)
-            return attend(own, adapters_in(self), *args, **kwargs)
+        @functools.wraps(own)
+        def compute(*args, **kwargs):
+            return attend(own, adapters_in(layer), *args, **kwargs)
 
         return {ATTENTION: compute}
+    calls = {"call": layer.call, "quantized_call": layer.quantized_call}
+    return {name: _wrapped(layer, own) for name, own in calls.items()}
 
-    @functools.wraps(kind.call)
-    def call(self, inputs, *args, **kwargs):
-        return _call(self, kind.call, inputs, args, kwargs)
 
-    @functools.wraps(kind.quantized_call)
-    def quantized_call(self, inputs, *args, **kwargs):
-        return _call(self, kind.quantized_call, inputs, args, kwargs)
+def _wrapped(layer, own):
+    @functools.wraps(own)
+    def call(inputs, *args, **kwargs):
+        return _call(layer, own, inputs, args, kwargs)
 
-    return {"call": call, "quantized_call": quantized_call}
+    return call
 
 
 def _call(layer, call, inputs, args, kwargs):
@@ -117,7 +74,7 @@ def _call(layer, call, inputs, args, kwargs):
             read = _add(read, adapter(inputs))
     changes = [x for x in adapters if _overrides(x, "change")]
     with _without_activation(layer if changes else None) as activation:
-        outputs = call(layer, read, *args, **kwargs)
+        outputs = call(read, *args, **kwargs)
     mask = get_keras_mask(outputs)
     for own in ("training", "mask"):
         kwargs.pop(own, None)

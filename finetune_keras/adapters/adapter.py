@@ -8,23 +8,21 @@ import warnings
 
 from keras import ops
 
-from finetune_keras.adapters.adapted import detach, is_adapted
+from finetune_keras.adapters.adapted import detach
 from finetune_keras.adapters.heads import switch_head
 from finetune_keras.adapters.method import Method
-from finetune_keras.adapters.saved_model import (
-    adapters_by_name,
-    attach_adapters,
-    drop_class,
-    keep_adapters,
-)
 from finetune_keras.adapters.targets import (
     base_leaves,
     find_targets,
     head_layers,
 )
 from finetune_keras.engine.traces import forget_traces
+from finetune_keras.models.adapters_by_path import (
+    adapters_by_name,
+    adapters_in,
+)
 from finetune_keras.models.freezing import freeze, unfreeze
-from finetune_keras.models.trainable_set import keep_trainable_set
+from finetune_keras.models.model import give_class_back, keep_adapters
 
 
 def add_adapters(model, method, target_layers=None, name="default"):
@@ -34,9 +32,9 @@ def add_adapters(model, method, target_layers=None, name="default"):
     same weights, and those chosen get a small trained layer inside, named
     `adapter_` and `name`. Other models that share these layers get it too,
     and forget what they have traced, KerasHub's `generate` with it. A
-    functional or sequential model becomes an `AdapterModel` or
-    `AdapterSequential`, which behaves the same and keeps the adapters in its
-    `.keras` file; other models warn that their file will not.
+    functional model becomes a `FineTuneModel`, which behaves the same and
+    keeps the adapters in its `.keras` file, and a sequential one has a class
+    like it; other models warn that their file will not.
 
     Afterwards the new adapters and the head train, and all else is frozen.
     Earlier adapters are kept with their heads, switched off and frozen, see
@@ -85,7 +83,7 @@ def place_adapters(model, method, paths, name):
     """Does what `add_adapters` does, in the layers at these paths."""
     _check_name(model, name)
     with _scope_of(model):
-        attach_adapters(model, method, paths, name)
+        method.place(model, paths, name)
     keep_adapters(model)
     train_adapter(model, name)
     forget_traces(model)
@@ -103,7 +101,7 @@ def train_adapter(model, name):
     places = adapters_by_name(model)[name].values()
     # What stands in the head beside its own layers is an earlier adapter.
     own = base_leaves(model)
-    head = [x for x in head_layers(model) if x in own and not is_adapted(x)]
+    head = [x for x in head_layers(model) if x in own and not adapters_in(x)]
     with warnings.catch_warnings():
         # `keep_adapters` has told already what a file cannot keep.
         warnings.simplefilter("ignore")
@@ -241,11 +239,7 @@ def remove_adapters(model, name=None):
         if name in (None, one):
             for layer, adapter in places.values():
                 detach(layer, adapter)
-    if name is None or len(found) == 1:
-        drop_class(model)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            keep_trainable_set(model)
+    give_class_back(model)
     forget_traces(model)
     return model
 

@@ -8,20 +8,9 @@ def attend(
 ):
     """Computes attention with what the adapters of its layer change.
 
-    Args:
-        compute: Function of what follows, that computes the layer's own
-            attention.
-        adapters: List of the layer's `AdapterLayer`s.
-        query: Tensor of shape `(batch, targets, heads, features)`.
-        key: Tensor of shape `(batch, sources, heads, features)`.
-        value: Tensor like `key`.
-        attention_mask: Tensor of shape `(batch, targets or 1, sources)`, true
-            where a target may look, or `None`. Defaults to `None`.
-        *args: What else `compute` takes.
-        **kwargs: What else `compute` takes.
-
-    Returns:
-        What `compute` returns: outputs and scores.
+    `compute` is the layer's own, of all that follows. Query, key and value are
+    of shape `(batch, length, heads, features)`; the mask is true where a target
+    may look.
     """
     prompts = [adapter for adapter in adapters if adapter.prompt_length]
     if prompts:

@@ -5,10 +5,10 @@ import hashlib
 import keras
 import numpy as np
 
-from finetune_keras.adapters.saved_model import path_now
 from finetune_keras.adapters.targets import base_leaves, head_layers
 from finetune_keras.engine import graph
-from finetune_keras.models.trainable_set import paths_now
+from finetune_keras.models.model import encoder_of
+from finetune_keras.models.trainable_set import path_now, paths_now
 
 
 def renamed(model, facts, tensors):
@@ -123,7 +123,7 @@ def check_head(model, tensors, path):
 
 def check_classes(model, expected, path):
     """Raises where the outputs of the head have other names in the file."""
-    found = getattr(getattr(model, "encoder", None), "classes", None)
+    found = getattr(encoder_of(model), "classes", None)
     if None not in (found, expected) and found != expected:
         raise ValueError(
             "The head of the file answers with other classes than the model, "

@@ -16,18 +16,12 @@ from finetune_keras.adapters.file_base import (
     renamed,
 )
 from finetune_keras.adapters.heads import head_with
-from finetune_keras.adapters.method import read_method
 from finetune_keras.adapters.peft_files import (
     CONFIG,
     WEIGHTS,
     from_peft,
     is_peft_folder,
     to_peft,
-)
-from finetune_keras.adapters.saved_model import (
-    adapters_by_name,
-    describe_adapters,
-    make_adapters,
 )
 from finetune_keras.adapters.stored import (
     FORMAT,
@@ -43,6 +37,12 @@ from finetune_keras.adapters.targets import (
 )
 from finetune_keras.data.atomic import replacing, write_text
 from finetune_keras.engine import graph
+from finetune_keras.models.adapters_by_path import (
+    adapters_by_name,
+    describe_adapters,
+    read_method,
+)
+from finetune_keras.models.model import encoder_of
 
 
 def save_adapters(model, path, name=None, format=None):
@@ -97,7 +97,7 @@ def save_adapters(model, path, name=None, format=None):
     head = {f"head:{k}": v for k, v in head_with(model, name).items()}
     facts = {
         "name": name,
-        "classes": getattr(getattr(model, "encoder", None), "classes", None),
+        "classes": getattr(encoder_of(model), "classes", None),
         **described,
         "base": fingerprints(model),
         "leaf_layers": list(base_leaves(model).values()),
@@ -232,7 +232,7 @@ def _weights_of(model, name):
 
 def _weights_to_be(model, method, layers):
     """The same of an adapter that is not in the model yet."""
-    adapters = make_adapters(model, method, layers, "to_be")
+    adapters = method.make(model, layers, "to_be")
     for adapter in adapters:
         adapter.build(None)
     return _weights_at(dict(zip(layers, adapters, strict=True)))

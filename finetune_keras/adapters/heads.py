@@ -1,7 +1,7 @@
 """The head that goes with each adapter, while another one is switched on."""
 
 from finetune_keras.adapters.file_base import array_of, head_of
-from finetune_keras.adapters.saved_model import adapters_by_name
+from finetune_keras.models.adapters_by_path import adapters_by_name
 
 
 def switch_head(model, name):
@@ -9,10 +9,6 @@ def switch_head(model, name):
 
     An adapter that is switched on for the first time begins with the head that
     is there.
-
-    Args:
-        model: A `keras.Model` with adapters.
-        name: Name of the adapter.
     """
     holders = {
         one: _holder(places) for one, places in adapters_by_name(model).items()

@@ -6,12 +6,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from finetune_keras.engine import graph
-from finetune_keras.engine.layers import direct_layers
 from finetune_keras.engine.private import AutocastScope
+from finetune_keras.models.adapters_by_path import InnerAdapter
 
 
-class AdapterLayer(keras.layers.Layer):
+class AdapterLayer(InnerAdapter):
     """A small trained layer that lives in another layer, its base.
 
     The base stays the same object with the same weights. Its outputs, before
@@ -86,48 +85,28 @@ class AdapterLayer(keras.layers.Layer):
         return ops.where(switch == 0, ops.zeros_like(tensor), switch * tensor)
 
     def change(self, inputs, outputs, **kwargs):
-        """What the adapter adds to the outputs of its base.
+        """What it adds to the outputs of its base, `None` for nothing.
 
         Args:
             inputs: Tensor, what the base was called with.
             outputs: Tensor, what it made of it, before its activation.
             **kwargs: Further arguments of the base's call.
-
-        Returns:
-            Tensor that broadcasts to the shape of `outputs`, or `None` for
-            nothing.
         """
         return None
 
     def change_inputs(self, inputs):
-        """What the adapter adds to the inputs of its base.
-
-        Args:
-            inputs: Tensor, what the base was called with.
-
-        Returns:
-            Tensor of the shape of `inputs`, or `None` for nothing.
-        """
+        """What it adds to the inputs of its base, `None` for nothing."""
         return None
 
     def change_sequence(self, outputs, mask):
-        """Makes the outputs of the base longer or shorter.
-
-        Args:
-            outputs: Tensor of shape `(batch, length, features)`.
-            mask: Boolean tensor of shape `(batch, length)`, or `None`.
-
-        Returns:
-            `(outputs, mask)`.
-        """
+        """Makes `(batch, length, features)`, and mask, longer or shorter."""
         return outputs, mask
 
     def weight_changes(self):
         """What to add to the weights of the base to do without the adapter.
 
-        Returns:
-            List of pairs of a variable of the base and a tensor, or `None`
-            where the method cannot be merged.
+        Pairs of a variable of the base and a tensor, or `None` where the method
+        cannot be merged.
         """
         return None
 
@@ -146,22 +125,6 @@ class Factor(keras.layers.Layer):
 
     def build(self, shape, initializer="zeros"):
         self.kernel = self.add_weight(shape, initializer, name="kernel")
-
-
-def adapters_in(layer):
-    """Lists the adapters that a layer holds itself."""
-    return [x for x in direct_layers(layer) if isinstance(x, AdapterLayer)]
-
-
-def bases(layer, path=""):
-    """Dict from all layers at any depth, but those of adapters, to paths."""
-    found = {}
-    for child in graph.inner_layers(layer):
-        if not isinstance(child, AdapterLayer):
-            where = f"{path}/{child.name}".lstrip("/")
-            for one, place in {child: where, **bases(child, where)}.items():
-                found.setdefault(one, place)
-    return found
 
 
 def _float_policy(policy):

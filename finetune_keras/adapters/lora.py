@@ -5,7 +5,6 @@ import numbers
 
 import keras
 
-from finetune_keras.adapters.layer import adapters_in
 from finetune_keras.adapters.lora_layers import (
     EmbeddingLoRA,
     LoRALayer,
@@ -14,6 +13,7 @@ from finetune_keras.adapters.lora_layers import (
 from finetune_keras.adapters.method import Method
 from finetune_keras.adapters.targets import attention_or_pointwise
 from finetune_keras.engine import graph
+from finetune_keras.models.adapters_by_path import adapters_in
 
 _VARIANTS = ("lora", "rslora", "dora")
 

@@ -20,11 +20,6 @@ class LoRALayer(AdapterLayer):
 
     A subclass tells, for one type of layer, the shapes of the factors, their
     product, and how the layer applies a kernel.
-
-    Args:
-        base: The `keras.layers.Layer`, built.
-        method: A `LoRA`.
-        name: String.
     """
 
     # On the factors the switch costs less than on the outputs.

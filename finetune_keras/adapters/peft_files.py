@@ -7,10 +7,10 @@ import warnings
 
 import numpy as np
 
-from finetune_keras.adapters.layer import bases
 from finetune_keras.adapters.lora import LoRA
 from finetune_keras.adapters.targets import base_leaves, head_layers
 from finetune_keras.data.facts import COUNT, NUMBER, check_facts
+from finetune_keras.models.adapters_by_path import bases
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -65,17 +65,10 @@ def is_peft_folder(path):
 
 
 def to_peft(model, method, weights, head):
-    """Turns LoRA into what PEFT keeps.
+    """Turns LoRA into what PEFT keeps, `(config, tensors)`.
 
-    Args:
-        model: A `keras.Model` on a BERT, RoBERTa or DistilBERT of KerasHub.
-        method: The `LoRA`.
-        weights: Dict from keys such as `"layer/adapter/lora_a/kernel"` to
-            arrays.
-        head: Dict from keys such as `"head/kernel"` to arrays.
-
-    Returns:
-        `(config, tensors)`: two dicts, for the two files of a folder.
+    The keys of weights are like `"layer/adapter/lora_a/kernel"`, those of the
+    head like `"head/kernel"`.
     """
     if not isinstance(method, LoRA):
         raise ValueError(
@@ -108,16 +101,9 @@ def to_peft(model, method, weights, head):
 
 
 def from_peft(model, folder, config, tensors):
-    """Turns what PEFT keeps into LoRA for a model.
+    """Turns what PEFT keeps into LoRA: `(method, weights, head)` of `to_peft`.
 
-    Args:
-        model: A `keras.Model` on a BERT, RoBERTa or DistilBERT of KerasHub.
-        folder: String, for messages.
-        config: Dict, of `adapter_config.json`.
-        tensors: Dict from names to arrays, of `adapter_model.safetensors`.
-
-    Returns:
-        `(method, weights, head)`, as `to_peft` takes them.
+    `folder` is for messages.
     """
     method = _method(config, folder)
     family = _family(model)

@@ -3,10 +3,11 @@
 import keras
 from keras import ops
 
-from finetune_keras.adapters.layer import AdapterLayer, Factor, bases
+from finetune_keras.adapters.layer import AdapterLayer, Factor
 from finetune_keras.adapters.method import Method
 from finetune_keras.adapters.prefix import check_size
 from finetune_keras.engine import graph
+from finetune_keras.models.adapters_by_path import bases
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")

@@ -103,11 +103,10 @@ class _Scale(AdapterLayer):
 
 
 def _features(layer, of_outputs):
-    """Which dimensions are features.
+    """Which dimensions are features: `(sizes, axes, at)`.
 
-    Returns:
-        `(sizes, axes, at)`: their sizes, their places in the kernel, and the
-        shape in which a factor for each lies on a tensor of the layer.
+    Their sizes, their places in the kernel, and the shape in which a factor for
+    each lies on a tensor of the layer.
     """
     shape = tuple(layer.kernel.shape)
     if not isinstance(layer, keras.layers.EinsumDense):

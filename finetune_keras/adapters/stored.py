@@ -40,17 +40,10 @@ _NEWER = {"leaf_layers": list_of(TEXT), "classes": maybe(list_of(TEXT))}
 
 
 def read_file(path):
-    """Reads a file of `save_adapters`.
+    """Reads a file of `save_adapters`, or says what is wrong with it.
 
-    Args:
-        path: String or `pathlib.Path`.
-
-    Returns:
-        `(facts, tensors)`: a dict of plain data, and a dict with `"adapter"`
-        and `"head"`, each a dict from paths to arrays.
-
-    Raises:
-        ValueError: With the file, what is wrong, and what can be done.
+    Returns a dict of plain data, and a dict with `"adapter"` and `"head"`, each
+    a dict from paths to arrays.
     """
     if pathlib.Path(path).is_dir():
         raise ValueError(
@@ -84,17 +77,7 @@ def read_file(path):
 
 
 def read_folder(path):
-    """Reads the two files of a folder of PEFT.
-
-    Args:
-        path: String or `pathlib.Path`.
-
-    Returns:
-        `(config, tensors)`, two dicts.
-
-    Raises:
-        ValueError: With the file, what is wrong, and what can be done.
-    """
+    """Reads a folder of PEFT: its config, and its arrays by name."""
     folder = pathlib.Path(path)
     with reading(folder / CONFIG):
         config = json.loads((folder / CONFIG).read_text("utf-8"))
@@ -118,16 +101,7 @@ def _read_tensors(path):
 
 
 def check_weights(expected, arrays, path):
-    """Raises where a file has other weights than an adapter needs.
-
-    Args:
-        expected: Dict from paths to variables.
-        arrays: Dict from paths to arrays of the file.
-        path: String or `pathlib.Path` of the file.
-
-    Raises:
-        ValueError: With the file and what differs.
-    """
+    """Raises where a file has other weights than an adapter needs."""
     needs = {key: tuple(v.shape) for key, v in expected.items()}
     has = {key: tuple(array.shape) for key, array in arrays.items()}
     for key in dict.fromkeys([*needs, *has]):

@@ -5,9 +5,10 @@ import warnings
 
 import keras
 
-from finetune_keras.adapters.layer import AdapterLayer, bases
+from finetune_keras.adapters.layer import AdapterLayer
 from finetune_keras.engine import graph
 from finetune_keras.engine.layers import every_layer
+from finetune_keras.models.adapters_by_path import bases
 from finetune_keras.models.layer_groups import layer_groups, select_layers
 
 _QUERY_OR_VALUE = re.compile(
@@ -21,20 +22,10 @@ FEEDFORWARD_OUTPUT = re.compile(
 
 
 def find_targets(model, method, target_layers=None):
-    """Finds the layers that a method goes into.
+    """Dict from the layers that a method goes into to their paths.
 
-    Args:
-        model: A `keras.Model`, built.
-        method: A method such as `LoRA`, which tells what it `supports`.
-        target_layers: A selection of layers as in `select_layers`, or `None`
-            for the default of the method.
-
-    Returns:
-        Dict from layer to its path in the model.
-
-    Raises:
-        ValueError: If the selection matches nothing, or no layer that the
-            method supports.
+    `target_layers` is a selection as in `select_layers`, or `None` for the
+    default of the method.
     """
     found = method.find_layers(model)
     if found is not None:
@@ -84,16 +75,7 @@ def _is_named(layer, path, selection):
 
 
 def check_places(model, method, paths):
-    """Raises where layers that a file names cannot have the method here.
-
-    Args:
-        model: A `keras.Model`, built.
-        method: A `Method`.
-        paths: List of the paths of layers.
-
-    Raises:
-        ValueError: If there is no such layer, or it cannot have the method.
-    """
+    """Raises where layers that a file names cannot have the method here."""
     layers = {path: layer for layer, path in bases(model).items()}
     free = method.find_layers(model) is None
     for path in paths:

@@ -23,6 +23,7 @@ from finetune_keras.cache.shared_activations import (
 from finetune_keras.data.buckets import Buckets
 from finetune_keras.engine import backend, graph
 from finetune_keras.engine.workers import workers_of
+from finetune_keras.models.model import encoder_of
 from finetune_keras.models.outside_graph import prepared, prepares_inputs
 from finetune_keras.models.replay import tail
 from finetune_keras.models.tf_data import is_shuffled
@@ -57,9 +58,10 @@ class PrefixCache:
         self.folder = folder
         self.model = model
         check_methods(model)
-        # Dropout below the cut, in models that say so, is left out.
+        # Of texts, dropout below the cut is left out: it guards against
+        # overfitting of weights that do not learn.
         self.quiet_layers = ()
-        if getattr(model, "quiet_where_frozen", False):
+        if encoder_of(model) is not None:
             self.quiet_layers = (keras.layers.Dropout,)
         with flat.opened() as opened:
             self._cut(model, flat, opened)

@@ -1,13 +1,15 @@
 """The graph under a model: its steps, its leaf layers, its cut points.
 
-Everything here reads Keras's own graph of nodes. It is the one place of the
-`models` room that touches private attributes of Keras.
+Everything here reads Keras's own graph of nodes.
 """
 
 import re
 
 import keras
-from keras.src.models.functional import functional_like_constructor
+from keras.src.models.functional import (
+    Functional,
+    functional_like_constructor,
+)
 from keras.src.ops.function import make_node_key
 
 
@@ -249,20 +251,18 @@ def lists_layers(model):
 
 def is_plain_functional(model):
     """Tells whether a model is functional and of no class of its own."""
-    return (
-        graph_of(model) is model
-        and type(model).__module__ == "keras.src.models.functional"
-    )
+    return type(model) is Functional
 
 
 def change_class(model, kind):
-    """Turns a functional model into a registered subclass of its kind."""
-    if type(model) not in kind.__mro__:
-        # Building one makes Keras mix its functional class into the new one.
-        kind(model.inputs, model.outputs)
-    guards_pixels = getattr(model, "guards_pixels", False)
+    """Has a model be of another class, whose file keeps more of it, or less.
+
+    What `freeze` and adapters do, they do to the model that a person holds, and
+    Keras finds the reader of a file by the class of the object alone: neither
+    its config nor anything on the object can name another one. So this is the
+    one place where an object changes its class; both must lay out alike.
+    """
     model.__class__ = kind
-    model.guards_pixels = guards_pixels
 
 
 def optimized_ids(optimizer):

@@ -2,11 +2,9 @@
 
 from keras.src.backend import AutocastScope, get_keras_mask, set_keras_mask
 from keras.src.backend.common import global_state
-from keras.src.saving.object_registration import GLOBAL_CUSTOM_NAMES
 from keras.src.saving.serialization_lib import in_safe_mode
 
 __all__ = [
-    "GLOBAL_CUSTOM_NAMES",
     "AutocastScope",
     "get_keras_mask",
     "global_state",

@@ -7,9 +7,9 @@ import keras
 
 from finetune_keras.engine.graph import graph_of, speaks_for_its_layers
 from finetune_keras.models.channels import with_channels
+from finetune_keras.models.pixel_guard import guard_pixels
 from finetune_keras.models.preprocessing import (
     MODES,
-    PixelModel,
     application_mode,
     applications,
     preprocessing_mode,
@@ -50,9 +50,9 @@ def backbone(model, input_shape=None, weights="imagenet", **kwargs):
 
     Returns:
         A functional `keras.Model` under the name that the application gave
-        it. It warns when its pixels look scaled already, see `PixelModel`. A
-        model of which nobody knows how it wants its pixels is neither scaled
-        nor guarded.
+        it. It warns, once, when its pixels look scaled already. A model of
+        which nobody knows how it wants its pixels is neither scaled nor
+        guarded.
 
     Raises:
         ValueError: If there is no such model or weights file, the weights do
@@ -79,7 +79,9 @@ def backbone(model, input_shape=None, weights="imagenet", **kwargs):
     else:
         built = _build(_find_function(model), shape, weights, kwargs)
     if preprocessing_mode(built) == "inside":
-        built = PixelModel(built.inputs[0], built.output, name=built.name)
+        name = built.name
+        built = keras.Model(built.inputs[0], built.output, name=name)
+        built = guard_pixels(built)
     return speaks_for_its_layers(built)
 
 

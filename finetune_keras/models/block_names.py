@@ -19,13 +19,8 @@ _NORM_WORDS = re.compile(r"_(bn|norm|batchnorm|relu|act|activation|pad)$", re.I)
 def block_keys(steps, cuts, atoms):
     """Gives each weighted layer the key of the block that it belongs to.
 
-    Args:
-        steps: List of steps of the model, see `graph.walk`.
-        cuts: Dict from position to tensor, see `graph.cut_points`.
-        atoms: List of weighted layers with `path`, `first` and `layer`.
-
-    Returns:
-        List of keys, one an atom. Atoms with equal keys are one block.
+    `cuts` are those of `graph.cut_points`, `atoms` the weighted layers with
+    `path`, `first` and `layer`. Those with equal keys are one block.
     """
     segments = _segments(len(steps), cuts)
     by_name = _keys_by_word(steps, segments)

@@ -19,18 +19,7 @@ def with_channels(model, shape):
     The first convolution is made anew and keeps the pretrained filters: summed
     over the channels for one channel, otherwise repeated in turn and rescaled,
     so that the sum over the channels stays. Scaling layers before it are made
-    anew too. Every other layer is shared with `model`.
-
-    Args:
-        model: A functional or sequential `keras.Model` of one image input.
-        shape: Tuple, shape of an image with the new channels.
-
-    Returns:
-        A functional `keras.Model`.
-
-    Raises:
-        ValueError: If the first layer with a kernel is no `Conv2D`, or takes
-            something else than the channels of the image.
+    anew too; every other layer is shared.
     """
     steps = [step.operation for step in walk(model)[0]]
     position = next((i for i, s in enumerate(steps) if has_kernel(s)), None)

@@ -5,8 +5,8 @@ import warnings
 from finetune_keras.engine import backend, graph
 from finetune_keras.engine.layers import own_flag
 from finetune_keras.models.layer_groups import as_groups
+from finetune_keras.models.model import keep_trainable_set
 from finetune_keras.models.selection import is_batch_norm
-from finetune_keras.models.trainable_set import keep_trainable_set
 from finetune_keras.plans.phase import BATCH_NORM
 
 
@@ -114,14 +114,9 @@ def _check_batch_norm(batch_norm):
 
 
 def is_recompile_due(model):
-    """Tells whether the compiled model trains other weights than it should.
+    """Tells whether a model trains other weights than it should.
 
-    Args:
-        model: A `keras.Model`.
-
-    Returns:
-        Boolean. `False` for a model that is not compiled, or was not trained
-        since.
+    No model does that is not compiled, or was not trained since.
     """
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None or not optimizer.built:
@@ -134,11 +129,8 @@ def is_recompile_due(model):
 class TrainOnly:
     """Unfreezes what is asked for and freezes the rest, again and again.
 
-    What the model holds beside its graph, such as a teacher, is as the user
+    What a model holds beside its graph, such as a teacher, is as the user
     left it, except while it is named.
-
-    Args:
-        groups: The `LayerGroups` of a model with the user's flags.
     """
 
     def __init__(self, groups):
@@ -151,12 +143,7 @@ class TrainOnly:
         self.variables = [(v, v.trainable) for v in variables]
 
     def __call__(self, layers, batch_norm="frozen"):
-        """Sets the flags.
-
-        Args:
-            layers: What trains, as in `select_layers`.
-            batch_norm: See `unfreeze`.
-        """
+        """Sets the flags; the arguments are those of `unfreeze`."""
         for layer, trainable in self.layers:
             graph.set_own_flag(layer, trainable)
         for variable, trainable in self.variables:

@@ -76,16 +76,10 @@ class Atom:
 
 
 def parts_of(model, walked, granularity="block", names=None):
-    """Puts the layers of a model together into groups.
+    """Puts the layers of a model together into groups, from input to output.
 
-    Args:
-        model: A `keras.Model`, built.
-        walked: What `graph.walk` says of it, or `None` if it has no graph.
-        granularity: `"block"` or `"layer"`, see `layer_groups`.
-        names: List of strings, see `LayerGroups`, or `None`.
-
-    Returns:
-        List of `LayerGroup`s, from input to output.
+    `walked` is what `graph.walk` says of it, `None` if it has no graph; the
+    others are as in `LayerGroups`.
     """
     if walked is None:
         return _parts_without_graph(model, names)
@@ -272,16 +266,9 @@ def _cut_between(steps, cuts, below, above):
 
 
 def best_cut(steps, cuts, start, stop):
-    """Picks the smallest cut of a stretch, with random operations above it.
+    """Picks the smallest cut in a stretch, with random operations above it.
 
-    Args:
-        steps: List of `Step`s.
-        cuts: Dict, from `cut_points`.
-        start: Integer, the first place where a cut may be.
-        stop: Integer, the place behind the last one.
-
-    Returns:
-        Integer, a key of `cuts`, or `None`.
+    Returns a key of `cuts`, or `None`.
     """
     best = None
     for position in [p for p in range(start, stop) if p in cuts]:

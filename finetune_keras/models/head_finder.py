@@ -6,21 +6,12 @@ import keras
 
 
 def find_head(steps, cuts, output_keys, atoms):
-    """Finds the weighted layers of the head.
+    """Finds the atoms of the head, none for a backbone.
 
     In this order: layers named head at the end; what stands behind an inner
     model that holds most of the weights; the dense layers behind the point
     where space or time collapses (pooling, flatten); a last dense layer or
     1x1 convolution that gives the output.
-
-    Args:
-        steps: List of steps of the model, see `graph.walk`.
-        cuts: Dict from position to tensor, see `graph.cut_points`.
-        output_keys: List of keys of the model's outputs.
-        atoms: List of weighted layers, from input to output.
-
-    Returns:
-        List of the atoms of the head, empty for a backbone.
     """
     if not atoms:
         return []

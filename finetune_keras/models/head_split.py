@@ -12,9 +12,8 @@ from finetune_keras.models.replay import opened
 def split_head(model):
     """Finds the tensor that the head of a model reads.
 
-    Returns:
-        `(flat, features)`: the model with inner models opened, and its
-        `KerasTensor` below the head; its output where there is no head.
+    Returns the model with inner models opened, and its tensor below the head;
+    its output where there is no head.
     """
     if graph.graph_of(model) is None:
         opened(model)

@@ -6,12 +6,17 @@ import keras
 
 from finetune_keras.data.task import Task
 from finetune_keras.engine import graph
+from finetune_keras.models.adapters_by_path import adapters_by_name
 from finetune_keras.models.head_split import split_head
+from finetune_keras.models.model import (
+    encoder_of,
+    keep_adapters,
+    keep_trainable_set,
+    text_model,
+)
 from finetune_keras.models.outside_graph import with_preprocessing
-from finetune_keras.models.pixel_guard import PixelModel
+from finetune_keras.models.pixel_guard import guard_like
 from finetune_keras.models.text_encoder import TextEncoder
-from finetune_keras.models.text_model import TextModel
-from finetune_keras.models.trainable_set import keep_trainable_set
 
 _POOLINGS = ("avg", "max", "flatten", "token")
 _GLOROT = ("tanh", "sigmoid", "softsign", "linear", "softmax", "hard_tanh")
@@ -134,30 +139,20 @@ def remove_head(model):
 def rebuild(model, outputs, whole=None):
     """Makes a model with new outputs on the inputs of another, of its kind.
 
-    Args:
-        model: A `keras.Model` that has a graph.
-        outputs: `KerasTensor` of the graph, or a structure of them.
-        whole: The `keras.Model` that `model` was opened from, if it was: it
-            may do something before its graph. Defaults to `None`.
-
-    Returns:
-        A `keras.Model`.
+    `whole` is what `model` was opened from, if it was: it may do something
+    before its graph.
     """
-    inputs = graph.graph_of(model).input
-    kinds = [k for k in (PixelModel, TextModel) if isinstance(model, k)]
-    new = (*kinds, keras.Model)[0](inputs, outputs, name=model.name)
-    if isinstance(new, TextModel):
-        same = new.outputs[0].shape == model.outputs[0].shape
-        old = model.encoder
-        new.encoder = (
-            old if same else TextEncoder(old.tokenizer, old.sequence_length)
-        )
+    inputs, encoder = graph.graph_of(model).input, encoder_of(model)
+    if encoder is None:
+        new = guard_like(model, keras.Model(inputs, outputs, name=model.name))
+    else:
+        shape = keras.tree.flatten(outputs)[0].shape
+        if shape != model.outputs[0].shape:
+            encoder = TextEncoder(encoder.tokenizer, encoder.sequence_length)
+        new = text_model(inputs, outputs, encoder, model.name)
     keep_trainable_set(new)
-    for layer in graph.all_layers(new):
-        if hasattr(layer, "keep_in"):
-            # An adapter: the file of the new model is to have it, too.
-            layer.keep_in(new)
-            break
+    if adapters_by_name(new):
+        keep_adapters(new)
     new = with_preprocessing(model if whole is None else whole, new)
     return graph.speaks_for_its_layers(new)
 

@@ -231,14 +231,7 @@ def layer_groups(model, granularity="block"):
 
 
 def as_groups(model):
-    """Returns the layer groups of a model; those that are given, as they are.
-
-    Args:
-        model: A `keras.Model`, built, or its `LayerGroups`.
-
-    Returns:
-        A `LayerGroups`.
-    """
+    """The `LayerGroups` of a model; those that are given, as they are."""
     return model if isinstance(model, LayerGroups) else LayerGroups(model)
 
 

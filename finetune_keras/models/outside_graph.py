@@ -13,8 +13,9 @@ import numpy as np
 
 from finetune_keras.engine.graph import graph_of
 from finetune_keras.engine.nodes import pack_inputs, run_through
+from finetune_keras.models.model import encoder_of, text_model
+from finetune_keras.models.pixel_guard import guard_like
 from finetune_keras.models.text_encoder import TextEncoder
-from finetune_keras.models.text_model import TextModel
 
 # How a model is trained and judged, and how it predicts.
 TRAINING = ("call", "fit", "evaluate", "train_step", "test_step")
@@ -22,14 +23,7 @@ _PREDICTING = ("predict", "predict_step")
 
 
 def prepares_inputs(model):
-    """Tells whether a model changes its data before its graph.
-
-    Args:
-        model: A `keras.Model`.
-
-    Returns:
-        Boolean.
-    """
+    """Tells whether a model changes its data before its graph."""
     method = getattr(type(model), "preprocess_samples", None)
     if method is None:
         return False
@@ -41,13 +35,7 @@ def prepares_inputs(model):
 def prepared(model, data, batch_size):
     """Data as the graph of a model takes them, prepared anew in each pass.
 
-    Args:
-        model: A `keras.Model` that prepares its inputs.
-        data: Tuple of arrays, or a `tf.data.Dataset`.
-        batch_size: Integer, batch size of arrays.
-
-    Returns:
-        Iterable of batches with a `cardinality()`.
+    An iterable of batches with a `cardinality()`; `batch_size` is for arrays.
     """
     # As the model's own `fit` does it, to the bit.
     if not hasattr(data, "element_spec"):
@@ -116,17 +104,9 @@ def _are_texts(part):
 def with_preprocessing(model, new):
     """Puts what a model does before its graph into a new model of that graph.
 
-    Args:
-        model: A `keras.Model`.
-        new: A `keras.Model` on the inputs of the graph of `model`.
-
-    Returns:
-        `new`, with the preprocessor as its first layer; or a `TextModel`,
-        where the preprocessor tokenises. `new` itself where there is nothing
-        to put, or a tokeniser packs its tokens in a way that we do not know.
-
-    Raises:
-        ValueError: If the preprocessor cannot stand in a graph.
+    The preprocessor becomes the first layer, or the encoder where it
+    tokenises. Where a tokeniser packs in a way that we do not know, `new` stays
+    as it is. A preprocessor that cannot stand in a graph is an error.
     """
     _tell_what_is_lost(model)
     if not prepares_inputs(model):
@@ -146,7 +126,8 @@ def with_preprocessing(model, new):
             "prepare the data yourself. "
             f"Received: preprocessor={preprocessor!r}"
         ) from error
-    return type(new)(inputs, _replay(new, prepared), name=new.name)
+    whole = type(new)(inputs, _replay(new, prepared), name=new.name)
+    return guard_like(new, whole)
 
 
 def _call(preprocessor, graph):
@@ -186,11 +167,9 @@ def _replay(model, inputs):
 
 def _with_tokenizer(preprocessor, new):
     encoder = _encoder_like(preprocessor, {x.name for x in new.inputs})
-    if encoder is None or isinstance(new, TextModel):
+    if encoder is None or encoder_of(new) is not None:
         return new
-    text_model = TextModel(new.input, new.output, name=new.name)
-    text_model.encoder = encoder
-    return text_model
+    return text_model(new.input, new.output, encoder, new.name)
 
 
 def _encoder_like(preprocessor, names):
@@ -223,15 +202,7 @@ def _tell_what_is_lost(model):
 
 
 def own_methods(model, names=TRAINING):
-    """Lists the methods by which a model does more than its graph shows.
-
-    Args:
-        model: A `keras.Model`.
-        names: Tuple of names of methods. Defaults to those of training.
-
-    Returns:
-        List of those that the user wrote.
-    """
+    """Lists methods of the user, by which a model is more than its graph."""
     ours = ("keras", "keras_hub", "finetune_keras")
     return [
         name

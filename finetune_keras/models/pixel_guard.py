@@ -12,12 +12,6 @@ def looks_scaled(x):
 
     Integers never do, nor does a constant batch, nor a few negative values
     such as interpolation leaves in raw pixels.
-
-    Args:
-        x: A batch of images, NumPy array or tensor.
-
-    Returns:
-        Boolean.
     """
     extremes = _extremes(x if hasattr(x, "dtype") else np.asarray(x))
     return extremes is not None and _are_scaled(*extremes)
@@ -42,74 +36,94 @@ def _are_scaled(low, high):
     return high <= 1.5 or (low < 0 and (high <= 20 or low < -50))
 
 
-class LooksAtPixels:
-    """What `PixelModel` does; other models may take its guard over.
+# The methods that get data of any kind, and those that get a batch.
+_WITH_DATA = ("fit", "evaluate", "predict")
+_WITH_A_BATCH = ("train_on_batch", "test_on_batch", "predict_on_batch", "call")
 
-    A model that `freeze` or `add_adapters` gives another class keeps its guard
-    by `guards_pixels`.
+
+def guard_pixels(model):
+    """Has a model warn when its pixels look scaled already.
+
+    Models of this library take raw pixels, 0 to 255, and scale them inside.
+    Whoever scales them too gets a model that learns badly and says nothing,
+    so `fit`, `evaluate`, `predict`, their batch versions and a plain call look
+    at the first pixels that they see (at most 32 images) and warn, once for
+    each model. Symbolic tensors, generators and integer images pass unseen.
+
+    The guard stands on the object and in memory only: class and file are
+    those of the model, and load where this library is not installed.
+
+    Args:
+        model: A functional `keras.Model` whose first input is the images.
+
+    Returns:
+        `model` itself.
     """
+    guard = _PixelGuard(model)
+    members = vars(model)
+    members["_pixel_guard"] = guard
+    for name in _WITH_DATA:
+        members[name] = _looking(model, name, guard.look_at)
+    for name in _WITH_A_BATCH:
+        members[name] = _looking(model, name, guard.look_once)
+    return model
 
-    guards_pixels = False
-    _pixels_warned = False
-    _pixels_seen = False
 
-    @functools.wraps(keras.Model.fit)
-    def fit(self, x=None, *args, **kwargs):
-        return super().fit(self._look_at(x), *args, **kwargs)
+def guards_pixels(model):
+    """Tells whether a model looks at its pixels."""
+    return "_pixel_guard" in vars(model)
 
-    @functools.wraps(keras.Model.evaluate)
-    def evaluate(self, x=None, *args, **kwargs):
-        return super().evaluate(self._look_at(x), *args, **kwargs)
 
-    @functools.wraps(keras.Model.predict)
-    def predict(self, x, *args, **kwargs):
-        return super().predict(self._look_at(x), *args, **kwargs)
+def guard_like(model, new):
+    """Has a new model guard its pixels if another one does; returns it."""
+    return guard_pixels(new) if guards_pixels(model) else new
 
-    @functools.wraps(keras.Model.train_on_batch)
-    def train_on_batch(self, x, *args, **kwargs):
-        self._look_once(x)
-        return super().train_on_batch(x, *args, **kwargs)
 
-    @functools.wraps(keras.Model.test_on_batch)
-    def test_on_batch(self, x, *args, **kwargs):
-        self._look_once(x)
-        return super().test_on_batch(x, *args, **kwargs)
-
-    @functools.wraps(keras.Model.predict_on_batch)
-    def predict_on_batch(self, x):
-        self._look_once(x)
-        return super().predict_on_batch(x)
-
-    def __call__(self, *args, **kwargs):
+def _looking(model, name, look):
+    @functools.wraps(getattr(model, name))
+    def method(*args, **kwargs):
         if args:
-            self._look_once(args[0])
-        return super().__call__(*args, **kwargs)
+            args = (look(args[0]), *args[1:])
+        elif "x" in kwargs:
+            kwargs["x"] = look(kwargs["x"])
+        # The class may have changed since.
+        return getattr(type(model), name)(model, *args, **kwargs)
 
-    def _look_at(self, x):
+    return method
+
+
+class _PixelGuard:
+    def __init__(self, model):
+        self.rank = len(model.inputs[0].shape)
+        self.has_warned = False
+        self.has_seen = False
+
+    def look_at(self, x):
         """Looks at data of any kind; returns what to use in its place."""
-        if self._pixels_warned or not self.guards_pixels:
+        if self.has_warned:
             return x
         if hasattr(x, "element_spec") and hasattr(x, "enumerate"):
             return self._look_at_dataset(x)
         if isinstance(x, keras.utils.PyDataset):
-            images = None if self._pixels_seen else self._images(_first(x[0]))
+            images = None if self.has_seen else self._images(_first(x[0]))
         else:
             images = self._images(x)
         self._look(None if images is None else images[:32])
         return x
 
-    def _look_once(self, x):
-        done = self._pixels_seen or self._pixels_warned
-        if self.guards_pixels and not done:
+    def look_once(self, x):
+        """Looks at a batch, unless pixels were seen before; returns it."""
+        if not (self.has_seen or self.has_warned):
             self._look(self._images(x))
+        return x
 
     def _look(self, images):
         extremes = None if images is None else _extremes(images, 32)
         if extremes is None:
             return
-        self._pixels_seen = True
+        self.has_seen = True
         if _are_scaled(*extremes):
-            self._pixels_warned = True
+            self.has_warned = True
             warnings.warn(
                 "Pixels look scaled already (minimum {:.3g}, maximum {:.3g}); "
                 "this model scales raw 0..255 pixels itself. Pass raw pixels: "
@@ -125,7 +139,7 @@ class LooksAtPixels:
             shape = getattr(leaf, "shape", ())
             # The length of a shape of unknown rank is an error in TensorFlow.
             rank = shape.rank if hasattr(shape, "rank") else len(shape)
-            if rank == len(self.inputs[0].shape) and hasattr(leaf, "dtype"):
+            if rank == self.rank and hasattr(leaf, "dtype"):
                 return leaf
         return None
 
@@ -138,13 +152,13 @@ class LooksAtPixels:
         import tensorflow as tf
 
         spec = self._images(_first(dataset.element_spec))
-        if self._pixels_seen or not isinstance(spec, tf.TensorSpec):
+        if self.has_seen or not isinstance(spec, tf.TensorSpec):
             return dataset
         if not spec.dtype.is_floating:
             return dataset
 
         def look(images):
-            self._look_once(images)
+            self.look_once(images)
             return True
 
         def pass_by(index, batch):
@@ -157,44 +171,6 @@ class LooksAtPixels:
             return batch
 
         return dataset.enumerate().map(pass_by)
-
-
-class PixelModel(LooksAtPixels, keras.Model):
-    """A functional model that warns when its pixels look scaled already.
-
-    Models of this library take raw pixels, 0 to 255, and scale them inside.
-    Whoever scales them too gets a model that learns badly and says nothing,
-    so `fit`, `evaluate`, `predict`, their batch versions and a plain call look
-    at the first pixels that they see (at most 32 images) and warn, once for
-    each model. Symbolic tensors, generators and integer images pass unseen.
-
-    The guard lives in memory only: the model is saved as the plain functional
-    model that it is, and so loads where this library is not installed.
-
-    Args:
-        inputs: A `keras.Input` of images, or a structure of inputs of which
-            the first is the images.
-        outputs: `KerasTensor`, or a structure of them.
-        name: String, name of the model. Defaults to `None`.
-        **kwargs: `trainable`, as for `keras.Model`.
-    """
-
-    guards_pixels = True
-
-    def __init__(self, inputs, outputs, name=None, **kwargs):
-        super().__init__(inputs, outputs, name=name, **kwargs)
-        # Keras writes module and name of a model's class into the file, and
-        # looks them up at loading. Under those of its own functional model
-        # the file needs nothing but Keras; `Functional` became our base in
-        # the line above.
-        functional = PixelModel.__bases__[-1]
-        PixelModel.__name__ = functional.__name__
-        PixelModel.__module__ = functional.__module__
-
-    def __reduce__(self):
-        # Pickle checks that the class is what its name leads to.
-        load, arguments = super().__reduce__()
-        return getattr(keras.Model, load.__name__), arguments
 
 
 def _first(batch):

@@ -8,14 +8,6 @@ import numpy as np
 
 from finetune_keras.engine.graph import graph_of, walk
 from finetune_keras.models.outside_graph import prepares_inputs
-from finetune_keras.models.pixel_guard import PixelModel, looks_scaled
-
-__all__ = [
-    "PixelModel",
-    "looks_scaled",
-    "preprocessing_mode",
-    "scale_pixels",
-]
 
 MODES = ("tf", "torch", "caffe")
 # Red, green, blue, on the scale of raw pixels.
@@ -37,9 +29,6 @@ def preprocessing_mode(model):
     first kernel takes raw pixels. Then the name: `keras.applications` models
     keep theirs, and Keras's own `preprocess_input` of that application is
     tried on a few pixels.
-
-    Args:
-        model: A `keras.Model`.
 
     Returns:
         `"tf"` (-1 to 1), `"torch"` (0 to 1, then the mean and deviation of
@@ -96,12 +85,8 @@ def _squash(name):
 def find_application(name):
     """Finds the function of `keras.applications` that made a model.
 
-    Args:
-        name: String, name of the model, such as `"mobilenetv2_1.00_224"`.
-
-    Returns:
-        The function with the longest name that `name` begins with, whatever
-        the case and the punctuation, or `None`.
+    The one with the longest name that `name` begins with, whatever the case
+    and the punctuation, or `None`.
     """
     functions = {_squash(n): f for n, f in applications().items()}
     name = _squash(name)
@@ -114,14 +99,7 @@ def find_application(name):
 
 
 def application_mode(function):
-    """Learns the scaling of an application from Keras, by trying it.
-
-    Args:
-        function: A function of `keras.applications`, or `None`.
-
-    Returns:
-        As `preprocessing_mode`.
-    """
+    """Learns the scaling of an application from Keras, by trying it."""
     package, _, module = getattr(function, "__module__", "").rpartition(".")
     module = getattr(keras.applications, module, None)
     if package.split(".")[0] != "keras" or module is None:
@@ -144,19 +122,6 @@ def scale_pixels(x, mode):
     float32 whatever the dtype policy. With one channel, the mean and the
     deviation of red, green and blue are averaged; with others than 1 and 3,
     they are repeated, and the order of the channels is kept.
-
-    Args:
-        x: A `KerasTensor` of shape (batch, height, width, channels), or
-            (batch, channels, height, width) where Keras is configured so. Raw
-            pixels, 0 to 255.
-        mode: `"tf"`, `"torch"`, `"caffe"`, or, for pixels that stay as they
-            are, `"inside"` or `None`. See `preprocessing_mode`.
-
-    Returns:
-        A `KerasTensor` of the same shape.
-
-    Raises:
-        ValueError: If `mode` is unknown.
     """
     if mode in (None, "inside"):
         return x

@@ -15,17 +15,7 @@ SUFFIXES = (".h5", ".hdf5", ".keras")
 
 
 def check_weights(weights):
-    """Checks that weights are `"imagenet"`, `None` or an existing file.
-
-    Args:
-        weights: The argument of the user.
-
-    Returns:
-        The same, paths as strings.
-
-    Raises:
-        ValueError: If they are none of these.
-    """
+    """Checks that weights are `"imagenet"`, `None` or an existing file."""
     if weights in ("imagenet", None):
         return weights
     expected = (
@@ -49,14 +39,9 @@ def check_weights(weights):
 
 
 def load_weights(model, path):
-    """Loads a weights file, and says what is wrong where it does not fit.
+    """Loads a weights file, or says why it does not fit.
 
-    Args:
-        model: A `keras.Model`. It is left as it was if the file does not fit.
-        path: String, path of the file.
-
-    Raises:
-        ValueError: If the file cannot be read or belongs to another model.
+    The model is left as it was then.
     """
     before = model.get_weights()
     try:
@@ -84,18 +69,6 @@ def build(function, weights, **kwargs):
 
     With `"imagenet"`, Keras looks for the file of weights in its cache, and
     downloads it where it is absent.
-
-    Args:
-        function: A function of `keras.applications`, or one like these.
-        weights: `"imagenet"` or `None`.
-        **kwargs: Further arguments of the function.
-
-    Returns:
-        What the function returns.
-
-    Raises:
-        ValueError: If the arguments do not fit, or the weights are neither
-            cached nor come from the network, or cannot be read.
     """
     name = getattr(function, "__name__", repr(function))
     with _impatient_downloads() as downloads:
@@ -166,11 +139,10 @@ def _local_in_traceback(error, variable):
 
 @contextlib.contextmanager
 def _impatient_downloads():
-    """Makes `urllib`, within the block, give up on a network without answer.
+    """Makes `urllib` give up on a network that does not answer.
 
-    Neither a name server that hangs nor one that accepts and stays silent is
-    waited for longer than a few seconds; a download that has begun may take
-    its time.
+    A server of names or files is waited for a few seconds; a download that has
+    begun may take its time.
     """
     previous = getattr(urllib.request, "_opener", None)
     opener = _ImpatientOpener(previous or urllib.request.build_opener())

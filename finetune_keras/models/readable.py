@@ -17,17 +17,11 @@ _LARGE = 5_000_000
 
 
 def unreadable_layers(model):
-    """Finds what a `.keras` file of a model could not give back.
+    """Dict from layers that a file could not give back to the reason.
 
     Each kind of layer is written and made again, which takes milliseconds. A
-    model with a `get_config` of its own is made again by its
-    constructor, and its layers are no concern of the file.
-
-    Args:
-        model: A `keras.Model`.
-
-    Returns:
-        Dict from the name of a layer to a string, why it cannot be read.
+    model with a `get_config` of its own is made again by its constructor, and
+    its layers are no concern of the file.
     """
     return _unreadable(model) if _writes_its_layers(model) else {}
 
@@ -56,12 +50,6 @@ def closed_models(model):
 
     They write down how they were made, and some of their layers, which would
     stand in the file one by one if they were opened, cannot.
-
-    Args:
-        model: A `keras.Model` that has a graph.
-
-    Returns:
-        List of `keras.Model`s.
     """
     inner = [x for x in graph.all_layers(model) if graph.graph_of(x)]
     return [x for x in inner if _must_stay_whole(x)]
@@ -70,11 +58,7 @@ def closed_models(model):
 def in_one_piece(model):
     """Puts a model that must stay whole into another one, as its one layer.
 
-    Args:
-        model: A `keras.Model` that has a graph.
-
-    Returns:
-        A `keras.Model`; `model` itself where its layers can stand anywhere.
+    A model whose layers can stand anywhere is returned as it is.
     """
     if graph.graph_of(model) is None or not _must_stay_whole(model):
         return model
@@ -88,12 +72,8 @@ def in_one_piece(model):
 def tensors_of(model):
     """Finds the tensors of a graph, by their own identity and from inside.
 
-    Args:
-        model: A `keras.Model` that has a graph.
-
-    Returns:
-        Dict from the `id` of each tensor, and of each output of an inner
-        model, to the tensor that stands for it in the graph of `model`.
+    Dict from the `id` of each tensor, and of each output of an inner model, to
+    the tensor that stands for it in the graph.
     """
     whole = graph.graph_of(model)
     known = {id(x): x for x in whole.inputs}
@@ -142,7 +122,7 @@ def _reason(layer):
         return None  # would be fetched or loaded once more
     if _is_python_lambda(layer):
         return None  # is read with `safe_mode=False`, as Keras says itself
-    kind = getattr(type(layer), "base_class", type(layer))
+    kind = type(layer)
     try:
         written = keras.saving.serialize_keras_object(layer)
         written = json.loads(json.dumps(written))

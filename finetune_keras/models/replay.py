@@ -29,7 +29,7 @@ def flatten(model):
         (some of KerasHub's), with a warning. What a
         KerasHub task does before its graph is part of it: its scaling and
         resizing become the first layer, and with its tokeniser it is a
-        `TextModel`.
+        `FineTuneModel` that takes texts.
 
     Raises:
         ValueError: If `model` has no graph, or prepares its inputs in a way
@@ -63,14 +63,8 @@ def flatten(model):
 def opened(model, everything=False, steps=None):
     """Does what `flatten` does with the graph alone, as it stands.
 
-    Args:
-        model: A `keras.Model`.
-        everything: Boolean, whether inner models are opened that must stay
-            whole if the new model is to be saved. Defaults to `False`.
-        steps: List of its `Step`s, if they are known. Defaults to `None`.
-
-    Returns:
-        A `keras.Model`.
+    With `everything`, also inner models are opened that must stay whole if the
+    new model is to be saved. `steps` are those of the model, if known.
     """
     if graph_of(model) is None:
         raise ValueError(
@@ -90,16 +84,9 @@ def opened(model, everything=False, steps=None):
 def replay(model, inputs=None, call=None, closed=None):
     """Runs a model's graph again on symbolic tensors, inner models opened.
 
-    Args:
-        model: A `keras.Model` that has a graph.
-        inputs: List of `KerasTensor`s, or `None` for new ones like the old.
-        call: Function `(operation, *args, **kwargs)` that makes each step.
-            Defaults to calling the operation.
-        closed: List of inner models that are called as they are, or `None`
-            for those that must stay whole. Defaults to `None`.
-
-    Returns:
-        `(inputs, outputs)` in the structure of the model.
+    `inputs` are a list, by default new ones like the old. `call(operation,
+    *args, **kwargs)` makes each step. `closed` are the inner models that are
+    called as they are, by default those that must stay whole.
     """
     graph = graph_of(model)
     closed = closed_models(model) if closed is None else closed
@@ -144,13 +131,6 @@ def tail(tensors, outputs):
 
     Where an input of the graph stands among inner tensors, Keras gives it a
     new place in its history, and the whole model could not be saved any more.
-
-    Args:
-        tensors: List of `KerasTensor`s.
-        outputs: `KerasTensor`, or a structure of them.
-
-    Returns:
-        A `keras.Model`.
     """
     with histories_kept(tensors):
         return keras.Model(tensors, outputs)

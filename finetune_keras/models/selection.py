@@ -12,12 +12,7 @@ from finetune_keras.models.subclassed import attribute_names
 
 
 def match(groups, spec):
-    """Lists the leaf layers that a specification means, in any order.
-
-    Args:
-        groups: A `LayerGroups`.
-        spec: What `select_layers` takes.
-    """
+    """Lists the leaf layers that a specification means, in any order."""
     if isinstance(spec, (list, tuple, set)):
         if not spec:
             raise ValueError(

@@ -16,14 +16,10 @@ _ORDERS = weakref.WeakKeyDictionary()
 
 
 def parts_by_call(model):
-    """Lists the layers with weights of a model, in the order of their calls.
+    """Lists the layers with weights of a model without a graph, as called.
 
-    Args:
-        model: A `keras.Model` without a graph, built.
-
-    Returns:
-        List of pairs of a name and a list of leaf layers. The last one is the
-        head, if it looks like one. What is not called is left out.
+    Pairs of a name and a list of leaf layers. The last one is the head, if it
+    looks like one. What is not called is left out.
     """
     layers, names = call_order(model), attribute_names(model)
     if layers is None:
@@ -50,12 +46,8 @@ def parts_by_call(model):
 def call_order(model):
     """Lists the layers that a model holds, in the order of their first calls.
 
-    Args:
-        model: A `keras.Model`, built.
-
-    Returns:
-        List of layers without those that are not called, or `None` if the
-        call cannot be traced.
+    Those that are not called are left out. `None` where the call cannot be
+    traced.
     """
     held = [id(layer) for layer in every_layer(model)]
     known, places = _ORDERS.get(model, (None, None))

@@ -6,7 +6,7 @@ from finetune_keras.data.labels import count_classes
 from finetune_keras.engine.graph import speaks_for_its_layers
 from finetune_keras.models.backbones import backbone as make_backbone
 from finetune_keras.models.heads import replace_head
-from finetune_keras.models.pixel_guard import PixelModel
+from finetune_keras.models.pixel_guard import guard_like
 from finetune_keras.models.replay import replay
 
 
@@ -90,5 +90,5 @@ def _augmented(model, augmentation):
     first = model.inputs[0]
     inputs = keras.Input(first.shape[1:], dtype=first.dtype, name=first.name)
     _, outputs = replay(model, augmentation(inputs))
-    kind = PixelModel if isinstance(model, PixelModel) else keras.Model
-    return speaks_for_its_layers(kind(inputs, outputs, name=model.name))
+    new = keras.Model(inputs, outputs, name=model.name)
+    return speaks_for_its_layers(guard_like(model, new))

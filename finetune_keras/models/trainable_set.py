@@ -1,4 +1,4 @@
-"""The trainable set, kept by path where Keras's own file would lose it."""
+"""The trainable set by path, which Keras's own file would lose."""
 
 import warnings
 
@@ -6,90 +6,54 @@ import keras
 
 from finetune_keras.engine import graph
 from finetune_keras.engine.paths import without_numbers
-from finetune_keras.models.pixel_guard import LooksAtPixels
+
+# What the file of a model of ours holds of it.
+FLAGS = (
+    "frozen_layers",
+    "frozen_variables",
+    "leaf_layers",
+    "quantized_layers",
+)
 
 
-@keras.saving.register_keras_serializable(package="finetune_keras")
-class FineTuneModel(LooksAtPixels, keras.Model):
-    """A functional model whose `.keras` file keeps what is frozen, by path.
+def describe_flags(model):
+    """Dict of `FLAGS`: what is frozen in a model, and what is quantised."""
+    leaves = graph.leaf_layers(model)
+    weights = graph.weights_by_path(model)
+    return {
+        "frozen_layers": [p for x, p in leaves.items() if not x.trainable],
+        "frozen_variables": [
+            path for path, v in weights.items() if graph.is_fixed(model, v)
+        ],
+        "leaf_layers": list(leaves.values()),
+        "quantized_layers": quantized_layers(model),
+    }
 
-    Keras saves the flag of a layer, but not those of the layers inside a
-    composite one such as `MultiHeadAttention`: they all come back trainable,
-    and those in int8 cannot be loaded. `freeze` turns a functional model with
-    such layers into this class. In all else it is an ordinary functional
-    model.
 
-    Example:
+def built_by_call(model, config):
+    """Has layers without a `build` built by their call, when loaded.
 
-    ```python
-    import keras, finetune_keras as ft
-
-    inputs = keras.Input((4, 8))
-    x = keras.layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs)
-    model = keras.Model(inputs, keras.layers.Dense(2)(x))
-    ft.freeze(model, "attention")
-    model.save("model.keras")
-    print(len(keras.models.load_model("model.keras").trainable_variables))  # 2
-    ```
+    Keras would mark them as built, and the layers inside have no weights
+    (the relative embedding of KerasHub's DeBERTa is one).
     """
-
-    keeps_trainable_set = True
-
-    def get_config(self):
-        leaves = graph.leaf_layers(self)
-        frozen = [path for x, path in leaves.items() if not x.trainable]
-        weights = graph.weights_by_path(self)
-        fixed = [p for p, v in weights.items() if graph.is_fixed(self, v)]
-        return {
-            **self._built_by_call(super().get_config()),
-            "frozen_layers": frozen,
-            "frozen_variables": fixed,
-            "leaf_layers": list(leaves.values()),
-            "quantized_layers": quantized_layers(self),
-        }
-
-    def _built_by_call(self, config):
-        """Has layers without a `build` built by their call, when loaded.
-
-        Keras would mark them as built, and the layers inside have no weights
-        (the relative embedding of KerasHub's DeBERTa is one).
-        """
-        late = {
-            layer.name
-            for layer in self.layers
-            if type(layer).build is keras.layers.Layer.build
-            and graph.inner_layers(layer)
-        }
-        for saved in config.get("layers", ()):
-            if saved["name"] in late:
-                saved.pop("build_config", None)
-        return config
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        frozen = config.pop("frozen_layers", ())
-        fixed = config.pop("frozen_variables", ())
-        saved = config.pop("leaf_layers", ())
-        quantized = config.pop("quantized_layers", {})
-        model = super().from_config(config, custom_objects=custom_objects)
-        quantize_again(model, saved, quantized)
-        set_flags(model, saved, frozen, fixed)
-        return model
+    late = {
+        layer.name
+        for layer in model.layers
+        if type(layer).build is keras.layers.Layer.build
+        and graph.inner_layers(layer)
+    }
+    for saved in config.get("layers", ()):
+        if saved.get("name") in late:
+            saved.pop("build_config", None)
+    return config
 
 
-def set_flags(model, saved, frozen, fixed):
-    """Freezes what a file says: leaf layers, and single variables.
-
-    Args:
-        model: The `keras.Model` made of the file.
-        saved: List of the paths of all leaf layers in the file.
-        frozen: List of those that were frozen.
-        fixed: List of the paths of variables.
-    """
-    paths = paths_now(saved, graph.leaf_layers(model).values())
-    frozen = {paths.get(path, path) for path in frozen}
-    pairs = [path.rsplit("/", 1) for path in fixed]
+def set_flags(model, flags):
+    """Freezes what a file says: leaf layers, and single variables."""
+    leaves = graph.leaf_layers(model).values()
+    paths = paths_now(flags["leaf_layers"], leaves)
+    frozen = {paths.get(path, path) for path in flags["frozen_layers"]}
+    pairs = [path.rsplit("/", 1) for path in flags["frozen_variables"]]
     fixed = {f"{paths.get(path, path)}/{name}" for path, name in pairs}
     _warn_of_lost(model, {*frozen, *fixed})
     for layer, path in graph.leaf_layers(model).items():
@@ -121,19 +85,15 @@ def quantized_layers(model):
     return {path: mode for path, mode in modes.items() if mode}
 
 
-def quantize_again(model, saved, quantized):
+def quantize_again(model, flags):
     """Quantises the layers inside composite ones, which come back unquantised.
 
     Keras writes how a layer is quantised into the layer's own config, which a
     composite layer does not write of those inside.
-
-    Args:
-        model: The `keras.Model` made of the file, built.
-        saved: List of the paths of all leaf layers in the file.
-        quantized: Dict, see `quantized_layers`.
     """
-    leaves = graph.leaf_layers(model)
-    paths = paths_now(saved, leaves.values()) if quantized else {}
+    quantized = dict(flags["quantized_layers"])
+    leaves = graph.leaf_layers(model) if quantized else {}
+    paths = paths_now(flags["leaf_layers"], leaves.values())
     modes = {paths.get(path, path): mode for path, mode in quantized.items()}
     for layer, path in leaves.items():
         if path in modes and layer.quantization_mode is None:
@@ -165,39 +125,16 @@ def paths_now(saved, now):
     return paths
 
 
-def keep_trainable_set(model, stacklevel=4):
-    """Makes sure that the flags of a model survive its `.keras` file.
-
-    Args:
-        model: A `keras.Model`.
-        stacklevel: Integer, how far the user's line is away, for the warning
-            where they do not. Defaults to `4`.
-    """
-    if getattr(model, "keeps_trainable_set", False):
-        return
-    lost = _flags_that_keras_loses(model)
-    if graph.is_plain_functional(model) and (lost or quantized_layers(model)):
-        graph.change_class(model, FineTuneModel)
-        return
-    if not lost:
-        return
-    cure = "freeze them again after loading"
-    if graph.graph_of(model) is model:
-        # Opened, it keeps what it does before its graph.
-        nested = any(map(graph.graph_of, model.layers))
-        plain = "keras.Model(model.inputs, model.outputs)"
-        cure += (
-            ", or train the functional model "
-            f"`{'ft.flatten(model)' if nested else plain}`, whose file keeps it"
-        )
-    warnings.warn(
-        f"The file of {type(model).__name__} does not keep the frozen state of "
-        f"layers such as {lost[0]!r}: loaded, they train. So {cure}.",
-        stacklevel=stacklevel,
-    )
+def path_now(path, paths):
+    """The path of a layer now, by those of the leaves, see `paths_now`."""
+    depth = path.count("/") + 1
+    for old, new in paths.items():
+        if old == path or old.startswith(path + "/"):
+            return "/".join(new.split("/")[:depth])
+    return path
 
 
-def _flags_that_keras_loses(model, path=""):
+def flags_that_keras_loses(model, path=""):
     """Paths of frozen leaves inside what Keras saves as a whole."""
     if not path and not graph.lists_layers(model):
         # The file holds the arguments of the constructor, which makes the
@@ -208,7 +145,7 @@ def _flags_that_keras_loses(model, path=""):
     for child in graph.inner_layers(model):
         name = f"{path}/{child.name}".lstrip("/")
         if graph.saves_inner_flags(child):
-            lost += _flags_that_keras_loses(child, name)
+            lost += flags_that_keras_loses(child, name)
         elif graph.inner_layers(child):
             leaves = graph.leaf_layers(child, name).items()
             lost += [where for x, where in leaves if _is_frozen(x)]

@@ -15,7 +15,7 @@ from finetune_keras.data.outputs import columns_of
 from finetune_keras.data.task import Task, refuse_unclear
 from finetune_keras.data.task_kinds import Regression
 from finetune_keras.engine import backend
-from finetune_keras.models.trainable_set import keep_trainable_set
+from finetune_keras.models.model import keep_trainable_set
 from finetune_keras.results.bundle_file import (
     FORMAT,
     MEMBER,

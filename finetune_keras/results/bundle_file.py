@@ -25,7 +25,7 @@ from finetune_keras.data.facts import (
 from finetune_keras.data.labels import check_classes
 from finetune_keras.data.outputs import columns_of
 from finetune_keras.data.task import Task
-from finetune_keras.models.text_model import TextModel
+from finetune_keras.models.model import encoder_of
 
 MEMBER, FORMAT = "finetune_keras.json", 1
 _FACTS = {
@@ -178,7 +178,7 @@ def check_predicts(model):
 def _reads_texts(model):
     """Tells models that make their inputs of raw texts themselves."""
     preprocessor = getattr(model, "preprocessor", None)
-    return isinstance(model, TextModel) or hasattr(preprocessor, "tokenizer")
+    return encoder_of(model) is not None or hasattr(preprocessor, "tokenizer")
 
 
 def _refuse(model, reason):

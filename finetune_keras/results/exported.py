@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from finetune_keras.models.text_model import TextModel
+from finetune_keras.models.model import encoder_of
 
 
 def sample(model, format):
@@ -13,7 +13,7 @@ def sample(model, format):
             f"Received: format={format!r}, model={model.name!r} with inputs "
             f"{[tensor.name for tensor in model.inputs]}"
         )
-    if isinstance(model, TextModel):
+    if encoder_of(model) is not None:
         return model.arrays(model.encoder.sample)
     tensor = model.inputs[0]
     shape = [1, *(size or 8 for size in tensor.shape[1:])]

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from finetune_keras.data.images import load_image
-from finetune_keras.models.text_model import TextModel
+from finetune_keras.models.model import encoder_of
 
 
 def read_inputs(inputs, model, facts):
@@ -16,7 +16,7 @@ def read_inputs(inputs, model, facts):
     """
     if hasattr(inputs, "columns") or isinstance(inputs, dict):
         return _table(inputs, model, facts)
-    if isinstance(model, TextModel):
+    if encoder_of(model) is not None:
         return [inputs] if isinstance(inputs, (str, bytes)) else inputs
     tensor = model.inputs[0]
     preprocessor = getattr(model, "preprocessor", None)

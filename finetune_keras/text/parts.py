@@ -1,12 +1,12 @@
 """What the tasks for texts share: their backbone, their model."""
 
-from finetune_keras.models.text_model import TextModel
+from finetune_keras.models.model import encoder_of
 from finetune_keras.text.text_backbones import check_length, text_backbone
 
 
 def base_of(backbone, sequence_length, tokenizer):
-    """The backbone as a `TextModel`, and the options of an encoder for it."""
-    if not isinstance(backbone, TextModel):
+    """The backbone with an encoder, and the options of an encoder for it."""
+    if encoder_of(backbone) is None:
         length = {"sequence_length": sequence_length} if sequence_length else {}
         backbone = text_backbone(backbone, tokenizer, **length)
     encoder = backbone.encoder
@@ -21,10 +21,3 @@ def sequence_of(base):
     """The features of each token of a backbone."""
     output = base.output
     return output["sequence_output"] if isinstance(output, dict) else output
-
-
-def text_model(base, inputs, outputs, encoder):
-    """A `TextModel` of the name of its backbone."""
-    model = TextModel(inputs, outputs, name=base.name)
-    model.encoder = encoder
-    return model

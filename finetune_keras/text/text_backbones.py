@@ -9,9 +9,9 @@ import threading
 import keras
 
 from finetune_keras.engine.graph import all_layers
+from finetune_keras.models.model import encoder_of, text_model
 from finetune_keras.models.readable import in_one_piece
 from finetune_keras.models.text_encoder import TextEncoder
-from finetune_keras.models.text_model import TextModel
 
 _ANSWER_SECONDS = 5
 _HOSTS = {"hf://": "huggingface.co"}
@@ -39,8 +39,8 @@ def text_backbone(
         **kwargs: Further arguments of the KerasHub backbone, such as `dtype`.
 
     Returns:
-        A `TextModel` that gives the features of each token. Tasks built on it
-        share its weights.
+        A `FineTuneModel` that takes texts and gives the features of each
+        token. Tasks built on it share its weights.
 
     Raises:
         ValueError: If there is no such preset, it cannot be downloaded, or
@@ -63,7 +63,7 @@ def text_backbone(
     print([group.name for group in ft.layer_groups(backbone)])
     ```
     """
-    if isinstance(preset, TextModel):
+    if encoder_of(preset) is not None:
         return preset
     hub = import_keras_hub()
     if isinstance(preset, keras.Model):
@@ -76,9 +76,8 @@ def text_backbone(
         sequence_length = min(128, longest_text(backbone) or 128)
     check_length(backbone, sequence_length)
     whole = in_one_piece(backbone)
-    model = TextModel(whole.input, whole.output, name=backbone.name)
-    model.encoder = TextEncoder(tokenizer, sequence_length)
-    return model
+    encoder = TextEncoder(tokenizer, sequence_length)
+    return text_model(whole.input, whole.output, encoder, backbone.name)
 
 
 def longest_text(model):

@@ -2,8 +2,9 @@
 
 from finetune_keras.data.labels import count_classes
 from finetune_keras.models.heads import build_head, padding_mask
+from finetune_keras.models.model import text_model
 from finetune_keras.models.text_encoder import TextEncoder
-from finetune_keras.text.parts import base_of, sequence_of, text_model
+from finetune_keras.text.parts import base_of, sequence_of
 
 
 def text_classifier(
@@ -44,7 +45,7 @@ def text_classifier(
         kernel_regularizer: See `replace_head`. Defaults to `None`.
 
     Returns:
-        A `TextModel`, all of it trainable, that maps raw texts to
+        A `FineTuneModel`, all of it trainable, that maps raw texts to
         probabilities.
 
     Raises:
@@ -90,7 +91,7 @@ def text_classifier(
         task,
     )
     encoder = TextEncoder(**options, classes=names)
-    return text_model(base, base.input, outputs, encoder)
+    return text_model(base.input, outputs, encoder, base.name)
 
 
 def text_regressor(
@@ -120,7 +121,7 @@ def text_regressor(
         kernel_regularizer: See `replace_head`. Defaults to `None`.
 
     Returns:
-        A `TextModel`.
+        A `FineTuneModel`.
 
     Raises:
         ValueError: If backbone, tokeniser or an option do not fit.

@@ -3,9 +3,10 @@
 import keras
 
 from finetune_keras.engine import graph
+from finetune_keras.models.model import text_model
 from finetune_keras.text.answer_encoder import AnswerEncoder
 from finetune_keras.text.mask_encoder import MaskEncoder
-from finetune_keras.text.parts import base_of, sequence_of, text_model
+from finetune_keras.text.parts import base_of, sequence_of
 from finetune_keras.text.tag_encoder import TagEncoder
 
 
@@ -26,7 +27,7 @@ def token_classifier(
         dropout: Float in [0, 1), before the head. Defaults to `0.1`.
 
     Returns:
-        A `TextModel`. It takes sentences and, as labels, lists of tags;
+        A `FineTuneModel`. It takes sentences and, as labels, lists of tags;
         `predict` returns a list of tags for each sentence. Words beyond
         `sequence_length` tokens get the tag `"O"`, or else the first one.
 
@@ -61,7 +62,7 @@ def token_classifier(
         dtype="float32",
         name="head_predictions",
     )(x)
-    return text_model(base, base.input, outputs, encoder)
+    return text_model(base.input, outputs, encoder, base.name)
 
 
 def question_answerer(
@@ -81,7 +82,7 @@ def question_answerer(
             a third of `sequence_length`.
 
     Returns:
-        A `TextModel`. It takes `(questions, contexts)` and, as labels, the
+        A `FineTuneModel`. It takes `(questions, contexts)` and, as labels, the
         characters at which each answer starts and ends, an array of shape
         (questions, 2), or (-1, -1) where there is none. `predict` returns a
         dict for each question: `text`, `start`, `end`, and `score`, the
@@ -125,7 +126,8 @@ def question_answerer(
     # Not as a mask of the softmax, which Keras would put on the loss too.
     logits = keras.ops.where(mask > 0, logits, -1e9)
     outputs = keras.layers.Softmax(dtype="float32", name="head_softmax")(logits)
-    return text_model(base, {**inputs, "allowed": allowed}, outputs, encoder)
+    inputs = {**inputs, "allowed": allowed}
+    return text_model(inputs, outputs, encoder, base.name)
 
 
 def masked_language_model(
@@ -147,7 +149,7 @@ def masked_language_model(
             are masked, 10 % replaced, 10 % left. Defaults to `0.15`.
 
     Returns:
-        A `TextModel`. It takes texts without labels: `(texts,)`.
+        A `FineTuneModel`. It takes texts without labels: `(texts,)`.
 
     Raises:
         ValueError: If backbone, tokeniser or an option do not fit.
@@ -189,7 +191,7 @@ def masked_language_model(
     x = embedding(x, reverse=True)
     outputs = keras.layers.Softmax(dtype="float32", name="head_softmax")(x)
     inputs = {**base.input, "mask_positions": positions}
-    return text_model(base, inputs, outputs, encoder)
+    return text_model(inputs, outputs, encoder, base.name)
 
 
 def _embedding(base):

@@ -8,7 +8,7 @@ import keras
 from finetune_keras.engine.retrace import retrace
 from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.models.layer_groups import layer_groups
-from finetune_keras.models.trainable_set import keep_trainable_set
+from finetune_keras.models.model import keep_trainable_set
 from finetune_keras.training.monitor import is_skipped, rises, weight_penalty
 
 

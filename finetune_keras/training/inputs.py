@@ -10,11 +10,11 @@ import numpy as np
 from finetune_keras.data.buckets import Buckets
 from finetune_keras.data.label_checks import check_targets
 from finetune_keras.data.labels import as_numbers
+from finetune_keras.models.model import encoder_of
 from finetune_keras.models.outside_graph import (
     prepares_inputs,
     texts_as_arrays,
 )
-from finetune_keras.models.text_model import TextModel
 from finetune_keras.models.tf_data import (
     epochs_of,
     is_shuffled,
@@ -34,7 +34,7 @@ class Inputs:
     Args:
         data: Tuple of arrays `(x, y)` or `(x, y, sample_weight)`, or a
             `tf.data.Dataset`, `keras.utils.PyDataset` or other iterable. Raw
-            texts are tokenised if the model is a `TextModel`.
+            texts are tokenised if the model has an encoder.
         model: Compiled `keras.Model`.
         name: String, what messages call it, such as `"train"`.
         batch_size: Integer, batch size of arrays. Defaults to `32`.
@@ -49,7 +49,7 @@ class Inputs:
     def __init__(self, data, model, name, batch_size=None, steps=None):
         check_batched(data, model, name)
         self.given = data
-        if isinstance(model, TextModel):
+        if encoder_of(model) is not None:
             data = model.tokenize(data, batch_size, training=name == "train")
         self.is_arrays = isinstance(data, (tuple, list))
         if self.is_arrays and prepares_inputs(model):

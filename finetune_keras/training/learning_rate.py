@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from finetune_keras.data.buckets import Buckets
-from finetune_keras.models.text_model import TextModel
+from finetune_keras.models.model import encoder_of
 from finetune_keras.training.data_checks import check_batched, has_labels
 from finetune_keras.training.figure import new_figure
 from finetune_keras.training.inputs import check_labels
@@ -180,7 +180,7 @@ def find_learning_rate(
     _check_model(model)
     _check_range(min_learning_rate, max_learning_rate, num_steps)
     check_batched(data, model, "data")
-    if isinstance(model, TextModel):
+    if encoder_of(model) is not None:
         data = model.tokenize(data, batch_size, training=True)
     parts = data.parts if isinstance(data, Buckets) else [data]
     for part in parts if isinstance(parts[0], tuple) else []:

@@ -12,7 +12,7 @@ from finetune_keras.engine.fit_state import sync_state
 from finetune_keras.engine.relay import Relay
 from finetune_keras.engine.retrace import retrace
 from finetune_keras.models.freezing import TrainOnly
-from finetune_keras.models.trainable_set import keep_trainable_set
+from finetune_keras.models.model import keep_trainable_set
 from finetune_keras.training import resume
 from finetune_keras.training.audit import Audit
 from finetune_keras.training.best import Best, check_monitor

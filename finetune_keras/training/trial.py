@@ -14,6 +14,7 @@ from finetune_keras.engine.fit_state import (
     strategy_scope,
 )
 from finetune_keras.engine.layers import every_layer
+from finetune_keras.models.pixel_guard import guard_like
 from finetune_keras.models.selection import is_batch_norm
 from finetune_keras.training.compiled import is_layerwise
 from finetune_keras.training.optimizers import check_one_rate
@@ -96,7 +97,7 @@ def twin(model):
         # On TensorFlow, what is set is entered in lists of the object too.
         is_plain = type(value) in (list, dict)
         vars(other)[name] = copy.copy(value) if is_plain else value
-    return other
+    return guard_like(model, other)
 
 
 def compiled_twin(model):

@@ -8,7 +8,7 @@ from finetune_keras import testing
 from finetune_keras.adapters.adapter import add_adapters, set_adapter
 from finetune_keras.adapters.files import load_adapters, save_adapters
 from finetune_keras.adapters.lora import LoRA
-from finetune_keras.adapters.saved_model import adapters_by_name
+from finetune_keras.models.adapters_by_path import adapters_by_name
 
 safetensors = pytest.importorskip("safetensors")
 rng = np.random.default_rng(3)

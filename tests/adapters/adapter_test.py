@@ -15,11 +15,8 @@ from finetune_keras.adapters.adapter import (
 )
 from finetune_keras.adapters.lora import LoRA
 from finetune_keras.adapters.merge import merge_adapters
-from finetune_keras.adapters.saved_model import (
-    AdapterModel,
-    AdapterSequential,
-    adapters_by_name,
-)
+from finetune_keras.models.adapters_by_path import adapters_by_name
+from finetune_keras.models.model import FineTuneModel, FineTuneSequential
 from finetune_keras.testing.processes import FreshProcess
 
 backends = pytest.mark.backends
@@ -186,7 +183,7 @@ def test_a_whole_life_of_lora(make, tmp_path):
     np.testing.assert_allclose(predict(model, x), trained, atol=1e-4)
     assert len(model.weights) == weights
     assert [layer.name for layer in model.layers] == names
-    assert not isinstance(model, (AdapterModel, AdapterSequential))
+    assert not isinstance(model, (FineTuneModel, FineTuneSequential))
     for one, other in zip(head, model.layers[-1].get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     merged = tmp_path / "merged.keras"
@@ -243,7 +240,6 @@ def test_a_fresh_process_loads_lora_and_goes_on_learning(tmp_path):
     np.savez(tmp_path / "data.npz", x=x, y=y)
     code = (
         "import keras, numpy as np, finetune_keras, sys\n"
-        "import finetune_keras.adapters.saved_model\n"
         "import finetune_keras.adapters.lora\n"
         "data = np.load(sys.argv[1] + '/data.npz')\n"
         "model = keras.models.load_model(sys.argv[1] + '/model.keras')\n"
@@ -273,7 +269,7 @@ def test_a_new_head_hands_the_adapters_on(tmp_path):
     for variable in model.trainable_variables:
         variable.assign(variable + 0.1)
     other = ft.replace_head(model, 3)
-    assert isinstance(other, AdapterModel)
+    assert isinstance(other, FineTuneModel)
     y = predict(other, x / 255)
     with disable_adapters(other):
         assert np.abs(predict(other, x / 255) - y).max() > 1e-4
@@ -282,7 +278,7 @@ def test_a_new_head_hands_the_adapters_on(tmp_path):
     np.testing.assert_allclose(predict(loaded, x / 255), y, atol=1e-5)
     assert list(adapters_by_name(loaded)) == ["default"]
     remove_adapters(model)
-    assert type(ft.replace_head(model, 3)) is not AdapterModel
+    assert type(ft.replace_head(model, 3)) is not FineTuneModel
 
 
 @pytest.mark.usefixtures("op_by_op")
@@ -385,7 +381,7 @@ def test_adapters_are_switched_and_added_up_by_weight():
     remove_adapters(model, "one")
     set_adapter(model, "two")
     np.testing.assert_allclose(predict(model, x), outputs["two"], atol=1e-6)
-    assert isinstance(model, AdapterSequential)
+    assert isinstance(model, FineTuneSequential)
     remove_adapters(model)
     np.testing.assert_allclose(predict(model, x), outputs[""], atol=1e-6)
 

@@ -12,7 +12,7 @@ from finetune_keras.adapters.adapter import (
 )
 from finetune_keras.adapters.lora import LoRA, lora_plus_multipliers
 from finetune_keras.adapters.merge import merge_adapters
-from finetune_keras.adapters.saved_model import adapters_by_name
+from finetune_keras.models.adapters_by_path import adapters_by_name
 
 pytestmark = pytest.mark.backends
 rng = np.random.default_rng(3)

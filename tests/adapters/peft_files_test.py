@@ -10,8 +10,8 @@ from finetune_keras import testing
 from finetune_keras.adapters.adapter import add_adapters
 from finetune_keras.adapters.files import load_adapters, save_adapters
 from finetune_keras.adapters.lora import LoRA
-from finetune_keras.adapters.saved_model import adapters_by_name
 from finetune_keras.adapters.scaling import BitFit
+from finetune_keras.models.adapters_by_path import adapters_by_name
 
 pytest.importorskip("safetensors")
 hub = pytest.importorskip("keras_hub", reason="needs finetune_keras[text]")

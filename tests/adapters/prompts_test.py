@@ -16,7 +16,7 @@ from finetune_keras.adapters.lora import LoRA
 from finetune_keras.adapters.merge import merge_adapters
 from finetune_keras.adapters.prefix import PrefixTuning
 from finetune_keras.adapters.prompts import PromptTuning, PTuning
-from finetune_keras.adapters.saved_model import adapters_by_name
+from finetune_keras.models.adapters_by_path import adapters_by_name
 from finetune_keras.testing.processes import FreshProcess
 
 METHODS = [PrefixTuning(3), PromptTuning(3), PTuning(3, encoder_units=4)]
@@ -325,7 +325,6 @@ def test_a_fresh_process_goes_on_learning(tmp_path):
     code = (
         "import keras, numpy as np, finetune_keras, sys\n"
         "import finetune_keras.adapters.prompts\n"
-        "import finetune_keras.adapters.saved_model\n"
         "data = dict(np.load(sys.argv[1] + '/data.npz'))\n"
         "y = data.pop('y')\n"
         "model = keras.models.load_model(sys.argv[1] + '/model.keras')\n"

@@ -5,8 +5,8 @@ import pytest
 
 from finetune_keras.adapters.adapter import add_adapters
 from finetune_keras.adapters.lora import LoRA
-from finetune_keras.adapters.saved_model import adapters_by_name
 from finetune_keras.adapters.targets import find_targets
+from finetune_keras.models.adapters_by_path import adapters_by_name
 
 
 def cnn():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.models.adapters_by_path import adapters_by_name
 from finetune_keras.testing import weights_snapshot
 
 TEXTS = ["a good film", "bad", "not very good", "ann ran badly"] * 4
@@ -52,12 +53,12 @@ def test_trained_on_texts_saved_and_trained_on(model, method, tmp_path):
 
 def test_merged_it_is_a_text_model_again(model):
     ft.add_adapters(model, ft.LoRA(rank=2))
-    assert isinstance(model, ft.AdapterTextModel)
+    assert adapters_by_name(model)
     for variable in model.trainable_variables:
         variable.assign(variable + 0.1)
     expected = model.predict(TEXTS, verbose=0)
     ft.merge_adapters(model)
-    assert type(model) is ft.TextModel
+    assert type(model) is ft.FineTuneModel and not adapters_by_name(model)
     np.testing.assert_allclose(
         model.predict(TEXTS, verbose=0), expected, atol=1e-4
     )

@@ -182,11 +182,11 @@ def test_tasks_on_one_backbone_share_its_weights(backbone):
 @pytest.mark.usefixtures("op_by_op")
 def test_a_new_head_and_calibration_leave_a_text_model(model):
     calibrated = ft.calibrate(model, (LONG, LABELS))
-    assert isinstance(calibrated, ft.TextModel)
+    assert isinstance(calibrated, ft.FineTuneModel)
     assert calibrated.encoder.classes == ["neg", "pos"]
     assert calibrated.predict(LONG, verbose=0).shape == (24, 2)
     three = ft.replace_head(model, 3, pooling="token")
-    assert isinstance(three, ft.TextModel) and three.encoder.classes is None
+    assert isinstance(three, ft.FineTuneModel) and three.encoder.classes is None
     assert three.predict(LONG, verbose=0).shape == (24, 3)
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
-from finetune_keras.models.trainable_set import FineTuneModel
+from finetune_keras.models.model import FineTuneModel
 from finetune_keras.testing import randomize
 
 pytestmark = pytest.mark.backends

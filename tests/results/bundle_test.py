@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
-from finetune_keras.models.pixel_guard import PixelModel
+from finetune_keras.models.pixel_guard import guard_pixels
 from finetune_keras.models.preprocessing import scale_pixels
 from finetune_keras.results import exported
 from finetune_keras.results.bundle import load_bundle, save_bundle
@@ -27,7 +27,7 @@ def image_model():
         x = layers.Conv2D(width, 1, use_bias=False, name=f"conv_{i}")(x)
         x = layers.ReLU(6.0)(layers.BatchNormalization()(x))
     x = layers.Conv2D(64, 3, name="conv_last")(x)
-    model = ft.image_classifier(PixelModel(inputs, x), 3)
+    model = ft.image_classifier(guard_pixels(keras.Model(inputs, x)), 3)
     randomize(model)
     return model
 

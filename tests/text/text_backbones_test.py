@@ -48,7 +48,7 @@ def test_local_preset_folder(small_bert, tmp_path):
     backbone.save_to_preset(tmp_path)
     tokenizer.save_to_preset(tmp_path)
     model = ft.text_backbone(tmp_path, sequence_length=16)
-    assert type(model).__name__ == "TextModel"
+    assert type(model).__name__ == "FineTuneModel"
     for a, b in zip(model.get_weights(), backbone.get_weights(), strict=True):
         assert (a == b).all()
     found, _ = model.encoder.encode(["a good film"])

@@ -19,9 +19,8 @@ import pytest
 from keras.src.saving import object_registration
 
 import finetune_keras as ft
+from finetune_keras.models.model import FineTuneModel
 from finetune_keras.models.text_encoder import TextEncoder
-from finetune_keras.models.text_model import TextModel
-from finetune_keras.models.trainable_set import FineTuneModel
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("one backend shows it", allow_module_level=True)
@@ -92,7 +91,7 @@ def text(cls, tokenizer):
 
 
 ARGUMENTS = {
-    "AdapterSequential": lambda _: ([keras.layers.Dense(2)],),
+    "FineTuneSequential": lambda _: ([keras.layers.Dense(2)],),
     "AnswerEncoder": lambda tokenizer: (tokenizer,),
     "Augmentation": lambda _: ([keras.layers.RandomFlip()],),
     "Calibration": lambda _: (0.5, [0.0, 1.0], "softmax", [0.4, 0.6]),
@@ -110,10 +109,8 @@ def config_of(cls, tokenizer):
     name = cls.__name__
     if name == "HubLayer":
         return hub("saved")
-    if issubclass(cls, TextModel):
+    if issubclass(cls, FineTuneModel):
         made = text(cls, tokenizer)
-    elif issubclass(cls, FineTuneModel):
-        made = functional(cls)
     else:
         made = cls(*ARGUMENTS.get(name, lambda _: ())(tokenizer))
     config = keras.saving.serialize_keras_object(made)

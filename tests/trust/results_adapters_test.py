@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.models.model import FineTuneModel
 from finetune_keras.models.text_encoder import TextEncoder
-from finetune_keras.models.text_model import TextModel
 from finetune_keras.testing import randomize
 
 safetensors = pytest.importorskip("safetensors")
@@ -110,7 +110,7 @@ def text_model(tokenizer, classes):
         inputs["token_ids"]
     )
     x = layers.Dense(4, name="body")(layers.GlobalAveragePooling1D()(x))
-    model = TextModel(inputs, layers.Dense(2, "softmax", name="head")(x))
+    model = FineTuneModel(inputs, layers.Dense(2, "softmax", name="head")(x))
     model.encoder = TextEncoder(tokenizer, 16, classes)
     return randomize(model)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.models.model import FineTuneModel
 from finetune_keras.models.text_encoder import TextEncoder
-from finetune_keras.models.text_model import TextModel
 from finetune_keras.testing import randomize
 
 pytest.importorskip("keras_hub", reason="needs finetune_keras[text]")
@@ -185,7 +185,7 @@ def bag_of_words(tokenizer):
     x = keras.layers.Embedding(size, 8, name="words")(inputs["token_ids"])
     x = keras.layers.GlobalAveragePooling1D()(x, mask=inputs["padding_mask"])
     outputs = keras.layers.Dense(2, "softmax", name="head")(x)
-    model = TextModel(inputs, outputs)
+    model = FineTuneModel(inputs, outputs)
     model.encoder = TextEncoder(tokenizer, 16, ["pos", "neg"])
     return model
 
