@@ -61,12 +61,10 @@ def add_adapters(model, method, target_layers=None, name="default"):
     Example:
 
     ```python
-    import keras
-    from finetune_keras.adapters.adapter import add_adapters
-    from finetune_keras.adapters.lora import LoRA
+    import keras, finetune_keras as ft
 
     mobilenet = keras.applications.MobileNet(alpha=0.25, weights=None)
-    add_adapters(mobilenet, LoRA(rank=4), target_layers=r"conv_pw_1\\d")
+    ft.add_adapters(mobilenet, ft.LoRA(rank=4), target_layers=r"conv_pw_1\\d")
     print(len(mobilenet.trainable_variables))
     ```
     """
@@ -130,18 +128,16 @@ def set_adapter(model, name):
     Example:
 
     ```python
-    import keras
-    from finetune_keras.adapters.adapter import add_adapters, set_adapter
-    from finetune_keras.adapters.lora import LoRA
+    import keras, finetune_keras as ft
 
     model = keras.Sequential([
         keras.Input((4,)), keras.layers.Dense(4, name="body"),
         keras.layers.Dense(2, name="head"),
     ])
-    add_adapters(model, LoRA(rank=2), "body", name="french")
-    add_adapters(model, LoRA(rank=2), "body", name="law")
-    set_adapter(model, "french")
-    set_adapter(model, {"french": 0.5, "law": 0.5})
+    ft.add_adapters(model, ft.LoRA(rank=2), "body", name="french")
+    ft.add_adapters(model, ft.LoRA(rank=2), "body", name="law")
+    ft.set_adapter(model, "french")
+    ft.set_adapter(model, {"french": 0.5, "law": 0.5})
     ```
     """
     found = adapters_of(model)
@@ -173,16 +169,14 @@ def disable_adapters(model):
     Example:
 
     ```python
-    import keras, numpy as np
-    from finetune_keras.adapters.adapter import add_adapters, disable_adapters
-    from finetune_keras.adapters.lora import LoRA
+    import keras, numpy as np, finetune_keras as ft
 
     model = keras.Sequential([
         keras.Input((4,)), keras.layers.Dense(4, name="body"),
         keras.layers.Dense(2, name="head"),
     ])
-    add_adapters(model, LoRA(rank=2), "body")
-    with disable_adapters(model):
+    ft.add_adapters(model, ft.LoRA(rank=2), "body")
+    with ft.disable_adapters(model):
         reference = model.predict(np.ones((1, 4)), verbose=0)
     ```
     """
@@ -220,16 +214,14 @@ def remove_adapters(model, name=None):
     Example:
 
     ```python
-    import keras
-    from finetune_keras.adapters.adapter import add_adapters, remove_adapters
-    from finetune_keras.adapters.lora import LoRA
+    import keras, finetune_keras as ft
 
     model = keras.Sequential([
         keras.Input((4,)), keras.layers.Dense(4, name="body"),
         keras.layers.Dense(2, name="head"),
     ])
-    add_adapters(model, LoRA(rank=2), "body")
-    print(len(remove_adapters(model).weights))  # 4
+    ft.add_adapters(model, ft.LoRA(rank=2), "body")
+    print(len(ft.remove_adapters(model).weights))  # 4
     ```
     """
     found = adapters_of(model)

@@ -5,7 +5,7 @@ import re
 import keras
 
 from finetune_keras.adapters.layer import AdapterLayer
-from finetune_keras.adapters.method import Method
+from finetune_keras.adapters.method import Method, check_size
 from finetune_keras.adapters.targets import (
     FEEDFORWARD_OUTPUT,
     mixes_channels,
@@ -42,15 +42,13 @@ class Bottleneck(Method):
     Example:
 
     ```python
-    import keras
-    from finetune_keras.adapters.adapter import add_adapters
-    from finetune_keras.adapters.bottleneck import Bottleneck
+    import keras, finetune_keras as ft
 
     inputs = keras.Input((6, 8))
     x = keras.layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs)
     x = keras.layers.GlobalAveragePooling1D()(x)
     model = keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
-    add_adapters(model, Bottleneck(units=4))
+    ft.add_adapters(model, ft.Bottleneck(units=4))
     print(len(model.trainable_variables))  # 6
     ```
 
@@ -60,11 +58,7 @@ class Bottleneck(Method):
     """
 
     def __init__(self, units=64, activation="gelu", placement="houlsby"):
-        if not isinstance(units, int) or isinstance(units, bool) or units < 1:
-            raise ValueError(
-                "`units` must be an integer of at least 1. "
-                f"Received: units={units!r}"
-            )
+        check_size("units", units)
         if placement not in ("houlsby", "pfeiffer"):
             raise ValueError(
                 '`placement` must be "houlsby" or "pfeiffer". '
@@ -76,7 +70,7 @@ class Bottleneck(Method):
                 f"can be kept in a file. Received: activation={activation!r}"
             )
         keras.activations.get(activation)
-        self.units = units
+        self.units = int(units)
         self.activation = activation
         self.placement = placement
 
@@ -97,13 +91,6 @@ class Bottleneck(Method):
 
     def layer_for(self, layer, name):
         return _BottleneckLayer(layer, self, name)
-
-    def get_config(self):
-        return {
-            "units": self.units,
-            "activation": self.activation,
-            "placement": self.placement,
-        }
 
 
 def _width(layer):

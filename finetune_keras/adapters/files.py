@@ -75,16 +75,13 @@ def save_adapters(model, path, name=None, format=None):
     Example:
 
     ```python
-    import keras
-    from finetune_keras.adapters.adapter import add_adapters
-    from finetune_keras.adapters.files import save_adapters
-    from finetune_keras.adapters.lora import LoRA
+    import keras, finetune_keras as ft
 
     inputs = keras.Input((4,))
     x = keras.layers.Dense(4, name="body")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
-    add_adapters(model, LoRA(rank=2), "body")
-    save_adapters(model, "law.adapter.safetensors")
+    ft.add_adapters(model, ft.LoRA(rank=2), "body")
+    ft.save_adapters(model, "law.adapter.safetensors")
     ```
     """
     library = safetensors()
@@ -141,20 +138,17 @@ def load_adapters(model, path, name=None):
     Example:
 
     ```python
-    import keras
-    from finetune_keras.adapters.adapter import add_adapters
-    from finetune_keras.adapters.files import load_adapters, save_adapters
-    from finetune_keras.adapters.lora import LoRA
+    import keras, finetune_keras as ft
 
     inputs = keras.Input((4,))
     x = keras.layers.Dense(4, name="body")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
     model.save("base.keras")
-    add_adapters(model, LoRA(rank=2), "body")
-    save_adapters(model, "law.adapter.safetensors")
+    ft.add_adapters(model, ft.LoRA(rank=2), "body")
+    ft.save_adapters(model, "law.adapter.safetensors")
 
     other = keras.models.load_model("base.keras")
-    load_adapters(other, "law.adapter.safetensors", name="law")
+    ft.load_adapters(other, "law.adapter.safetensors", name="law")
     ```
     """
     with naming(path):

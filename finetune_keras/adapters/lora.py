@@ -10,7 +10,7 @@ from finetune_keras.adapters.lora_layers import (
     LoRALayer,
     lora_class,
 )
-from finetune_keras.adapters.method import Method
+from finetune_keras.adapters.method import Method, check_size
 from finetune_keras.adapters.targets import attention_or_pointwise
 from finetune_keras.engine import graph
 from finetune_keras.models.adapters_by_path import adapters_in
@@ -52,15 +52,13 @@ class LoRA(Method):
     Example:
 
     ```python
-    import keras
-    from finetune_keras.adapters.adapter import add_adapters
-    from finetune_keras.adapters.lora import LoRA
+    import keras, finetune_keras as ft
 
     inputs = keras.Input((6, 8))
     x = keras.layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs)
     x = keras.layers.GlobalAveragePooling1D()(x)
     model = keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
-    add_adapters(model, LoRA(rank=2, alpha=4))
+    ft.add_adapters(model, ft.LoRA(rank=2, alpha=4))
     print([v.path for v in model.trainable_variables])
     ```
 
@@ -71,12 +69,7 @@ class LoRA(Method):
     """
 
     def __init__(self, rank=8, alpha=16, dropout=0.0, variant="lora"):
-        whole = isinstance(rank, numbers.Integral)
-        if not whole or isinstance(rank, bool) or rank < 1:
-            raise ValueError(
-                "`rank` must be an integer of at least 1. "
-                f"Received: rank={rank!r}"
-            )
+        check_size("rank", rank)
         if not isinstance(alpha, numbers.Real) or not 0 < alpha < math.inf:
             raise ValueError(
                 f"`alpha` must be a positive number. Received: alpha={alpha!r}"
@@ -126,14 +119,6 @@ class LoRA(Method):
         """Makes the adapter of a layer, see `AdapterLayer`."""
         return lora_class(layer)(layer, self, name)
 
-    def get_config(self):
-        return {
-            "rank": self.rank,
-            "alpha": self.alpha,
-            "dropout": self.dropout,
-            "variant": self.variant,
-        }
-
 
 def lora_plus_multipliers(model, ratio=16.0):
     """Learning rates of LoRA+: a higher one for B than for A.
@@ -153,16 +138,14 @@ def lora_plus_multipliers(model, ratio=16.0):
 
     ```python
     import keras, finetune_keras as ft
-    from finetune_keras.adapters.adapter import add_adapters
-    from finetune_keras.adapters.lora import LoRA, lora_plus_multipliers
 
     inputs = keras.Input((8,))
     x = keras.layers.Dense(8, name="body")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
-    add_adapters(model, LoRA(rank=2), target_layers="body")
+    ft.add_adapters(model, ft.LoRA(rank=2), target_layers="body")
     optimizer = ft.layerwise_optimizer(
         keras.optimizers.AdamW(1e-4), model,
-        multipliers=lora_plus_multipliers(model),
+        multipliers=ft.lora_plus_multipliers(model),
     )
     model.compile(optimizer, "mse")
     ```

@@ -28,17 +28,14 @@ def merge_adapters(model):
     Example:
 
     ```python
-    import keras
-    from finetune_keras.adapters.adapter import add_adapters
-    from finetune_keras.adapters.merge import merge_adapters
-    from finetune_keras.adapters.lora import LoRA
+    import keras, finetune_keras as ft
 
     model = keras.Sequential([
         keras.Input((4,)), keras.layers.Dense(4, name="body"),
         keras.layers.Dense(2, name="head"),
     ])
-    add_adapters(model, LoRA(rank=2), "body")
-    print(len(merge_adapters(model).weights))  # 4
+    ft.add_adapters(model, ft.LoRA(rank=2), "body")
+    print(len(ft.merge_adapters(model).weights))  # 4
     ```
     """
     total = {}

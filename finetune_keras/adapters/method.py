@@ -1,5 +1,8 @@
 """What all methods have in common: arguments that can be kept and compared."""
 
+import inspect
+import numbers
+
 from finetune_keras.adapters.adapted import attach
 from finetune_keras.models.adapters_by_path import (
     AdapterMethod,
@@ -12,8 +15,8 @@ from finetune_keras.models.adapters_by_path import (
 class Method(AdapterMethod):
     """A way of adapting, with its arguments.
 
-    A subclass is registered with `keras.saving` and defines `supports`,
-    `default_layers`, `layer_for`, and `get_config` where it has arguments.
+    A subclass is registered with `keras.saving`, keeps its arguments as
+    attributes, and defines `supports`, `default_layers` and `layer_for`.
     """
 
     # Whether it goes into `MultiHeadAttention` as a whole, not into leaves.
@@ -54,7 +57,9 @@ class Method(AdapterMethod):
             attach(layer, adapter, path)
 
     def get_config(self):
-        return {}
+        """Its arguments, which are attributes of the same names."""
+        names = inspect.signature(type(self)).parameters
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_config(cls, config):
@@ -70,3 +75,13 @@ class Method(AdapterMethod):
     def __repr__(self):
         pairs = [f"{k}={v!r}" for k, v in self.get_config().items()]
         return f"{type(self).__name__}({', '.join(pairs)})"
+
+
+def check_size(name, value):
+    """Raises an error unless a value is an integer of at least 1."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < 1:
+        raise ValueError(
+            f"`{name}` must be an integer of at least 1. "
+            f"Received: {name}={value!r}"
+        )

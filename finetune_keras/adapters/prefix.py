@@ -3,7 +3,7 @@
 import keras
 
 from finetune_keras.adapters.layer import AdapterLayer, Factor
-from finetune_keras.adapters.method import Method
+from finetune_keras.adapters.method import Method, check_size
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
@@ -30,15 +30,13 @@ class PrefixTuning(Method):
     Example:
 
     ```python
-    import keras
-    from finetune_keras.adapters.adapter import add_adapters
-    from finetune_keras.adapters.prefix import PrefixTuning
+    import keras, finetune_keras as ft
 
     inputs = keras.Input((6, 8))
     x = keras.layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs)
     x = keras.layers.GlobalAveragePooling1D()(x)
     model = keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
-    add_adapters(model, PrefixTuning(length=5))
+    ft.add_adapters(model, ft.PrefixTuning(length=5))
     print([v.path for v in model.trainable_variables])
     ```
 
@@ -50,7 +48,7 @@ class PrefixTuning(Method):
 
     def __init__(self, length=20):
         check_size("length", length)
-        self.length = length
+        self.length = int(length)
 
     def supports(self, layer):
         # Over several axes there is no one sequence to put a prefix to.
@@ -59,9 +57,6 @@ class PrefixTuning(Method):
 
     def layer_for(self, layer, name):
         return _Prefix(layer, self, name)
-
-    def get_config(self):
-        return {"length": self.length}
 
 
 class _Prefix(AdapterLayer):
@@ -85,12 +80,3 @@ class _Prefix(AdapterLayer):
     def change(self, inputs, outputs, with_prefix):
         key, value = self.prefix_key.kernel, self.prefix_value.kernel
         return with_prefix(key, value) - outputs
-
-
-def check_size(name, value):
-    """Raises an error unless a value is an integer of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(
-            f"`{name}` must be an integer of at least 1. "
-            f"Received: {name}={value!r}"
-        )

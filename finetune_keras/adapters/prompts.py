@@ -4,8 +4,7 @@ import keras
 from keras import ops
 
 from finetune_keras.adapters.layer import AdapterLayer, Factor
-from finetune_keras.adapters.method import Method
-from finetune_keras.adapters.prefix import check_size
+from finetune_keras.adapters.method import Method, check_size
 from finetune_keras.engine import graph
 from finetune_keras.models.adapters_by_path import bases
 
@@ -35,9 +34,7 @@ class PromptTuning(Method):
     Example:
 
     ```python
-    import keras
-    from finetune_keras.adapters.adapter import add_adapters
-    from finetune_keras.adapters.prompts import PromptTuning
+    import keras, finetune_keras as ft
 
     ids = keras.Input((6,), dtype="int32")
     x = keras.layers.Embedding(30, 8, name="embedding")(ids)
@@ -45,7 +42,7 @@ class PromptTuning(Method):
     x = keras.layers.LayerNormalization(name="norm")(x + y)
     x = keras.layers.GlobalAveragePooling1D()(x)
     model = keras.Model(ids, keras.layers.Dense(2, name="head")(x))
-    add_adapters(model, PromptTuning(length=5))
+    ft.add_adapters(model, ft.PromptTuning(length=5))
     print([v.path for v in model.trainable_variables])
     ```
 
@@ -57,7 +54,7 @@ class PromptTuning(Method):
 
     def __init__(self, length=20):
         check_size("length", length)
-        self.length = length
+        self.length = int(length)
 
     def supports(self, layer):
         return isinstance(layer, keras.layers.MultiHeadAttention)
@@ -120,9 +117,6 @@ class PromptTuning(Method):
     def prompt_class(self):
         return _Prompt
 
-    def get_config(self):
-        return {"length": self.length}
-
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
 class PTuning(PromptTuning):
@@ -143,9 +137,7 @@ class PTuning(PromptTuning):
     Example:
 
     ```python
-    import keras
-    from finetune_keras.adapters.adapter import add_adapters
-    from finetune_keras.adapters.prompts import PTuning
+    import keras, finetune_keras as ft
 
     ids = keras.Input((6,), dtype="int32")
     x = keras.layers.Embedding(30, 8, name="embedding")(ids)
@@ -153,7 +145,7 @@ class PTuning(PromptTuning):
     x = keras.layers.LayerNormalization(name="norm")(x + y)
     x = keras.layers.GlobalAveragePooling1D()(x)
     model = keras.Model(ids, keras.layers.Dense(2, name="head")(x))
-    add_adapters(model, PTuning(length=5, encoder_units=4))
+    ft.add_adapters(model, ft.PTuning(length=5, encoder_units=4))
     ```
 
     Reference:
@@ -163,14 +155,11 @@ class PTuning(PromptTuning):
     def __init__(self, length=20, encoder_units=128):
         super().__init__(length)
         check_size("encoder_units", encoder_units)
-        self.encoder_units = encoder_units
+        self.encoder_units = int(encoder_units)
 
     @property
     def prompt_class(self):
         return _EncodedPrompt
-
-    def get_config(self):
-        return {**super().get_config(), "encoder_units": self.encoder_units}
 
 
 class _Prompt(AdapterLayer):

@@ -29,15 +29,13 @@ class IA3(Method):
     Example:
 
     ```python
-    import keras
-    from finetune_keras.adapters.adapter import add_adapters
-    from finetune_keras.adapters.scaling import IA3
+    import keras, finetune_keras as ft
 
     inputs = keras.Input((6, 8))
     x = keras.layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs)
     x = keras.layers.GlobalAveragePooling1D()(x)
     model = keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
-    add_adapters(model, IA3())
+    ft.add_adapters(model, ft.IA3())
     print([v.path for v in model.trainable_variables])
     ```
 
@@ -147,12 +145,10 @@ class BitFit(Method):
     Example:
 
     ```python
-    import keras
-    from finetune_keras.adapters.adapter import add_adapters
-    from finetune_keras.adapters.scaling import BitFit
+    import keras, finetune_keras as ft
 
     mobilenet = keras.applications.MobileNet(alpha=0.25, weights=None)
-    add_adapters(mobilenet, BitFit())
+    ft.add_adapters(mobilenet, ft.BitFit())
     ```
 
     Reference:
@@ -192,12 +188,10 @@ class NormTuning(Method):
     Example:
 
     ```python
-    import keras
-    from finetune_keras.adapters.adapter import add_adapters
-    from finetune_keras.adapters.scaling import NormTuning
+    import keras, finetune_keras as ft
 
     mobilenet = keras.applications.MobileNet(alpha=0.25, weights=None)
-    add_adapters(mobilenet, NormTuning())
+    ft.add_adapters(mobilenet, ft.NormTuning())
     ```
 
     Reference:
