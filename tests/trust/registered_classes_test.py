@@ -71,7 +71,8 @@ def registered():
         importlib.import_module(module.name)
     return {
         name: found
-        for name, found in object_registration.GLOBAL_CUSTOM_OBJECTS.items()
+        # Each once: some have names of before, too.
+        for found, name in object_registration.GLOBAL_CUSTOM_NAMES.items()
         if found.__module__.startswith("finetune_keras")
     }
 
