@@ -58,6 +58,16 @@ class _KeepsAll:
         return model
 
 
+class _OfEncoder:
+    """What the encoder says, unless a person sets it on the model."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __get__(self, model, kind):
+        return getattr(getattr(model, "encoder", None), self.name, None)
+
+
 @keras.saving.register_keras_serializable(package="finetune_keras")
 # What files of before call it.
 @keras.saving.register_keras_serializable("finetune_keras", "AdapterModel")
@@ -82,6 +92,8 @@ class FineTuneModel(_KeepsAll, graph.Functional):
 
     Attributes:
         encoder: The `TextEncoder`, tokeniser and packing, or `None`.
+        task: The `Task` of its tokens, or `None` where its head tells it.
+        class_names: List of strings, or `None`.
 
     Example:
 
@@ -98,18 +110,10 @@ class FineTuneModel(_KeepsAll, graph.Functional):
     """
 
     encoder = None
+    task = _OfEncoder("task")
+    class_names = _OfEncoder("classes")
 
     # === Texts ===
-
-    @property
-    def task(self):
-        """The `Task` of its tokens, `None` where its head tells it."""
-        return self.encoder and self.encoder.task
-
-    @property
-    def class_names(self):
-        """List of strings, or `None`."""
-        return self.encoder and self.encoder.classes
 
     def tokenize(self, data, batch_size=None, training=False):
         """Tokenises a data set of raw texts, once for all epochs.
