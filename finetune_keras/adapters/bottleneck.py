@@ -5,12 +5,13 @@ import re
 import keras
 
 from finetune_keras.adapters.layer import AdapterLayer
-from finetune_keras.adapters.method import Method, check_size
+from finetune_keras.adapters.method import Method
 from finetune_keras.adapters.targets import (
     FEEDFORWARD_OUTPUT,
     mixes_channels,
     name_matches,
 )
+from finetune_keras.arguments import check, integer, one_of
 
 _ATTENTION_OUTPUT = re.compile(
     r"(?i)(.*[^a-z])?(attention_output|attn_out|[a-z]*o_proj|out_proj)"
@@ -58,12 +59,10 @@ class Bottleneck(Method):
     """
 
     def __init__(self, units=64, activation="gelu", placement="houlsby"):
-        check_size("units", units)
-        if placement not in ("houlsby", "pfeiffer"):
-            raise ValueError(
-                '`placement` must be "houlsby" or "pfeiffer". '
-                f"Received: placement={placement!r}"
-            )
+        check(
+            units=(units, integer(1)),
+            placement=(placement, one_of("houlsby", "pfeiffer")),
+        )
         if not isinstance(activation, str):
             raise ValueError(
                 "`activation` must be the name of an activation, so that it "

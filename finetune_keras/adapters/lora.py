@@ -1,7 +1,6 @@
 """LoRA: a low-rank change beside each frozen kernel."""
 
 import math
-import numbers
 
 import keras
 
@@ -10,12 +9,18 @@ from finetune_keras.adapters.lora_layers import (
     LoRALayer,
     lora_class,
 )
-from finetune_keras.adapters.method import Method, check_size
+from finetune_keras.adapters.method import Method
 from finetune_keras.adapters.targets import attention_or_pointwise
+from finetune_keras.arguments import (
+    check,
+    integer,
+    number,
+    one_of,
+    part,
+    positive,
+)
 from finetune_keras.engine import graph
 from finetune_keras.models.adapters_by_path import adapters_in
-
-_VARIANTS = ("lora", "rslora", "dora")
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
@@ -69,21 +74,12 @@ class LoRA(Method):
     """
 
     def __init__(self, rank=8, alpha=16, dropout=0.0, variant="lora"):
-        check_size("rank", rank)
-        if not isinstance(alpha, numbers.Real) or not 0 < alpha < math.inf:
-            raise ValueError(
-                f"`alpha` must be a positive number. Received: alpha={alpha!r}"
-            )
-        if not 0 <= dropout < 1:
-            raise ValueError(
-                "`dropout` is the share of inputs dropped, from 0 up to but "
-                f"not including 1. Received: dropout={dropout!r}"
-            )
-        if variant not in _VARIANTS:
-            raise ValueError(
-                f"`variant` must be one of {list(_VARIANTS)}. "
-                f"Received: variant={variant!r}"
-            )
+        check(
+            rank=(rank, integer(1)),
+            alpha=(alpha, positive),
+            dropout=(dropout, part, "the share of inputs dropped"),
+            variant=(variant, one_of("lora", "rslora", "dora")),
+        )
         self.rank = int(rank)
         self.alpha = alpha
         self.dropout = dropout
@@ -153,10 +149,7 @@ def lora_plus_multipliers(model, ratio=16.0):
     Reference:
         - [Hayou et al., 2024](https://arxiv.org/abs/2402.12354)
     """
-    if not 1 <= ratio < math.inf:
-        raise ValueError(
-            f"`ratio` must be a number of at least 1. Received: ratio={ratio!r}"
-        )
+    check(ratio=(ratio, number(1)))
     leaves = graph.leaf_layers(model)
     adapters = [a for leaf in leaves for a in adapters_in(leaf)]
     if not any(isinstance(adapter, LoRALayer) for adapter in adapters):

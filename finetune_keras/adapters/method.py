@@ -1,7 +1,6 @@
 """What all methods have in common: arguments that can be kept and compared."""
 
 import inspect
-import numbers
 
 from finetune_keras.adapters.adapted import attach
 from finetune_keras.models.adapters_by_path import (
@@ -75,13 +74,3 @@ class Method(AdapterMethod):
     def __repr__(self):
         pairs = [f"{k}={v!r}" for k, v in self.get_config().items()]
         return f"{type(self).__name__}({', '.join(pairs)})"
-
-
-def check_size(name, value):
-    """Raises an error unless a value is an integer of at least 1."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < 1:
-        raise ValueError(
-            f"`{name}` must be an integer of at least 1. "
-            f"Received: {name}={value!r}"
-        )

@@ -3,7 +3,8 @@
 import keras
 
 from finetune_keras.adapters.layer import AdapterLayer, Factor
-from finetune_keras.adapters.method import Method, check_size
+from finetune_keras.adapters.method import Method
+from finetune_keras.arguments import check, integer
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
@@ -47,7 +48,7 @@ class PrefixTuning(Method):
     goes_into_attention = True
 
     def __init__(self, length=20):
-        check_size("length", length)
+        check(length=(length, integer(1)))
         self.length = int(length)
 
     def supports(self, layer):

@@ -4,7 +4,8 @@ import keras
 from keras import ops
 
 from finetune_keras.adapters.layer import AdapterLayer, Factor
-from finetune_keras.adapters.method import Method, check_size
+from finetune_keras.adapters.method import Method
+from finetune_keras.arguments import check, integer
 from finetune_keras.engine import graph
 from finetune_keras.models.adapters_by_path import bases
 
@@ -53,7 +54,7 @@ class PromptTuning(Method):
     goes_into_attention = True
 
     def __init__(self, length=20):
-        check_size("length", length)
+        check(length=(length, integer(1)))
         self.length = int(length)
 
     def supports(self, layer):
@@ -154,7 +155,7 @@ class PTuning(PromptTuning):
 
     def __init__(self, length=20, encoder_units=128):
         super().__init__(length)
-        check_size("encoder_units", encoder_units)
+        check(encoder_units=(encoder_units, integer(1)))
         self.encoder_units = int(encoder_units)
 
     @property
