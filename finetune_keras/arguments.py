@@ -21,17 +21,16 @@ class Kind(typing.NamedTuple):
     known: tuple = ()
 
 
-def check(error=ValueError, **arguments):
+def check(**arguments):
     """Raises where an argument is not of its kind.
 
     Args:
-        error: Class of the exception. Defaults to `ValueError`.
         **arguments: By name `(value, kind)`, or `(value, kind, meaning)`.
     """
     for name, (value, kind, *meaning) in arguments.items():
         if not kind.holds(value):
             words = ": ".join([kind.words, *meaning])
-            raise error(
+            raise ValueError(
                 f"`{name}` must be {words}.{nearest(value, kind.known)} "
                 f"Received: {name}={value!r}"
             )

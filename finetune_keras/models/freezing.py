@@ -2,6 +2,7 @@
 
 import warnings
 
+from finetune_keras.arguments import check, one_of
 from finetune_keras.engine import backend, graph
 from finetune_keras.engine.layers import own_flag
 from finetune_keras.models.layer_groups import as_groups
@@ -100,11 +101,7 @@ def unfreeze(model, layers="all", batch_norm="frozen"):
 
 
 def _check_batch_norm(batch_norm):
-    if batch_norm not in BATCH_NORM:
-        raise ValueError(
-            f"`batch_norm` must be one of {list(BATCH_NORM)}. "
-            f"Received: batch_norm={batch_norm!r}"
-        )
+    check(batch_norm=(batch_norm, one_of(*BATCH_NORM)))
     if batch_norm == "synchronized" and not backend.on("tensorflow"):
         raise ValueError(
             "Only the TensorFlow backend synchronises the statistics of "

@@ -4,6 +4,7 @@ import numbers
 
 import keras
 
+from finetune_keras.arguments import check, integer, one_of, part
 from finetune_keras.data.task import Task
 from finetune_keras.engine import graph
 from finetune_keras.models.adapters_by_path import adapters_by_name
@@ -263,20 +264,15 @@ def _first_token(features):
 
 
 def _check_head(num_classes, pooling, hidden_units, dropout, task):
-    whole = isinstance(num_classes, numbers.Integral)
-    whole = whole and not isinstance(num_classes, bool)
-    if not whole or num_classes < task.fewest:
-        raise ValueError(
-            f"`num_classes` must be an integer of at least {task.fewest} for "
-            f"{task}. Two classes are `num_classes=2`; a single sigmoid is "
-            '`task="multi_label"` with one label. '
-            f"Received: num_classes={num_classes!r}"
-        )
-    if pooling not in _POOLINGS:
-        raise ValueError(
-            f"`pooling` must be one of {list(_POOLINGS)}. "
-            f"Received: pooling={pooling!r}"
-        )
+    meaning = (
+        f"the classes of a {task}. Two classes are `num_classes=2`; a single "
+        'sigmoid is `task="multi_label"` with one label'
+    )
+    check(
+        num_classes=(num_classes, integer(task.fewest), meaning),
+        pooling=(pooling, one_of(*_POOLINGS)),
+        dropout=(dropout, part, "that of the inputs"),
+    )
     if not isinstance(hidden_units, (list, tuple)) or any(
         not isinstance(units, numbers.Integral) or units < 1
         for units in hidden_units
@@ -284,9 +280,4 @@ def _check_head(num_classes, pooling, hidden_units, dropout, task):
         raise ValueError(
             "`hidden_units` must be a tuple of positive integers, such as "
             f"`(256, 128)`. Received: hidden_units={hidden_units!r}"
-        )
-    if not 0 <= dropout < 1:
-        raise ValueError(
-            "`dropout` is the share of inputs dropped, from 0 up to but not "
-            f"including 1. Received: dropout={dropout!r}"
         )

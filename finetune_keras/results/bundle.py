@@ -9,6 +9,7 @@ import zipfile
 import keras
 import numpy as np
 
+from finetune_keras.arguments import check, one_of
 from finetune_keras.data.atomic import replacing
 from finetune_keras.data.labels import check_classes
 from finetune_keras.data.outputs import columns_of
@@ -284,11 +285,7 @@ class Bundle:
         Raises:
             ValueError: If the exported model gives other outputs.
         """
-        if format not in RUNNERS:
-            raise ValueError(
-                f"`format` must be one of {list(RUNNERS)}. "
-                f"Received: format={format!r}"
-            )
+        check(format=(format, one_of(*RUNNERS)))
         path, x = str(path), sample(self.model, format)
         # Before the export: a loaded model has not been called yet.
         expected = self.model.predict(x, verbose=0)

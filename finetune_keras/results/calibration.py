@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from finetune_keras.arguments import check, maybe, one_of, part, share
 from finetune_keras.data.task import Task, check_shape, refuse_unclear
 from finetune_keras.engine import graph
 from finetune_keras.models.heads import rebuild
@@ -204,24 +205,19 @@ def find_calibration(model):
 
 
 def _check(method, metric, coverage, error, conformal):
-    choices = {
-        "method": (method, ("temperature", "vector")),
-        "metric": (metric, (None, "f1", "balanced_accuracy", "accuracy")),
-    }
-    for name, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise ValueError(
-                f"`{name}` must be one of {list(allowed)}. "
-                f"Received: {name}={value!r}"
-            )
+    check(
+        method=(method, one_of("temperature", "vector")),
+        metric=(metric, one_of(None, "f1", "balanced_accuracy", "accuracy")),
+        coverage=(coverage, maybe(share)),
+        error=(error, maybe(part)),
+        conformal=(conformal, maybe(part)),
+    )
     shares = {"coverage": coverage, "error": error, "conformal": conformal}
-    for name, value in shares.items():
-        top = 1 if name == "coverage" else 1 - 1e-9
-        if value is not None and not 0 < value <= top:
-            raise ValueError(
-                f"`{name}` is a share and must lie between 0 and 1. "
-                f"Received: {name}={value!r}"
-            )
+    none = [name for name, value in shares.items() if value == 0]
+    if none:
+        raise ValueError(
+            f"`{none[0]}` is a share of more than 0. Received: {none[0]}=0"
+        )
     if coverage is not None and error is not None:
         raise ValueError(
             "Choose how often to decide, or how often to err: pass `coverage` "

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from finetune_keras.arguments import check, integer
 from finetune_keras.data.table import format_table
 from finetune_keras.results import bootstrap as resampling
 from finetune_keras.results.metrics import LOWER_IS_BETTER
@@ -56,11 +57,7 @@ def compare(report_a, report_b, bootstrap=1000, seed=0):
     - [Efron and Tibshirani, 1993](https://doi.org/10.1201/9780429246593)
     - [McNemar, 1947](https://doi.org/10.1007/BF02295996)
     """
-    if not isinstance(bootstrap, int) or bootstrap < 1:
-        raise ValueError(
-            "`bootstrap` must be a positive integer: the difference is "
-            f"judged by resamples. Received: bootstrap={bootstrap!r}"
-        )
+    check(bootstrap=(bootstrap, integer(1), "resamples, by which to judge"))
     a, b = report_a.predictions, report_b.predictions
     _check_same_kind(a, b)
     b = b.take(_match(a, b))

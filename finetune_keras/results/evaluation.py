@@ -4,6 +4,7 @@ import numbers
 
 import numpy as np
 
+from finetune_keras.arguments import check, integer, one_of
 from finetune_keras.data.labels import as_text, check_classes
 from finetune_keras.data.task import Task
 from finetune_keras.models.tf_data import is_shuffled
@@ -100,10 +101,14 @@ def evaluate(
     - [Guo et al., 2017](https://arxiv.org/abs/1706.04599), calibration error
     """
     _check_told(task, from_logits)
-    _check_counts(0, bootstrap=bootstrap, seed=seed, worst=worst)
-    _check_counts(1, batch_size=batch_size)
+    check(
+        bootstrap=(bootstrap, integer(0)),
+        seed=(seed, integer(0)),
+        worst=(worst, integer(0)),
+    )
+    check(batch_size=(batch_size, integer(1)))
     if steps is not None:
-        _check_counts(1, steps=steps)
+        check(steps=(steps, integer(1)))
     tuned = _tuned_threshold(model) if threshold is None else None
     columns = _columns(slices, data)
     check_batched(data, model, "data")
@@ -150,20 +155,7 @@ def _measure(predictions, bootstrap, seed):
 def _check_told(task, from_logits):
     if task is not None:
         Task.named(task)
-    if from_logits not in (None, True, False):
-        raise ValueError(
-            "`from_logits` must be True, False or None, which infers it. "
-            f"Received: from_logits={from_logits!r}"
-        )
-
-
-def _check_counts(least, **counts):
-    for name, value in counts.items():
-        if not isinstance(value, numbers.Integral) or value < least:
-            kind = "a positive integer" if least else "an integer of at least 0"
-            raise ValueError(
-                f"`{name}` must be {kind}. Received: {name}={value!r}"
-            )
+    check(from_logits=(from_logits, one_of(None, True, False)))
 
 
 def _check_threshold(predictions):

@@ -1,10 +1,10 @@
 """Unfreezing callbacks, for people who call `model.fit` themselves."""
 
-import numbers
 import warnings
 
 import keras
 
+from finetune_keras.arguments import check, integer
 from finetune_keras.engine.retrace import retrace
 from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.models.layer_groups import layer_groups
@@ -128,8 +128,7 @@ class GradualUnfreeze(UnfreezeCallback):
         self, every=1, start=1, stop=None, batch_norm="frozen", verbose=0
     ):
         super().__init__(batch_norm, verbose)
-        for name, value in (("every", every), ("start", start)):
-            _check_positive(name, value)
+        check(every=(every, integer(1)), start=(start, integer(1)))
         if stop is not None and stop < start:
             raise ValueError(
                 "`stop` is the number of groups in the end, and cannot be "
@@ -195,8 +194,7 @@ class UnfreezeOnPlateau(UnfreezeCallback):
         mode="auto",
     ):
         super().__init__(batch_norm, verbose)
-        for name, value in (("patience", patience), ("start", start)):
-            _check_positive(name, value)
+        check(patience=(patience, integer(1)), start=(start, integer(1)))
         self.monitor = monitor
         self.patience = patience
         self.start = start
@@ -246,10 +244,3 @@ class UnfreezeOnPlateau(UnfreezeCallback):
         self._wait += 1
         if self._wait >= self.patience:
             self._count, self._wait = self._count + 1, 0
-
-
-def _check_positive(name, value):
-    if not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(
-            f"`{name}` must be a positive integer. Received: {name}={value!r}"
-        )

@@ -5,6 +5,8 @@ import numbers
 
 import keras
 
+from finetune_keras.arguments import check, integer, maybe
+
 _COUNTS = (
     "batch_size",
     "steps_per_epoch",
@@ -31,8 +33,7 @@ def check_fit(fit, train, validation=None):
             the data.
     """
     fit = {**fit, "callbacks": _as_list(fit.get("callbacks"))}
-    for name in _COUNTS:
-        _check_count(name, fit.get(name))
+    check(**{name: (fit.get(name), maybe(integer(1))) for name in _COUNTS})
     train = _with_weights(train, fit.pop("sample_weight", None))
     if fit.get("class_weight") is not None and _has_weights(train):
         raise ValueError(
@@ -130,15 +131,6 @@ def _as_list(callbacks):
             f"`keras.callbacks.Callback`. Received: {odd[0]!r} among them"
         )
     return callbacks
-
-
-def _check_count(name, value):
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if value is not None and not (whole and value >= 1):
-        raise ValueError(
-            f"`{name}` must be an integer of at least 1, or `None`. "
-            f"Received: {name}={value!r}"
-        )
 
 
 def _with_weights(train, weights):

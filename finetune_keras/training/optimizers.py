@@ -1,9 +1,9 @@
 """Layer-wise learning rates, weight-decay exclusions and L2-SP."""
 
-import math
 
 import keras
 
+from finetune_keras.arguments import check, maybe, positive
 from finetune_keras.engine import graph
 from finetune_keras.engine.layers import decays_weight, rate_or_schedule
 from finetune_keras.engine.layerwise import layerwise_class
@@ -84,7 +84,7 @@ def layerwise_optimizer(
     """
     optimizer = keras.optimizers.get(optimizer)
     check_one_rate(optimizer)
-    _check_l2_sp(l2_sp)
+    check(l2_sp=(l2_sp, maybe(positive), "the strength of a pull"))
     target = getattr(optimizer, "inner_optimizer", optimizer)
     groups = as_groups(model)
     model = groups.model
@@ -150,12 +150,4 @@ def check_one_rate(optimizer):
             "rate is needed. Pass one of the optimizers that it is made of, "
             "for several learning rates in a `layerwise_optimizer`. "
             f"Received: optimizer={optimizer!r}"
-        )
-
-
-def _check_l2_sp(l2_sp):
-    if l2_sp is not None and not 0 < l2_sp < math.inf:
-        raise ValueError(
-            "`l2_sp` is the strength of a pull and must be a float greater "
-            f"than 0, or `None` for no pull. Received: l2_sp={l2_sp!r}"
         )

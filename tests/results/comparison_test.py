@@ -234,5 +234,5 @@ def test_undefined_metrics_stay_undefined():
 @pytest.mark.parametrize("samples", [0, -1, 1.5])
 def test_bad_bootstrap(samples):
     report = report_of(scores_of(A))
-    with pytest.raises(ValueError, match="positive integer"):
+    with pytest.raises(ValueError, match="an integer of at least 1"):
         compare(report, report, bootstrap=samples)
