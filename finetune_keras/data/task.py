@@ -18,7 +18,8 @@ class Task:
 
     It is decided where data or a head are made, or told by a model
     (`Task.of`), and asked wherever labels or outputs are read. Each kind is
-    one subclass. A task equals its name: `data.task == "classification"`.
+    one subclass. A task equals its name, `data.task == "classification"`, and
+    whatever is of its kind.
 
     Args:
         classes: List of strings in the order of the outputs, or `None`.
@@ -51,9 +52,7 @@ class Task:
         return repr(self.name)
 
     def __eq__(self, other):
-        if isinstance(other, str):
-            return self.name == other
-        return type(self) is type(other) and vars(self) == vars(other)
+        return isinstance(other, (str, Task)) and str(other) == self.name
 
     def __hash__(self):
         return hash(self.name)
