@@ -57,6 +57,16 @@ class Task:
     def __hash__(self):
         return hash(self.name)
 
+    def get_config(self):
+        """Plain data, what a model's file keeps of it."""
+        outputs, classes = self.outputs, self.classes
+        return {"kind": self.name, "classes": classes, "outputs": outputs}
+
+    @staticmethod
+    def from_config(config):
+        config = dict(config)
+        return Task.kinds()[config.pop("kind")](**config)
+
     @staticmethod
     def kinds():
         """Dict from names to the kinds of tasks."""
@@ -102,14 +112,15 @@ class Task:
         Returns:
             A `Task`, or `None` where nothing tells it.
         """
-        kept = getattr(model, "task", None)
-        if isinstance(kept, Task):
+        kept = _kept_with(model)
+        if kept is not None and not kept.is_judged:
             return kept
-        name = told or kind_of(model)
+        name = kept or told or kind_of(model)
         columns = columns_of(model)
         if classes is None:
             classes = getattr(model, "class_names", None)
-        if classes is not None and name in (None, "regression"):
+            classes = kept.classes if kept else classes
+        if classes is not None and not kept and name in (None, "regression"):
             several = activation_of(model) == "sigmoid" and columns != 1
             name = "multi_label" if several else "classification"
         if name is None:
@@ -132,6 +143,7 @@ class Task:
         """
         columns = outputs.shape[1]
         labels = as_ids(labels, classes)
+        name = name or _kept_with(model)
         name = name or _infer(model, labels, outputs, logits)
         task = Task.named(name, classes, columns)
         if logits is None and task.has_chances:
@@ -278,6 +290,11 @@ def check_shape(outputs, verb):
         f"`{verb}` takes a model with one output of shape (batch,) or (batch, "
         f"classes). {how} Received: outputs of {found}"
     )
+
+
+def _kept_with(model):
+    kept = getattr(model, "task", None)
+    return kept if isinstance(kept, Task) else None
 
 
 def _infer(model, labels, outputs, from_logits):

@@ -5,6 +5,7 @@ import warnings
 
 import keras
 
+from finetune_keras.data.task import Task
 from finetune_keras.engine import graph
 from finetune_keras.models import texts
 from finetune_keras.models.adapters_by_path import (
@@ -44,17 +45,21 @@ class _KeepsAll:
         adapters = describe_adapters(self)
         if adapters:
             config["adapters"] = adapters
+        if "task" in vars(self):
+            config["task"] = self.task.get_config()
         return {**without_inner_adapters(config), **describe_flags(self)}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
         flags = {name: config.pop(name, ()) for name in FLAGS}
-        adapters = config.pop("adapters", {})
+        adapters, task = config.pop("adapters", {}), config.pop("task", None)
         model = super().from_config(config, custom_objects=custom_objects)
         quantize_again(model, flags)
         place_described(model, adapters, flags["leaf_layers"], custom_objects)
         set_flags(model, flags)
+        if task is not None:
+            model.task = Task.from_config(task)
         return model
 
 
@@ -92,7 +97,7 @@ class FineTuneModel(_KeepsAll, graph.Functional):
 
     Attributes:
         encoder: The `TextEncoder`, tokeniser and packing, or `None`.
-        task: The `Task` of its tokens, or `None` where its head tells it.
+        task: The `Task` that it was made for, or `None` where its head tells.
         class_names: List of strings, or `None`.
 
     Example:
@@ -232,7 +237,8 @@ def give_class_back(model):
     """Gives a model the class of Keras again if that is enough for its file."""
     plain = {kind: own for own, kind in _KINDS.items()}
     more = encoder_of(model) is not None or adapters_by_name(model)
-    more = more or flags_that_keras_loses(model) or quantized_layers(model)
+    more = more or "task" in vars(model) or flags_that_keras_loses(model)
+    more = more or quantized_layers(model)
     if type(model) in plain and not more:
         graph.change_class(model, plain[type(model)])
 
@@ -261,6 +267,12 @@ def keep_trainable_set(model, stacklevel=4):
         f"layers such as {lost[0]!r}: loaded, they train. So {cure}.",
         stacklevel=stacklevel,
     )
+
+
+def keep_task(model, task):
+    """Makes sure that the file of a model keeps its task and classes."""
+    if task is not None and _keeps_all(model):
+        model.task = task
 
 
 def keep_adapters(model, stacklevel=4):

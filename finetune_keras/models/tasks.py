@@ -3,9 +3,11 @@
 import keras
 
 from finetune_keras.data.labels import count_classes
+from finetune_keras.data.task import Task
 from finetune_keras.engine.graph import speaks_for_its_layers
 from finetune_keras.models.backbones import backbone as make_backbone
 from finetune_keras.models.heads import replace_head
+from finetune_keras.models.model import keep_task
 from finetune_keras.models.pixel_guard import guard_like
 from finetune_keras.models.replay import replay
 
@@ -29,7 +31,7 @@ def image_classifier(
             name of a model in `keras.applications`, which then comes with its
             ImageNet weights. Pixels are scaled inside, once, as it needs.
         num_classes: Integer, number of classes, labels or regressed values;
-            or the list of their names.
+            or the list of their names, which the model and its file keep.
         augmentation: `"light"`, `"medium"` or `"strong"`, see
             `image_augmentation`, or a layer that keeps the shape of raw
             pixels. It is part of the model and active in training only.
@@ -64,7 +66,7 @@ def image_classifier(
     print(model.predict(pixels, verbose=0).shape)  # (2, 2)
     ```
     """
-    num_classes, _ = count_classes(num_classes, "num_classes")
+    num_classes, names = count_classes(num_classes, "num_classes")
     weights = {"weights": "imagenet"} if isinstance(backbone, str) else {}
     model = make_backbone(backbone, **weights)
     model = replace_head(
@@ -78,7 +80,11 @@ def image_classifier(
         kernel_regularizer,
         task,
     )
-    return model if augmentation is None else _augmented(model, augmentation)
+    if augmentation is not None:
+        model = _augmented(model, augmentation)
+    if names is not None:
+        keep_task(model, Task.named(task, names, num_classes))
+    return model
 
 
 def _augmented(model, augmentation):

@@ -7,6 +7,7 @@ from finetune_keras.arguments import check, maybe, one_of, part, share
 from finetune_keras.data.task import Task, check_shape, refuse_unclear
 from finetune_keras.engine import graph
 from finetune_keras.models.heads import rebuild
+from finetune_keras.models.model import keep_task
 from finetune_keras.results.collect import open_data, without_copies
 from finetune_keras.results.decisions import (
     abstention_threshold,
@@ -195,6 +196,7 @@ def calibrate(
         "conformal": conformal,
     }
     calibrated = rebuild(plain, layer(plain.outputs[0]))
+    keep_task(calibrated, vars(model).get("task"))
     return _compiled_like(calibrated, model)
 
 

@@ -182,7 +182,8 @@ def _check_threshold(predictions):
 def _class_names(classes, data, model):
     names = getattr(data, "class_names", None) if classes is None else classes
     if names is None:
-        names = getattr(model, "class_names", None)
+        task = Task.of(model)
+        names = task and task.classes
     return None if names is None else check_classes(names)
 
 

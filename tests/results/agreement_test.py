@@ -57,10 +57,27 @@ def test_all_read_a_model_the_same_saved_or_not(case, tmp_path, op_by_op):
         with pytest.raises(ValueError, match="from_logits=True"):
             ft.calibrate(model, (X, y))
         return
-    assert Task.of(model) == Task.of(bundle.model)
+    assert vars(Task.of(model)) == vars(Task.of(bundle.model))
     calibrated = ft.calibrate(bundle.model, (X, y))
     scale, kind = find_calibration(calibrated).scale, bundle.task
     wanted = scaled(p[:, -units:], scale, None, kind.output_activation, np)
     report = ft.evaluate(calibrated, (X, y), **options)
     outputs = report.predictions.outputs[:, -units:]
     np.testing.assert_allclose(outputs, wanted, atol=1e-5)
+
+
+def test_names_of_classes_are_kept_with_the_model(tmp_path, op_by_op):
+    body = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(2, 3)])
+    model = ft.image_classifier(body, ["ant", "bee", "wasp"])
+    x = np.random.default_rng(0).uniform(0, 255, (12, 8, 8, 3))
+    y = np.arange(12) % 3
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for one in (model, loaded, ft.calibrate(loaded, (x, y))):
+        report = ft.evaluate(one, (x, y), bootstrap=0, verbose=0)
+        assert report.classes == ["ant", "bee", "wasp"]
+    bundle = ft.load_bundle(ft.save_bundle(one, tmp_path / "bundle.keras"))
+    assert set(bundle.predict(x).labels) <= {"ant", "bee", "wasp"}
+    named = np.array(["ant", "bee", "wasp"])[y]
+    again = ft.evaluate(bundle.model, (x, named), bootstrap=0, verbose=0)
+    assert again.metrics == report.metrics
