@@ -43,7 +43,7 @@ def restore_optimizer(model, values, places, clock=True):
         values = {**_fresh_values(optimizer, places), **values}
     for key, variable in state.items():
         if clock or not key.endswith(_CLOCK):
-            variable.assign(as_array(values[key], variable.dtype))
+            variable.assign(values[key])
     if clock:
         _start_no_later(model)
 
@@ -103,12 +103,3 @@ def _start_no_later(model):
         counts = [[min(start, now) for start in counts] for counts in starts]
         set_start_iterations(model.optimizer, counts)
         renew_functions(model)
-
-
-def as_array(array, dtype):
-    """Gives an array that a file made its own dtype back."""
-    if dtype == "bfloat16":
-        import ml_dtypes
-
-        return array.view(ml_dtypes.bfloat16)
-    return array

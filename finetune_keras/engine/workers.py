@@ -112,6 +112,12 @@ class Workers:
         return np.concatenate(parts).tobytes()[: 4 * whole + rest]
 
 
+def is_chief(model):
+    """Tells whether this process reads and writes for all of a run."""
+    workers = workers_of(model)
+    return workers is None or workers.is_chief
+
+
 def agree_on(model, number):
     """Returns the number that the chief has, in all processes."""
     workers = workers_of(model)

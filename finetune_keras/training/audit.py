@@ -8,10 +8,12 @@ import numpy as np
 
 from finetune_keras.engine import graph
 from finetune_keras.engine.layers import could_train
+from finetune_keras.engine.optimizer_values import copy_of
 from finetune_keras.models.group_parts import OUTSIDE
+from finetune_keras.training.observer import Observer
 
 
-class Audit:
+class Audit(Observer):
     """Compares the weights of a model before and after a phase.
 
     Frozen weights, and statistics of frozen BatchNorm layers, are remembered
@@ -24,20 +26,31 @@ class Audit:
     is 0: that is said, and no more.
 
     Args:
-        groups: The `LayerGroups` of a model whose flags are those of the
-            phase.
+        groups: The `LayerGroups` of a model.
+        rates: The `RateClock` of the run, for the warning, or `None`.
+            Defaults to `None`.
+
+    Attributes:
+        ledger: Dict from the name of each group to a dict with `trained`, a
+            boolean, `change`, the Euclidean norm of the change, and, of a
+            group that trains and has not moved, `note`, a sentence.
     """
 
-    def __init__(self, groups):
-        self.model = model = groups.model
-        self.groups = groups.every
+    def __init__(self, groups, rates=None):
+        self.groups, self.model, self.rates = groups.every, groups.model, rates
+        self.trained, self.before, self.updates = set(), {}, 0
+        self.ledger = {}
+
+    def begin_phase(self, phase):
+        """Remembers the weights, with the flags of the phase."""
+        model = self.model
         self.trained = {id(v) for v in model.trainable_variables}
         self.before = {}
-        for layer in (x for group in groups.every for x in group.layers):
+        for layer in (x for group in self.groups for x in group.layers):
             for variable in _frozen(layer, self.trained):
                 self.before[id(variable)] = _digest(variable)
         for variable in model.trainable_variables:
-            self.before[id(variable)] = _copy(variable)
+            self.before[id(variable)] = copy_of(variable)
         # It assigns to the kernel of another layer, frozen or not.
         for layer in graph.all_layers(model):
             if isinstance(layer, keras.layers.SpectralNormalization):
@@ -45,17 +58,8 @@ class Audit:
                     self.before.pop(id(layer.kernel), None)
         self.updates = self._count_updates()
 
-    def check(self, rate=None):
+    def end_phase(self):
         """Compares the weights with those remembered.
-
-        Args:
-            rate: Float, the learning rate of the phase, for the warning.
-                Defaults to `None`.
-
-        Returns:
-            Dict from the name of each group to a dict with `trained`, a
-            boolean, `change`, the Euclidean norm of the change, and, of a
-            group that trains and has not moved, `note`, a sentence.
 
         Raises:
             RuntimeError: If a frozen weight or statistic has moved.
@@ -63,7 +67,7 @@ class Audit:
         Warns:
             UserWarning: If a group that trains has not moved.
         """
-        ledger = {}
+        self.ledger, rate = {}, self.rates and self.rates.base
         updates = self._count_updates() - self.updates
         for group in self.groups:
             change = self._change(group)
@@ -73,9 +77,8 @@ class Audit:
             called = group.name != OUTSIDE
             if trained and change == 0 and updates and called:
                 entry["note"] = self._note(group, updates, rate)
-            ledger[group.name] = entry
-        _warn(ledger)
-        return ledger
+            self.ledger[group.name] = entry
+        _warn(self.ledger)
 
     def _note(self, group, updates, rate):
         """Says what may be the reason that a group has not moved."""
@@ -120,7 +123,7 @@ class Audit:
                         "Something else than the optimizer assigns to it."
                     )
             elif before is not None:
-                after = _copy(variable).astype("float64")
+                after = copy_of(variable).astype("float64")
                 total += float(np.sum((after - before) ** 2))
         return total**0.5
 
@@ -146,7 +149,7 @@ def _warn(ledger):
 
 def _is_below_grain(step, variable):
     """Tells whether a step changes none of the weights, as they round."""
-    values = np.abs(_copy(variable).astype("float32"))
+    values = np.abs(copy_of(variable).astype("float32"))
     grain = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
     smallest = values.min(initial=np.inf) * grain.get(variable.dtype, 2.0**-24)
     return bool(step < smallest)
@@ -164,10 +167,6 @@ def _frozen(layer, trained):
 def _inner_optimizer(model):
     optimizer = getattr(model, "optimizer", None)
     return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-def _copy(variable):
-    return np.array(keras.ops.convert_to_numpy(variable))
 
 
 def _digest(variable):

@@ -12,16 +12,24 @@ from finetune_keras.engine.optimizer_values import (
     optimizer_values,
     restore_optimizer,
 )
-from finetune_keras.training import resume
 from finetune_keras.training.history import as_plain
 from finetune_keras.training.monitor import (
     is_skipped,
     rises,
     weight_penalty,
 )
+from finetune_keras.training.observer import Observer
 
 
-class Best:
+class NoNumber(FloatingPointError):
+    """A loss or a weight is no number; where, the run says in full."""
+
+    def __init__(self, what, epoch, batch, step):
+        super().__init__(what)
+        self.epoch, self.batch, self.step = epoch, batch, step
+
+
+class Best(Observer):
     """Remembers the best epoch, of whatever phase.
 
     These are the weights that have trained so far, as the rest is as it was,
@@ -31,52 +39,92 @@ class Best:
         monitor: String, the metric to watch, or `None` to keep the last
             epoch. A loss is compared without what the regularisers of weights
             add to it, which changes when layers begin to train.
-        model: Compiled `keras.Model`, or `None`. Defaults to `None`.
+        groups: The `LayerGroups` of a compiled `keras.Model`, or `None`.
+            Defaults to `None`.
         mode: `"max"` if the metric is to rise, `"min"` if it is to fall, or
             `"auto"`: as the metric itself or its name says. Defaults to
             `"auto"`.
-        validation_freq: As in `fit`; epochs without validation are then left
-            out. Defaults to `1`.
+        may_skip: Boolean, whether epochs without validation are left out.
+            Defaults to `False`.
+        clock: Boolean, whether the optimizer's count of steps goes back with
+            the weights. Defaults to `True`.
+
+    Attributes:
+        epoch: Integer, the best epoch; -1 is before the first, and `None` is
+            none.
+        value: Float, its value, or `None`.
+        seen: Float, the value of the last epoch, or `None`.
 
     Raises:
         ValueError: If `mode` is `"auto"` and cannot be told.
     """
 
-    def __init__(self, monitor, model=None, mode="auto", validation_freq=1):
-        self.monitor = monitor
-        self.model = model
-        self.rising = rises(monitor, mode, model)
-        self.may_skip = validation_freq != 1
-        self.variables = {}
-        self.values = {}
-        self.optimizer_values = None
+    def __init__(
+        self, monitor, groups=None, mode="auto", may_skip=False, clock=True
+    ):
+        self.monitor, self.groups = monitor, groups
+        self.model = groups and groups.model
+        self.rising = rises(monitor, mode, self.model)
+        self.may_skip, self.clock = may_skip, clock
+        self.weights = _weights(groups.leaves) if groups else []
+        self.places = {id(v): i for i, v in enumerate(self.weights)}
+        # Of the best epoch, the variables by their places.
+        self.values, self.optimizer_values = {}, None
+        self.epoch, self.value = None, None
+        self.seen, self.returns, self.running, self.batch = None, False, 0, 0
 
-    def watch(self, groups):
-        """Adds the variables that a phase may move, before it begins.
-
-        Args:
-            groups: The `LayerGroups` of the model.
-        """
-        weights = self._know(groups)
+    def begin_phase(self, phase):
+        """Adds the variables that the phase may move, before it begins."""
+        self.returns = phase.patience is not None
         if self.optimizer_values is None:
             self.optimizer_values = self._of_optimizer()
-        statistics = _moving_statistics(groups.leaves)
-        for place, variable in enumerate(weights):
+        statistics = _moving_statistics(self.groups.leaves)
+        for place, variable in enumerate(self.weights):
             moves = variable.trainable or id(variable) in statistics
-            if moves and place not in self.variables:
-                self.variables[place] = variable
+            if moves and place not in self.values:
                 # Frozen until now, so it is what it was at the best epoch.
                 self.values[place] = copy_of(variable)
+
+    def begin_epoch(self, epoch):
+        self.running = epoch
+
+    def end_batch(self, batch, logs):
+        self.batch, loss = batch, logs.get("loss", 0.0)
+        if not np.isfinite(loss):
+            step = f"step {batch + 1}"
+            what = f"The loss became {loss}"
+            raise NoNumber(what, self.running, batch, step)
+
+    def end_epoch(self, epoch, logs):
+        if self.monitor is None:
+            self.keep()
+        else:
+            self.seen = self.value_of(logs)
+            if self.seen is not None:
+                self.offer(epoch, self.seen)
+
+    def end_phase(self):
+        # None has been judged where validation is rarer than phases.
+        if self.returns and self.epoch is not None:
+            self.restore(self.clock)
+
+    def end(self):
+        if self.epoch is not None:
+            self.restore(self.clock)
+
+    def fail(self):
+        self.restore()
 
     def value_of(self, logs):
         """Reads the monitored metric; `None` in an epoch to be left out."""
         if self.may_skip and is_skipped(self.monitor, logs):
             return None
         if self.monitor not in logs:
+            names = sorted({*logs} - {"learning_rate", "seconds"})
             raise ValueError(
                 "The monitored metric is not among those of the model. "
                 f"Received: monitor={self.monitor!r}, and the metrics are "
-                f"{sorted(logs)}"
+                f"{names}"
             )
         value = as_plain(logs[self.monitor])
         if isinstance(value, list):
@@ -93,18 +141,11 @@ class Best:
             return math.isnan(than) and not math.isnan(value)
         return value > than if self.rising else value < than
 
-    def offer(self, value, best):
+    def offer(self, epoch, value):
         """Keeps the state of now, if its value is the best so far.
 
-        Args:
-            value: Float, the monitored value.
-            best: Float, the best so far, or `None`.
-
-        Returns:
-            Boolean, whether it was kept.
-
         Raises:
-            FloatingPointError: If its weights are no numbers.
+            NoNumber: If its weights are no numbers.
         """
         if math.isnan(value):
             self._copies()
@@ -114,72 +155,50 @@ class Best:
                 "among the validation data.",
                 stacklevel=2,
             )
-        is_best = self.is_better(value, math.nan if best is None else best)
-        if is_best:
+        best = math.nan if self.value is None else self.value
+        if self.is_better(value, best):
             self.keep()
-        return is_best
+            self.epoch, self.value = epoch, value
 
     def keep(self):
         """Keeps the state of now; without a monitor, of the last epoch.
 
         Raises:
-            FloatingPointError: If a weight is no number. What was kept before
-                stays.
+            NoNumber: If a weight is no number. What was kept before stays.
         """
         self.values = self._copies()
         self.optimizer_values = self._of_optimizer()
 
     def _copies(self):
-        values = {p: copy_of(v) for p, v in self.variables.items()}
+        values = {place: copy_of(self.weights[place]) for place in self.values}
         for place, value in values.items():
             if not np.all(np.isfinite(value)):
-                path = self.variables[place].path
-                raise FloatingPointError(f"The weight {path!r} is no number")
+                what = f"The weight {self.weights[place].path!r} is no number"
+                raise NoNumber(what, self.running, self.batch, "its end")
         return values
 
     def restore(self, clock=True):
         """Gives the model the weights of the best epoch, and its optimizer.
 
-        Before there is one, they are those with which training began.
-
-        Args:
-            clock: Boolean, whether the optimizer's count of steps goes back
-                too. Defaults to `True`.
+        Before there is one, they are those with which training began. With
+        `clock`, the optimizer's count of steps goes back too.
         """
-        for place, variable in self.variables.items():
-            variable.assign(self.values[place])
-        if self.variables:
+        for place, value in self.values.items():
+            self.weights[place].assign(value)
+        if self.values:
             values, places = self.optimizer_values, self.places
             restore_optimizer(self.model, values, places, clock)
-
-    def _know(self, groups):
-        self.model, weights = groups.model, _weights(groups.leaves)
-        self.places = {id(v): place for place, v in enumerate(weights)}
-        return weights
 
     def _of_optimizer(self):
         return optimizer_values(self.model.optimizer, self.places)
 
-    def watched(self):
-        """Returns the places of what is remembered among the weights."""
-        return list(self.variables)
+    def state(self):
+        names = "epoch", "value", "values", "optimizer_values"
+        return {name: getattr(self, name) for name in names}
 
-    def pack(self):
-        """Returns the remembered values for a checkpoint."""
-        return {
-            **resume.pack("best", self.values.values()),
-            **resume.pack("slot/", self.optimizer_values),
-        }
-
-    def unpack(self, groups, places, arrays):
-        """Takes remembered values from a checkpoint."""
-        weights = self._know(groups)
-        self.variables = {place: weights[place] for place in places}
-        self.values = {
-            place: resume.as_array(arrays[f"best{i}"], weights[place].dtype)
-            for i, place in enumerate(places)
-        }
-        self.optimizer_values = resume.unpacked("slot/", arrays)
+    def load_state(self, state):
+        for name, value in state.items():
+            setattr(self, name, value)
 
 
 def check_monitor(plan, monitor, validation):

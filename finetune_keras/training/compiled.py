@@ -20,18 +20,23 @@ def ensure_compiled(model, plan, labels_rank):
     be `None`. A layer-wise optimizer takes the place of a plain one where a
     phase decays its rates by depth.
     """
-    decays = any(phase.layerwise_lr_decay is not None for phase in plan)
     if getattr(model, "optimizer", None) is None:
         arguments = _loss_and_metrics(model, labels_rank)
         optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.0)
-        optimizer = layerwise_optimizer(optimizer, model) if decays else "adam"
+        layerwise = decays(plan) and layerwise_optimizer(optimizer, model)
+        optimizer = layerwise or "adam"
         model.compile(optimizer, **arguments)
-    elif decays and not is_layerwise(model.optimizer):
+    elif decays(plan) and not is_layerwise(model.optimizer):
         arguments = compile_arguments(model)
         optimizer = layerwise_optimizer(model.optimizer, model)
         # A model may have a `compile` of its own, with other arguments.
         arguments = {**arguments, "optimizer": optimizer}
         keras.Model.compile(model, **arguments)
+
+
+def decays(plan):
+    """Tells whether a phase of a plan decays its rates by depth."""
+    return any(phase.layerwise_lr_decay is not None for phase in plan)
 
 
 def is_layerwise(optimizer):

@@ -13,13 +13,7 @@ def has_labels(spec):
 def check_given(data, name):
     """Refuses inputs without labels, as `fit(x, y)` of Keras takes them.
 
-    Args:
-        data: What was given as training or validation data, or `None`.
-        name: String, what messages call it.
-
-    Raises:
-        ValueError: If it is an array, a frame, a dict, a list of examples or
-            data with all of its splits.
+    Such as an array, a frame, a dict, or data with all of its splits.
     """
     if hasattr(data, "train") and hasattr(data, "validation"):
         raise ValueError(
@@ -48,16 +42,7 @@ def check_given(data, name):
 
 
 def check_batched(data, model, name):
-    """Refuses a `tf.data.Dataset` of single examples.
-
-    Args:
-        data: Data in any form.
-        model: A `keras.Model`.
-        name: String, what messages call the data.
-
-    Raises:
-        ValueError: If labels or inputs have no axis for the batch.
-    """
+    """Refuses a `tf.data.Dataset` of single examples."""
     spec = getattr(data, "element_spec", None)
     if not has_labels(spec):
         return
@@ -91,16 +76,7 @@ def _is_single(shape, wanted):
 
 
 def check_names(model, y, name):
-    """Refuses labels for outputs that the model does not have.
-
-    Args:
-        model: A `keras.Model`.
-        y: Labels, array or structure of arrays.
-        name: String, what messages call the data.
-
-    Raises:
-        ValueError: If a key of a dict of labels names no output.
-    """
+    """Refuses labels for outputs that the model does not have."""
     outputs = getattr(model, "output_names", None) or ()
     struct = getattr(model, "output", None)
     known = [*(struct if isinstance(struct, dict) else ()), *outputs]

@@ -20,14 +20,7 @@ def describe(value, without=()):
     Objects of Keras are their class and config; a function its name and code;
     arrays and long lists a digest of all that is in them. Of an object that
     tells nothing of itself it is the class, and the attributes that are plain.
-
-    Args:
-        value: Anything.
-        without: Names that are left out of dicts and configs, at any depth.
-            Defaults to `()`.
-
-    Returns:
-        Plain data, as JSON has it.
+    The names in `without` are left out of dicts and configs, at any depth.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -113,14 +106,7 @@ def _short(value):
 
 
 def digest(*data):
-    """Returns a digest of everything in arrays, texts or structures of them.
-
-    Args:
-        *data: Arrays, tensors, strings, frames, or lists and dicts of them.
-
-    Returns:
-        String.
-    """
+    """Returns a digest of all in arrays, texts, or structures of them."""
     found = hashlib.blake2b(digest_size=8)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         for key, part in _leaves(data, ""):
@@ -177,13 +163,7 @@ def _digest_rows(array, start, step):
 def differences(before, now, path=""):
     """Lists what differs between two descriptions, as sentences.
 
-    Args:
-        before: Plain data.
-        now: Plain data.
-        path: String, where in the whole they stand. Defaults to `""`.
-
-    Returns:
-        List of strings such as `"class_weight was None and is {'1': 2.0}"`.
+    Such as `"class_weight was None and is {'1': 2.0}"`.
     """
     if isinstance(before, dict) and isinstance(now, dict):
         names = dict.fromkeys([*before, *now])

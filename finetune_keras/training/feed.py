@@ -8,7 +8,7 @@ from finetune_keras.engine.private import dataset_of_indices
 
 
 def feed(model, train, validation, batch_size, shuffle):
-    """Tells `fit` how to read stored activations.
+    """Tells `fit` how to read stored activations, as a dict of arguments.
 
     A suffix is often so small that an epoch of `fit` spends most of its time
     on making iterators: four an epoch on TensorFlow. There one endless
@@ -16,17 +16,6 @@ def feed(model, train, validation, batch_size, shuffle):
     arrays, and one more the validation; what is on disk is read in batches,
     and not, as `fit` does, at once. Where `steps_per_execution` does not
     divide an epoch, `fit` would read on into the next one: it gets arrays.
-
-    Args:
-        model: Compiled `keras.Model`, the suffix.
-        train: Tuple of arrays `(x, y)` or `(x, y, sample_weight)`, or
-            `Buckets` of them.
-        validation: The same, or `None`.
-        batch_size: Integer.
-        shuffle: Boolean, whether the order changes.
-
-    Returns:
-        Dict of arguments of `model.fit`.
     """
     if isinstance(train, Buckets):
         arguments = {"x": train.dataset(shuffle), "shuffle": False}

@@ -6,18 +6,7 @@ from finetune_keras.data.printable import printable
 
 
 def new_figure(width, height):
-    """Makes an empty `matplotlib.figure.Figure`.
-
-    Args:
-        width: Float, in inches.
-        height: Float, in inches.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
-
-    Raises:
-        ImportError: If matplotlib is not installed.
-    """
+    """Makes an empty `matplotlib.figure.Figure`; sizes are in inches."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError(
             "The figure needs matplotlib. Install it with "
@@ -29,12 +18,5 @@ def new_figure(width, height):
 
 
 def as_label(text):
-    """Text for a figure, in which a dollar would begin a formula.
-
-    Args:
-        text: String.
-
-    Returns:
-        String.
-    """
+    """Text for a figure, in which a dollar would begin a formula."""
     return printable(text).replace("$", r"\$")

@@ -10,7 +10,6 @@ from finetune_keras.training.data_checks import check_given
 from finetune_keras.training.fit_options import check_fit, check_with_model
 from finetune_keras.training.inputs import labels_rank
 from finetune_keras.training.run import Run
-from finetune_keras.training.run_folder import in_folder
 
 
 def fine_tune(
@@ -153,6 +152,5 @@ def fine_tune(
     with strategy_scope(model):
         ensure_compiled(model, plan, labels_rank(train))
         check_with_model(model, fit)
-        run = Run(groups, plan, train, validation, options, fit)
-        with in_folder(run, checkpoint_dir):
-            return run.run()
+        run = Run(groups, plan, train, validation, options, fit, checkpoint_dir)
+        return run.run()

@@ -19,18 +19,9 @@ _COUNTS = (
 def check_fit(fit, train, validation=None):
     """Checks and completes the further arguments of `fine_tune`.
 
-    Args:
-        fit: Dict of them.
-        train: Training data, as in `fine_tune`.
-        validation: Validation data, or `None`. Defaults to `None`.
-
     Returns:
         Tuple of the training data, with `sample_weight` where it was given,
         and of a dict of the arguments, with `callbacks` as a list.
-
-    Raises:
-        ValueError: If an argument is out of its range, or does not fit to
-            the data.
     """
     fit = {**fit, "callbacks": _as_list(fit.get("callbacks"))}
     check(**{name: (fit.get(name), maybe(integer(1))) for name in _COUNTS})
@@ -48,17 +39,10 @@ def check_fit(fit, train, validation=None):
 
 
 def check_with_model(model, fit):
-    """Checks what hangs on the model.
+    """Checks what hangs on the compiled model.
 
-    Args:
-        model: Compiled `keras.Model`.
-        fit: Dict of the further arguments of `fine_tune`.
-
-    Raises:
-        ValueError: If a number of steps is no multiple of the
-            `steps_per_execution` that the model is compiled with, so that
-            Keras would exceed it, or `class_weight` is no dict with a weight
-            for each class.
+    Keras takes `steps_per_execution` batches at once, and would exceed a
+    number of steps that is no multiple of it.
     """
     _check_class_weight(model, fit.get("class_weight"))
     at_once = model.steps_per_execution

@@ -42,11 +42,7 @@ class HeadStart:
         self.is_due = self.head is not None
 
     def solve(self, model, batches):
-        """Solves the head.
-
-        Args:
-            model: A `keras.Model`, flat, that the head is in.
-            batches: Iterable of batches, see `start_head`.
+        """Solves the head, by batches that `model` takes, once over all.
 
         Returns:
             Boolean, whether the first phase has nothing left to do.
@@ -103,12 +99,6 @@ def _check_methods(model):
 def linear_head(model):
     """Finds the one dense layer that is the head of a model.
 
-    Args:
-        model: A `keras.Model`.
-
-    Returns:
-        A `keras.layers.Dense`.
-
     Raises:
         ValueError: If the head is anything else.
     """
@@ -127,21 +117,12 @@ def linear_head(model):
 def start_head(model, head, batches, method):
     """Sets the weights of a linear head by one pass over the data.
 
-    Args:
-        model: A `keras.Model`, flat, that `head` is in.
-        head: The dense layer that gives the logits of the classes.
-        batches: Iterable of batches `(x, y)` or `(x, y, sample_weight)`, with
-            integer or one-hot classes.
-        method: `"ridge"`, least squares on the classes, or `"lda"`, linear
-            discriminant analysis with a shrunk covariance, whose logits are
-            those of its posterior probabilities.
+    `"ridge"` is least squares on the classes; `"lda"` is linear discriminant
+    analysis with a shrunk covariance, whose logits are those of its posterior
+    probabilities (Ledoit and Wolf, 2004, doi 10.1016/S0047-259X(03)00096-4).
 
     Raises:
         ValueError: If the labels are not classes, or a class has no example.
-
-    Reference:
-        - [Ledoit and Wolf, 2004](
-            https://doi.org/10.1016/S0047-259X(03)00096-4)
     """
     features = keras.Model(model.input, _input_of(model, head))
     x, y = [], []

@@ -10,6 +10,7 @@ from finetune_keras.engine.fit_state import compile_arguments
 from finetune_keras.engine.layers import decays_weight
 from finetune_keras.engine.start_counts import family
 from finetune_keras.models.tf_data import is_random, sources
+from finetune_keras.training.compiled import decays
 from finetune_keras.training.described import describe, digest
 
 _COMPILED = (
@@ -35,35 +36,28 @@ _ACTING = (
 )
 
 
-def facts_of(run):
-    """Returns all that the result of a run hangs on.
+def facts_of(model, plan, data, cache, fit, callbacks, monitor):
+    """Returns all that the result of a run hangs on, as plain data.
 
     Weights and random states are not among them: they are in its state. Nor
     is what changes no result, such as `verbose`, where activations are kept,
     or how many steps are done at once.
-
-    Args:
-        run: A `Run`.
-
-    Returns:
-        Dict of plain data.
     """
-    model, fit = run.full, run.fit
-    compiled = compile_arguments(model)
+    compiled, (train, validation) = compile_arguments(model), data
     return {
         "backend": backend.name(),
-        "plan": run.plan.to_dict(),
+        "plan": plan.to_dict(),
         "model": describe_model(model),
-        "optimizer": _describe_optimizer(model, run.decays),
+        "optimizer": _describe_optimizer(model, decays(plan)),
         **{name: describe(compiled.get(name)) for name in _COMPILED},
         **{name: describe(fit.get(name)) for name in _FITTED},
         "shuffle": fit.get("shuffle", True),
-        "batch_size": run.train.batch_size,
-        "cache": {name: run.cache[name] for name in ("dtype", "views")},
-        "callbacks": _describe_callbacks(run.relay.callbacks),
-        "monitor": [run.history.monitor, run.best.rising],
-        "train": describe_data(run.train),
-        "validation": describe_data(run.validation),
+        "batch_size": train.batch_size,
+        "cache": {name: cache[name] for name in ("dtype", "views")},
+        "callbacks": _describe_callbacks(callbacks),
+        "monitor": monitor,
+        "train": describe_data(train),
+        "validation": describe_data(validation),
     }
 
 
@@ -74,12 +68,6 @@ def describe_model(model):
     """Describes a model by its layers, how they are joined, and its weights.
 
     Names that Keras counts, flags and the values of weights play no part.
-
-    Args:
-        model: A `keras.Model`.
-
-    Returns:
-        Dict.
     """
     layers = [x for x in graph.all_layers(model) if not graph.graph_of(x)]
     return {
@@ -129,19 +117,19 @@ def _describe_step(step):
 # === How it trains ===
 
 
-def _describe_optimizer(model, decays):
+def _describe_optimizer(model, by_depth):
     places = {v.path: f"weight {i}" for i, v in enumerate(model.weights)}
     return [
-        _describe_member(member, model, places, decays)
+        _describe_member(member, model, places, by_depth)
         for member in family(model.optimizer)
     ]
 
 
-def _describe_member(optimizer, model, places, decays):
+def _describe_member(optimizer, model, places, by_depth):
     config = optimizer.get_config()
     for name in ("name", "built_on", "inner_optimizer"):
         config.pop(name, None)
-    if decays:
+    if by_depth:
         config.pop("multipliers", None)
     # Plans and callbacks set a rate; the run compares it by itself.
     if isinstance(config.get("learning_rate"), numbers.Real):
@@ -181,17 +169,11 @@ def _describe_callbacks(callbacks):
 
 
 def describe_data(inputs):
-    """Describes data: arrays and texts by all that is in them.
+    """Describes `Inputs`: arrays and texts by all that is in them.
 
     Of data that are read from files, or made on the way, it is the number of
     batches, their form and the first batch, where that is always the same.
     Datasets of this library know the contents that they were made of.
-
-    Args:
-        inputs: An `Inputs`, or `None`.
-
-    Returns:
-        Plain data.
     """
     if inputs is None:
         return None

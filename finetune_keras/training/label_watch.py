@@ -7,18 +7,12 @@ import numpy as np
 
 
 class LabelWatch:
-    """Looks at the labels of every batch that is read.
+    """Looks at the labels of every batch that is read, with `check`.
 
     Before training only a batch can be looked at, of data that shuffles not
     even one. On JAX a class that the model does not have would be learnt as
-    none, without a word.
-
-    Args:
-        check: Function of the labels of a batch that raises a `ValueError`.
-
-    Attributes:
-        error: The `ValueError` that it raised, or `None`. From within a
-            `tf.data.Dataset` it comes as an error of TensorFlow.
+    none, without a word. From within a `tf.data.Dataset` an error comes as one
+    of TensorFlow: it is kept as `error`.
     """
 
     def __init__(self, check):
@@ -34,12 +28,7 @@ class LabelWatch:
             raise
 
     def over(self, data):
-        """Returns data that is the same, and looked at as it is read.
-
-        Args:
-            data: A `tf.data.Dataset`, `keras.utils.PyDataset` or generator;
-                other data is returned as it is.
-        """
+        """Returns data that is the same, and looked at as it is read."""
         if hasattr(data, "element_spec"):
             return self._over_dataset(data)
         if isinstance(data, keras.utils.PyDataset):

@@ -24,15 +24,8 @@ _FALLING_ENDS = ("loss", "error", "entropy", "distance")
 def rises(monitor, mode="auto", model=None):
     """Tells whether a metric is to rise.
 
-    Args:
-        monitor: String, name of the metric, or `None`.
-        mode: `"max"`, `"min"`, or `"auto"`: what the metric of this name in
-            `model` says of itself, else what its name says. Defaults to
-            `"auto"`.
-        model: Compiled `keras.Model`, or `None`. Defaults to `None`.
-
-    Returns:
-        Boolean.
+    Where `mode` is `"auto"`, it is as the metric of this name in `model` says
+    of itself, else as its name says.
 
     Raises:
         ValueError: If `mode` is unknown, or it cannot be told.
@@ -97,16 +90,8 @@ def weight_penalty(monitor, model):
     """Returns what the regularisers of weights add to a monitored loss.
 
     Keras counts those of trainable weights alone, so that a loss jumps when
-    layers begin to train, and cannot be compared with the one before.
-
-    Args:
-        monitor: String, name of the metric; of others than `"loss"` and
-            `"val_loss"` nothing is to be taken away.
-        model: Compiled `keras.Model`, or `None`. One with a `compute_loss` of
-            its own is left alone: it may not add them.
-
-    Returns:
-        Float.
+    layers begin to train, and cannot be compared with the one before. A model
+    with a `compute_loss` of its own is left alone: it may not add them.
     """
     if monitor not in ("loss", "val_loss") or model is None:
         return 0.0

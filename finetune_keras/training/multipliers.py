@@ -9,14 +9,8 @@ from finetune_keras.models.layer_groups import as_groups
 def multipliers_by_path(model, decay, multipliers):
     """Works out the multiplier of each weight of a model, by path.
 
-    Args:
-        model: A `keras.Model`, built, or its `LayerGroups`.
-        decay: Float in (0, 1] or `None`. Factor for each layer group, from the
-            head down.
-        multipliers: Dict from a selection of layers to a float.
-
-    Returns:
-        Dict from the path of each weight to a float.
+    `decay` is a factor for each layer group, from the head down; `multipliers`
+    a dict from a selection of layers to a float, which comes after it.
     """
     check_decay(decay)
     groups, by_variable = as_groups(model), {}
@@ -33,17 +27,7 @@ def multipliers_by_path(model, decay, multipliers):
 
 
 def values_by_path(model, by_variable, default, what):
-    """Turns values by variable into values by path, if paths tell them apart.
-
-    Args:
-        model: A `keras.Model`.
-        by_variable: Dict from the `id` of a variable to a float.
-        default: Float, the value of variables that are not named.
-        what: String, what the values are, for the message.
-
-    Returns:
-        Dict from the path of each weight of the model to a float.
-    """
+    """Turns values by `id` into values by path, if paths tell them apart."""
     by_path = {}
     for variable in model.weights:
         value = by_variable.get(id(variable), default)

@@ -85,9 +85,6 @@ class PhaseWork:
 
         Drawn, it changes the order of the epochs: that of a suffix from that
         of the whole model, and that of a resumed run from an unbroken one.
-
-        Args:
-            resumable: Boolean, whether the run may be resumed.
         """
         if traces_what_is_unbuilt_twice(self.target):
             stored = None if self._views is None else self._view_batch()
@@ -170,14 +167,9 @@ class PhaseWork:
             yield
 
     def fit_arguments(self, epoch, fit):
-        """Collects what `target.fit` takes.
+        """Collects what `target.fit` takes, with more in the dict `fit`.
 
-        Args:
-            epoch: Integer, epochs done in this phase: views take turns.
-            fit: Dict of further arguments of `fit`.
-
-        Returns:
-            A dict.
+        By the epochs done in this phase the stored views take turns.
         """
         if self._views is None:
             data = self.train.fit_arguments

@@ -9,9 +9,10 @@ from finetune_keras.engine.fit_state import renew_functions
 from finetune_keras.engine.layers import own_rate, raw_iterations, replace_rate
 from finetune_keras.plans.schedules import SCHEDULES
 from finetune_keras.training.compiled import check_schedule
+from finetune_keras.training.observer import Observer
 
 
-class RateClock:
+class RateClock(Observer):
     """Gives each step of a phase the rate that the plan has for it.
 
     A schedule is a factor in the train step, by the steps that the optimizer
@@ -22,6 +23,7 @@ class RateClock:
     Args:
         model: Compiled `keras.Model`.
         plan: A `Plan`.
+        place: The `RunState`.
 
     Attributes:
         compiled: Float, the rate that the optimizer was compiled with.
@@ -29,8 +31,8 @@ class RateClock:
             tell and no epoch has been counted.
     """
 
-    def __init__(self, model, plan):
-        self.model = model
+    def __init__(self, model, plan, place):
+        self.model, self.plan, self.place = model, plan, place
         inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
         self.optimizer = inner
         self.is_compiled = check_schedule(plan, model.optimizer)
@@ -38,44 +40,46 @@ class RateClock:
         self.start = keras.Variable(
             0, dtype="int32", trainable=False, name="start"
         )
+        self.phase, self.target = None, None
         self.num_steps, self.factor, self.waits = None, None, False
+        self.before, self.batches = 0, 0
 
     # === Phases and epochs ===
 
-    def begin_phase(self, phase, epoch, num_steps):
-        """Begins a phase, or goes on with it.
-
-        Args:
-            phase: A `Phase`.
-            epoch: Integer, how many of its epochs are done.
-            num_steps: Integer, steps an epoch, or `None` if not known.
-        """
-        self.phase = phase
-        self.num_steps = num_steps or self.num_steps
-        if not epoch:
+    def begin_phase(self, phase):
+        """Begins a phase, or goes on with it."""
+        self.phase, begins = phase, not self.place.phase_epoch
+        if begins:
             self.start.assign(self._steps())
-        if not epoch and not self.is_compiled:
+        if begins and not self.is_compiled:
             rate = phase.learning_rate or self.compiled
             self.optimizer.learning_rate = rate
         self.base = self._own_rate()
-        if phase.schedule != "constant":
-            self._set_factor(epoch)
 
-    def begin_epoch(self, model, epoch):
-        """Begins an epoch of the phase; `model` is what `fit` runs."""
+    def begin_fit(self, work):
+        self.target = work.target
+        self.num_steps = work.num_batches or self.num_steps
+        if self.phase.schedule != "constant" and self.factor is None:
+            self._set_factor()
+
+    def begin_epoch(self, epoch):
         self.before = self._steps()
         if self.waits and self.num_steps:
-            self._set_factor(epoch)
-            renew_functions(model)
+            self._set_factor()
+            renew_functions(self.target)
         # TensorFlow counts a step where data ends unforeseen, and none where
         # gradients overflow. JAX has the start in its trace.
         if self.num_steps and not backend.on("jax"):
-            self.start.assign(self.before - epoch * self.num_steps)
+            done = self.place.phase_epoch * self.num_steps
+            self.start.assign(self.before - done)
 
-    def end_epoch(self, count):
-        """Ends an epoch of so many steps; returns the rate of the last."""
-        self.num_steps = self.num_steps or count
-        return self.rate_of(count - 1)
+    def end_batch(self, batch, logs):
+        self.batches = batch + 1
+
+    def end_epoch(self, epoch, logs):
+        """Tells the rate of the last step."""
+        self.num_steps = self.num_steps or self.batches
+        logs["learning_rate"] = self.rate_of(self.batches - 1)
 
     def end_phase(self):
         """Leaves the optimizer with a rate that stands still."""
@@ -84,10 +88,16 @@ class RateClock:
             replace_rate(self.optimizer, None)
             renew_functions(self.model)
 
-    def end(self, phase):
+    def end(self):
         """Ends a schedule on the model's own rate with that rate."""
+        phase = self.phase
         if phase.learning_rate is None and phase.schedule != "constant":
             self.optimizer.learning_rate = self.compiled
+
+    def fail(self):
+        self.end_phase()
+        if self.phase is not None:
+            self.end()
 
     # === Steps ===
 
@@ -113,12 +123,13 @@ class RateClock:
         if self.factor is not None and not backend.on("jax"):
             self.adopt()
 
-    def _set_factor(self, epoch):
+    def _set_factor(self):
         phase, schedule = self.phase, SCHEDULES[self.phase.schedule]
         self.waits = not self.num_steps
         if self.waits:
             _warn_of_one_rate(phase)
-            share = float(schedule(1.0, phase.epochs)(epoch + 0.5))
+            middle = self.place.phase_epoch + 0.5
+            share = float(schedule(1.0, phase.epochs)(middle))
             self.factor = lambda step: share
         else:
             self.factor = schedule(1.0, phase.epochs * self.num_steps)
@@ -140,18 +151,26 @@ class RateClock:
 
     # === Resume ===
 
-    def get_state(self):
-        """Returns what a run that goes on must know, as plain data."""
+    def state(self):
         return {
             "compiled": self.compiled,
             "num_steps": self.num_steps,
             "start": _int(self.start),
         }
 
-    def set_state(self, state):
-        """Takes what `get_state` returned."""
-        self.compiled = state["compiled"]
-        self.num_steps = state["num_steps"]
+    def load_state(self, state):
+        """Refuses another rate of the model's own, where a phase takes it."""
+        own = any(phase.learning_rate is None for phase in self.plan)
+        rows, before = self.place.history.epochs, state["compiled"]
+        known = [before, *(row["learning_rate"] for row in rows)]
+        if own and not self.is_compiled and self.compiled not in known:
+            raise ValueError(
+                "The folder holds the state of another run: its learning rate "
+                f"was {before:.3g} and is {self.compiled:.3g}. Compile the "
+                "model with the same, or give this run an empty folder. "
+                f"Received: learning_rate={self.compiled:.3g}"
+            )
+        self.compiled, self.num_steps = before, state["num_steps"]
         self.start.assign(state["start"])
 
 

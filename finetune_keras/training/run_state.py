@@ -1,21 +1,15 @@
-"""Where a run is: what a later process must know to go on."""
+"""Where a run is in its plan, and what has happened so far."""
 
-from finetune_keras.training.history import FineTuneHistory
+import time
 
-_PLAIN = (
-    "seed",
-    "index",
-    "epoch",
-    "phase_epoch",
-    "wait",
-    "phase_best",
-    "over",
-    "stopped",
-)
+from finetune_keras.training.history import FineTuneHistory, as_plain
+from finetune_keras.training.observer import Observer
+
+_PLAIN = ("index", "epoch", "phase_epoch", "over", "stopped")
 
 
-class RunState:
-    """The place of a run in its plan, and what has happened so far.
+class RunState(Observer):
+    """The place of a run in its plan, and its history.
 
     Plain data, which the loop alone writes.
 
@@ -25,37 +19,31 @@ class RunState:
 
     Attributes:
         history: `FineTuneHistory`.
-        seed: Integer, of all that is random in a run that may be resumed, or
-            `None`.
-        index: Integer, the phase, from 0.
+        index: Integer, the phase, from 0; -1 before the first.
         epoch: Integer, epochs that have ended, in all phases.
         phase_epoch: Integer, epochs that have ended in this phase.
-        wait: Integer, the last epochs of the phase without improvement.
-        phase_best: Float, the best value of the phase, or `None`.
         over: Boolean, whether the phase has ended before its last epoch.
         stopped: Boolean, whether a callback has ended the run.
+        started: Float, the time at which the epoch began.
     """
 
     def __init__(self, monitor):
         self.history = FineTuneHistory(monitor)
-        self.seed = None
-        self.index = 0
+        self.index = -1
         self.epoch, self.phase_epoch = 0, 0
-        self.wait, self.phase_best = 0, None
-        self.over, self.stopped = False, False
+        self.over, self.stopped, self.started = False, False, 0.0
 
     @property
     def phase(self):
         """Dict, what the history says of the phase."""
         return self.history.phases[-1]
 
-    def begin_phase(self, index, name):
-        """Begins a phase, which may end at once."""
-        self.index, self.phase_epoch = index, 0
-        self.wait, self.phase_best, self.over = 0, None, False
+    def enter(self, index, phase):
+        """Enters a phase of the plan, which may end at once."""
+        self.index, self.phase_epoch, self.over = index, 0, False
         self.history.phases.append(
             {
-                "name": name,
+                "name": phase.name,
                 "first_epoch": self.epoch,
                 "last_epoch": self.epoch,
                 "stopped": False,
@@ -63,37 +51,32 @@ class RunState:
             }
         )
 
-    def end_epoch(self, row):
-        """Ends an epoch, with its row of the history."""
+    def begin_epoch(self, epoch):
+        self.started = time.perf_counter()
+
+    def end_epoch(self, epoch, logs):
+        """Puts the epoch into the history."""
+        logs["seconds"] = time.perf_counter() - self.started
+        metrics = {name: as_plain(value) for name, value in logs.items()}
+        row = {"epoch": epoch, "phase": self.index, **metrics}
         self.history.epochs.append(row)
-        self.phase["last_epoch"] = self.epoch
-        self.epoch, self.phase_epoch = self.epoch + 1, self.phase_epoch + 1
+        self.phase["last_epoch"] = epoch
+        self.epoch, self.phase_epoch = epoch + 1, self.phase_epoch + 1
 
-    def judge(self, value, improves, patience):
-        """Waits for an improvement, as long as the phase has patience.
+    def note(self, observers, best):
+        """Takes what observers have found: an end, and the best epoch."""
+        self.over |= observers.ends_phase
+        self.stopped |= observers.ends_run
+        if observers.ends_phase or observers.ends_run:
+            self.phase["stopped"] = True
+        self.history.best_epoch = best.epoch
+        self.history.best_value = best.value
 
-        Args:
-            value: Float, the monitored value of an epoch.
-            improves: Function from two values to whether the first is better.
-            patience: Integer, or `None`.
-        """
-        if self.phase_best is None or improves(value, self.phase_best):
-            self.phase_best, self.wait = value, 0
-            return
-        self.wait += 1
-        if patience and self.wait >= patience:
-            self.over = self.phase["stopped"] = True
-
-    def to_dict(self):
-        """Returns all of it as plain data."""
+    def state(self):
         history = {"history": self.history.get_config()}
         return {name: getattr(self, name) for name in _PLAIN} | history
 
-    @classmethod
-    def from_dict(cls, data):
-        """Makes a state of what `to_dict` returned."""
-        state = cls(data["history"]["monitor"])
-        state.history = FineTuneHistory.from_config(data["history"])
+    def load_state(self, state):
+        self.history = FineTuneHistory.from_config(state["history"])
         for name in _PLAIN:
-            setattr(state, name, data[name])
-        return state
+            setattr(self, name, state[name])

@@ -14,6 +14,7 @@ from finetune_keras.engine.fit_state import (
     strategy_scope,
 )
 from finetune_keras.engine.layers import every_layer
+from finetune_keras.engine.optimizer_values import copy_of
 from finetune_keras.models.pixel_guard import guard_like
 from finetune_keras.models.selection import is_batch_norm
 from finetune_keras.training.compiled import is_layerwise
@@ -28,13 +29,10 @@ def left_as_it_was(model):
     trainable flags, whether `BatchNormalization` is synchronized, the metrics
     that the model holds, and the states of the random generators of Python,
     NumPy, Keras and torch, bit for bit.
-
-    Args:
-        model: A `keras.Model`, built.
     """
     state = model.variables + model.metrics_variables
     # Copies: on torch the arrays would share memory with the weights.
-    values = [_array(variable) for variable in state]
+    values = [copy_of(variable) for variable in state]
     layers = [(x, x.trainable) for x in every_layer(model)]
     flags = [(variable, variable.trainable) for variable in state]
     norms = [(x, x.synchronized) for x, _ in layers if is_batch_norm(x)]
@@ -75,22 +73,12 @@ def _torch_generators_left_as_they_were():
     return torch.random.fork_rng(range(torch.cuda.device_count()))
 
 
-def _array(variable):
-    return np.array(keras.ops.convert_to_numpy(variable))
-
-
 def twin(model):
     """Returns a second trainer of the same layers.
 
     It is of the same class, with the same train step, and shares the layers
     with their weights. How it is compiled, and what is traced and measured
     while it trains, is its own.
-
-    Args:
-        model: A `keras.Model`, built.
-
-    Returns:
-        A `keras.Model`.
     """
     other = object.__new__(type(model))
     for name, value in vars(model).items():
@@ -106,12 +94,6 @@ def compiled_twin(model):
     The optimizer is new and of the same settings but for the learning rate,
     which is a constant. Metrics are left out, since they may be objects that
     the model uses too.
-
-    Args:
-        model: A compiled `keras.Model`.
-
-    Returns:
-        A compiled `keras.Model`.
     """
     other, arguments = twin(model), compile_arguments(model)
     with strategy_scope(model):
@@ -138,14 +120,7 @@ def _fresh(optimizer):
 
 
 def batch_arguments(batch):
-    """Makes of a batch what `train_on_batch` and `test_on_batch` take.
-
-    Args:
-        batch: Tuple `(x, y)` or `(x, y, sample_weight)`.
-
-    Returns:
-        Tuple `(x, y, sample_weight)` of what the backend can train on.
-    """
+    """Makes of a batch what `train_on_batch` and `test_on_batch` take."""
     batch = keras.tree.map_structure(_as_tensor, batch)
     return keras.utils.unpack_x_y_sample_weight(batch)
 

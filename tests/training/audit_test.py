@@ -40,10 +40,11 @@ def test_a_frozen_weight_beside_such_state_is_judged():
     model = network(spectral=True)
     ft.freeze(model)
     audit = Audit(ft.layer_groups(model))
+    audit.begin_phase(ft.Phase("head"))
     bias = model.get_layer("spectral").layer.bias
     bias.assign(np.ones(bias.shape))
     with pytest.raises(RuntimeError, match="inner/bias"):
-        audit.check()
+        audit.end_phase()
 
 
 def test_the_statistics_of_a_frozen_batch_norm_are_judged():
@@ -52,9 +53,10 @@ def test_the_statistics_of_a_frozen_batch_norm_are_judged():
     model = keras.Model(inputs, layers.Dense(3, name="head")(x))
     ft.freeze(model, "norm")
     audit = Audit(ft.layer_groups(model))
+    audit.begin_phase(ft.Phase("head"))
     model.get_layer("norm").moving_mean.assign(np.ones(6))
     with pytest.raises(RuntimeError, match="norm/moving_mean"):
-        audit.check()
+        audit.end_phase()
 
 
 def test_a_multiplier_of_0_stands_still_by_intent():

@@ -356,9 +356,10 @@ def test_history_draws_and_prints():
 
 @pytest.mark.filterwarnings("ignore:The monitored metric 'val_loss' is NaN")
 def test_an_epoch_of_nan_does_not_hide_those_after_it():
-    best, kept = Best("val_loss"), [None]
-    best.watch(ft.layer_groups(network()))
-    for value in (np.nan, 0.9, np.nan, 0.8, 0.85):
-        if best.offer(value, kept[-1]):
-            kept.append(value)
-    assert kept[1:] == [0.9, 0.8]
+    best = Best("val_loss", ft.layer_groups(network()))
+    best.begin_phase(ft.Phase("all"))
+    kept = []
+    for epoch, value in enumerate((np.nan, 0.9, np.nan, 0.8, 0.85)):
+        best.offer(epoch, value)
+        kept.append(best.value)
+    assert kept == [None, 0.9, 0.9, 0.8, 0.8]

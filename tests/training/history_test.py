@@ -43,10 +43,10 @@ def test_a_metric_of_classes_is_printed_by_its_mean(capsys):
     text = str(history())
     assert "mean 0.5833" in text
     assert "Best: epoch 2, loss 0.375" in text
-    progress = Progress(ft.Plan([ft.Phase("head", epochs=2)]), 2)
-    progress.name = "head"
+    plan = ft.Plan([ft.Phase("head", epochs=2)])
+    progress = Progress(plan, 2, None, None)
     progress.begin_epoch(0)
-    progress.end_epoch(history().epochs[0])
+    progress.end_epoch(0, history().epochs[0])
     line = capsys.readouterr().out
     assert "loss: 0.5 - f1_score: mean 0.5833 - learning_rate" in line
 

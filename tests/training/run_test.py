@@ -190,6 +190,28 @@ def test_an_interrupted_run_goes_on(tmp_path, again):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_phase_with_patience_goes_on_from_its_last_epoch(tmp_path):
+    """And not from the best one, as a phase that is over."""
+
+    class Judge(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_loss"] = [1.0, 2.0, 0.0, 3.0][epoch]
+
+    phase = ft.Phase("all", epochs=4, learning_rate=0.05, patience=4)
+
+    def weights(folder, *stops):
+        for stop in stops:
+            model, _ = run(
+                phase, checkpoint_dir=folder, stop_after=stop,
+                callbacks=[Judge()],
+            )  # fmt: skip
+        return model.get_weights()
+
+    whole = weights(tmp_path / "whole", 4)
+    for a, b in zip(whole, weights(tmp_path / "b", 2, 4), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("stop", [2, 3, 4])
 def test_the_ledger_has_each_phase_once(tmp_path, stop):
     run(HEAD, ALL, checkpoint_dir=tmp_path, stop_after=stop)

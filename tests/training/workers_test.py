@@ -12,7 +12,7 @@ import pytest
 
 from finetune_keras.engine import workers
 from finetune_keras.engine.workers import Workers
-from finetune_keras.training.shared_checkpoint import SharedCheckpoint
+from finetune_keras.training.checkpoint import Checkpoint
 
 
 @pytest.fixture
@@ -57,18 +57,18 @@ def test_all_raise_what_the_chief_raises(together):
 def test_the_chief_alone_has_the_folder(together, tmp_path):
     def use(member, run="a"):
         folder = tmp_path / ("chief" if member.is_chief else "other")
-        checkpoint = SharedCheckpoint(member, folder, {"plan": run})
+        checkpoint = Checkpoint(folder, {"plan": run}, member)
         try:
             state = checkpoint.load()
-            checkpoint.save({"epoch": 3}, {"x": np.arange(5.0)})
+            checkpoint.save({"epoch": 3, "x": np.arange(5.0)})
         finally:
             checkpoint.close()
         return state
 
     assert together(use) == [None] * 3
-    for facts, arrays in together(use):
-        assert facts["epoch"] == 3
-        np.testing.assert_array_equal(arrays["x"], np.arange(5.0))
+    for state in together(use):
+        assert state["epoch"] == 3
+        np.testing.assert_array_equal(state["x"], np.arange(5.0))
     assert not (tmp_path / "other").exists()
     errors = together(lambda member: use(member, run="b"))
     assert all("another run: plan was 'a' and is 'b'" in str(e) for e in errors)

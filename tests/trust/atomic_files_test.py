@@ -8,7 +8,7 @@ import pytest
 
 import finetune_keras as ft
 from finetune_keras.data.atomic import open_lock, replacing, write_text
-from finetune_keras.training.resume import Checkpoint
+from finetune_keras.training.checkpoint import Checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def write_everything(folder, run):
     ft.save_record(folder, model, history, plan, reports={"test": report})
     ft.save_bundle(model, folder / "model.keras", classes=["a", "b"])
     checkpoint = Checkpoint(folder, {"plan": []})
-    checkpoint.save({}, {"a": np.ones(3)})
+    checkpoint.save({"a": np.ones(3)})
     checkpoint.close()
     adapted = keras.models.clone_model(model)
     ft.add_adapters(adapted, ft.LoRA(rank=1), "body")

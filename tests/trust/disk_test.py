@@ -15,7 +15,7 @@ from finetune_keras.data import folder_lock
 from finetune_keras.search.folder import in_use
 from finetune_keras.testing import randomize
 from finetune_keras.testing.processes import FreshProcess
-from finetune_keras.training.resume import Checkpoint
+from finetune_keras.training.checkpoint import Checkpoint
 
 layers = keras.layers
 
@@ -82,11 +82,11 @@ def test_a_full_disk_under_the_state_leaves_the_best_epoch(
 ):
     save, saved = Checkpoint.save, []
 
-    def fill_up(self, facts, arrays):
+    def fill_up(self, state):
         if len(saved) == 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        saved.append(arrays["best0"])
-        save(self, facts, arrays)
+        saved.append(state)
+        save(self, state)
 
     monkeypatch.setattr(Checkpoint, "save", fill_up)
     with pytest.raises(OSError, match="No space left") as caught:
@@ -133,7 +133,7 @@ WINDOWS = """
 import sys, types, warnings
 sys.modules["fcntl"] = None
 import finetune_keras as ft
-from finetune_keras.training.resume import Checkpoint
+from finetune_keras.training.checkpoint import Checkpoint
 
 locked = set()
 

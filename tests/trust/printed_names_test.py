@@ -12,6 +12,7 @@ import finetune_keras as ft
 from finetune_keras.data.printable import as_file_name, as_markdown
 from finetune_keras.data.table import format_table
 from finetune_keras.training.progress import Progress
+from finetune_keras.training.run_state import RunState
 
 # Clears a terminal, writes a title, rings, turns the direction, ends a line.
 EVIL = "a\x1b[2J\x1b]0;owned\x07\u202eb\nc\r\x9bd"
@@ -53,10 +54,14 @@ def test_a_class_name_cannot_steer_the_terminal(tmp_path, trained, capsys):
     assert bundle.predict(x).classes == CLASSES
     print(bundle, bundle.predict(x), report, repr(report), plan, history)
     print(ft.trainable_summary(model), ft.Plan([ft.Phase([EVIL], 1, 1e-2)]))
-    progress = Progress(plan, verbose=2)
-    progress.begin_phase(0, model, {"name": EVIL, "cache": EVIL})
+    place = RunState(None)
+    place.enter(0, plan[0])
+    place.phase["cache"] = EVIL
+    progress = Progress(plan, 2, ft.layer_groups(model), place)
+    progress.begin_phase(ft.Phase([EVIL], 1, 1e-2))
+    progress.begin_fit(None)
     progress.begin_epoch(0)
-    progress.end_epoch({"seconds": 1.0, EVIL: 0.5})
+    progress.end_epoch(0, {"seconds": 1.0, EVIL: 0.5})
     print(ft.compare(report, report))
     assert_plain(capsys.readouterr().out)
 

@@ -9,8 +9,8 @@ import pytest
 import finetune_keras as ft
 from finetune_keras.data.buckets import Buckets
 from finetune_keras.testing import randomize
+from finetune_keras.training.checkpoint import Checkpoint
 from finetune_keras.training.inputs import Inputs
-from finetune_keras.training.resume import Checkpoint
 
 layers = keras.layers
 TWO = ft.Plan([ft.Phase("head", 2, 1e-2), ft.Phase("all", 2, 1e-2)])
@@ -230,7 +230,7 @@ KINDS = ("cut", "empty", "flipped", "pickled", "compressed", "lacking")
 def checkpoint(tmp_path):
     with contextlib.closing(Checkpoint(tmp_path, {"plan": 1})) as checkpoint:
         for epoch in (1, 2):
-            checkpoint.save({"epoch": epoch}, {"a": np.arange(1000.0)})
+            checkpoint.save({"epoch": epoch, "a": np.arange(1000.0)})
         yield checkpoint
 
 
@@ -240,8 +240,8 @@ def test_the_state_before_takes_the_place_of_a_damaged_one(
 ):
     damage(tmp_path / "state.npz", kind)
     with pytest.warns(UserWarning, match="state.npz' is damaged.*before"):
-        facts, arrays = checkpoint.load()
-    assert facts["epoch"] == 1 and arrays["a"].sum() == 499500
+        state = checkpoint.load()
+    assert state["epoch"] == 1 and state["a"].sum() == 499500
 
 
 @pytest.mark.parametrize("kind", KINDS)
