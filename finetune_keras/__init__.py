@@ -15,7 +15,7 @@ from finetune_keras.adapters.lora import LoRA, lora_plus_multipliers
 from finetune_keras.adapters.merge import merge_adapters
 from finetune_keras.adapters.prefix import PrefixTuning
 from finetune_keras.adapters.prompts import PromptTuning, PTuning
-from finetune_keras.adapters.scaling import IA3, BitFit, NormTuning
+from finetune_keras.adapters.scales_and_biases import IA3, BitFit, NormTuning
 from finetune_keras.data.arrays import from_arrays
 from finetune_keras.data.augmentation import Augmentation
 from finetune_keras.data.augmentation_figure import show_augmentation
@@ -24,7 +24,7 @@ from finetune_keras.data.datasets import DataSplits
 from finetune_keras.data.folders import image_folder, text_folder
 from finetune_keras.data.frames import from_frame
 from finetune_keras.data.image_augmentation import image_augmentation
-from finetune_keras.data.mixing import mix
+from finetune_keras.data.mixing import mix_examples
 from finetune_keras.data.sequence_augmentation import sequence_augmentation
 from finetune_keras.data.table_augmentation import table_augmentation
 from finetune_keras.data.tfds import from_tfds
@@ -33,6 +33,7 @@ from finetune_keras.models.backbones import backbone
 from finetune_keras.models.freezing import freeze, unfreeze
 from finetune_keras.models.heads import remove_head, replace_head
 from finetune_keras.models.hub import HubLayer
+from finetune_keras.models.inline import inline_models
 from finetune_keras.models.layer_groups import (
     LayerGroup,
     LayerGroups,
@@ -40,7 +41,6 @@ from finetune_keras.models.layer_groups import (
     select_layers,
 )
 from finetune_keras.models.model import FineTuneModel
-from finetune_keras.models.replay import flatten
 from finetune_keras.models.summary import TrainableSummary, trainable_summary
 from finetune_keras.models.tasks import image_classifier
 from finetune_keras.plans.phase import Phase
@@ -134,7 +134,7 @@ __all__ = [
     "evaluate",
     "find_learning_rate",
     "fine_tune",
-    "flatten",
+    "inline_models",
     "freeze",
     "from_arrays",
     "from_csv",
@@ -151,7 +151,7 @@ __all__ = [
     "lora_plus_multipliers",
     "masked_language_model",
     "merge_adapters",
-    "mix",
+    "mix_examples",
     "model_options",
     "plans",
     "question_answerer",

@@ -8,7 +8,7 @@ from finetune_keras.cache.activation_store import CacheRefused
 from finetune_keras.engine import graph
 from finetune_keras.engine.private import get_keras_mask
 from finetune_keras.models.group_parts import best_cut
-from finetune_keras.models.replay import opened
+from finetune_keras.models.inline import opened
 
 
 class FlatModel:

@@ -23,9 +23,9 @@ from finetune_keras.cache.shared_activations import (
 from finetune_keras.data.buckets import Buckets
 from finetune_keras.engine import backend, graph
 from finetune_keras.engine.workers import workers_of
+from finetune_keras.models.inline import tail
 from finetune_keras.models.model import encoder_of
 from finetune_keras.models.outside_graph import prepared, prepares_inputs
-from finetune_keras.models.replay import tail
 from finetune_keras.models.tf_data import is_shuffled
 
 

@@ -8,7 +8,7 @@ from finetune_keras.data.epochs import Epochs, random_of
 _METHOD = one_of("mixup", "cutmix", "both")
 
 
-def mix(dataset, num_classes, method="mixup", alpha=0.2, seed=None):
+def mix_examples(dataset, num_classes, method="mixup", alpha=0.2, seed=None):
     """Mixes the examples of each batch, and their labels with them.
 
     MixUp blends two examples, x = s a + (1 - s) b, for images, sequences and
@@ -49,11 +49,11 @@ def mix(dataset, num_classes, method="mixup", alpha=0.2, seed=None):
     ```python
     import numpy as np
     import tensorflow as tf
-    from finetune_keras.data.mixing import mix
+    from finetune_keras.data.mixing import mix_examples
 
     images = np.random.randint(0, 256, (8, 16, 16, 3), "uint8")
     dataset = tf.data.Dataset.from_tensor_slices((images, np.arange(8) % 3))
-    mixed = mix(dataset.batch(4), num_classes=3, method="both", seed=0)
+    mixed = mix_examples(dataset.batch(4), num_classes=3, method="both", seed=0)
     for x, y in mixed:
         print(x.dtype.name, y.numpy().round(2)[0])
     ```

@@ -7,6 +7,7 @@ import keras
 
 from finetune_keras.engine.graph import graph_of, speaks_for_its_layers
 from finetune_keras.models.channels import with_channels
+from finetune_keras.models.inline import inline_models, replay
 from finetune_keras.models.pixel_guard import guard_pixels
 from finetune_keras.models.preprocessing import (
     MODES,
@@ -22,7 +23,6 @@ from finetune_keras.models.pretrained import (
     load_weights,
 )
 from finetune_keras.models.readable import in_one_piece
-from finetune_keras.models.replay import flatten, replay
 
 
 def backbone(model, input_shape=None, weights="imagenet", **kwargs):
@@ -220,7 +220,7 @@ def _adopt(model, shape, weights, kwargs):
         load_weights(model, weights)
     # Asked before the names of inner models are gone.
     mode = preprocessing_mode(model)
-    model = flatten(in_one_piece(model))
+    model = inline_models(in_one_piece(model))
     old = model.inputs[0].shape[1:]
     shape = shape or old
     rgb = _of_channels(shape, old[shape_axis()])

@@ -4,13 +4,13 @@ import keras
 import numpy as np
 
 from finetune_keras.engine.graph import walk
+from finetune_keras.models.inline import replay
 from finetune_keras.models.preprocessing import (
     channel_axis,
     fit_channels,
     has_kernel,
     shape_axis,
 )
-from finetune_keras.models.replay import replay
 
 
 def with_channels(model, shape):

@@ -5,8 +5,8 @@ import keras
 from finetune_keras.engine import graph
 from finetune_keras.models.group_parts import weighted_atoms
 from finetune_keras.models.head_finder import collapses, find_head
+from finetune_keras.models.inline import opened
 from finetune_keras.models.readable import in_one_piece, tensors_of
-from finetune_keras.models.replay import opened
 
 
 def split_head(model):

@@ -260,7 +260,8 @@ def keep_trainable_set(model, stacklevel=4):
         plain = "keras.Model(model.inputs, model.outputs)"
         cure += (
             ", or train the functional model "
-            f"`{'ft.flatten(model)' if nested else plain}`, whose file keeps it"
+            f"`{'ft.inline_models(model)' if nested else plain}`, whose file "
+            "keeps it"
         )
     warnings.warn(
         f"The file of {type(model).__name__} does not keep the frozen state of "
@@ -281,6 +282,6 @@ def keep_adapters(model, stacklevel=4):
         warnings.warn(
             f"{type(model).__name__} does not write adapters into its `.keras` "
             "file: keep them with `save_adapters`, or add them to a functional "
-            "model, such as `ft.replace_head` or `ft.flatten` makes.",
+            "model, such as `ft.replace_head` or `ft.inline_models` makes.",
             stacklevel=stacklevel,
         )

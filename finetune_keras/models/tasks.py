@@ -7,9 +7,9 @@ from finetune_keras.data.task import Task
 from finetune_keras.engine.graph import speaks_for_its_layers
 from finetune_keras.models.backbones import backbone as make_backbone
 from finetune_keras.models.heads import replace_head
+from finetune_keras.models.inline import replay
 from finetune_keras.models.model import keep_task
 from finetune_keras.models.pixel_guard import guard_like
-from finetune_keras.models.replay import replay
 
 
 def image_classifier(

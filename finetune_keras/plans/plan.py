@@ -19,15 +19,15 @@ class Plan:
 
     Args:
         phases: List of `Phase`s, in the order in which they run.
-        head_start: `"ridge"` or `"lda"`: solve the linear head in closed form
-            on the features of the backbone before the first phase. `"auto"`
-            does so by ridge where the head is one dense softmax layer and the
+        head_initializer: `"ridge"` or `"lda"`: solve the linear head in closed
+            form on the features of the backbone before the first phase.
+            `"auto"` does so by ridge where the head is one dense softmax layer and the
             labels are classes; a first phase that trains the head alone is
             then done, and left out. `None` starts from the head as it is.
             Defaults to `None`.
 
     Raises:
-        ValueError: If `phases` holds something else, or `head_start` is
+        ValueError: If `phases` holds something else, or `head_initializer` is
             unknown.
 
     Example:
@@ -49,9 +49,9 @@ class Plan:
     ```
     """
 
-    def __init__(self, phases, head_start=None):
+    def __init__(self, phases, head_initializer=None):
         self.phases = _phases(phases)
-        self.head_start = checked("head_start", head_start)
+        self.head_initializer = checked("head_initializer", head_initializer)
 
     def __len__(self):
         return len(self.phases)
@@ -68,15 +68,16 @@ class Plan:
         return self.to_dict() == other.to_dict()
 
     def __repr__(self):
-        start = f", head_start={self.head_start!r}" if self.head_start else ""
+        name = self.head_initializer
+        start = f", head_initializer={name!r}" if name else ""
         return f"Plan({list(self.phases)!r}{start})"
 
     def __str__(self):
         epochs = sum(phase.epochs for phase in self)
         plural = "" if len(self) == 1 else "s"
         title = f"Plan: {len(self)} phase{plural}, at most {epochs} epochs"
-        if self.head_start:
-            title += f", head start: {self.head_start}"
+        if self.head_initializer:
+            title += f", head initializer: {self.head_initializer}"
         rows = [_cells(number, phase) for number, phase in enumerate(self, 1)]
         return f"{title}\n{format_table(_COLUMNS, rows)}"
 
@@ -91,7 +92,7 @@ class Plan:
         Raises:
             ValueError: If the plan is empty, a phase selects nothing that can
                 train in the model, a phase does nothing new against the one
-                before, or `head_start` meets a model without a head.
+                before, or `head_initializer` meets a model without a head.
 
         Warns:
             UserWarning: If a later phase adds layers at a higher learning rate
@@ -112,12 +113,13 @@ class Plan:
                 "The plan is empty: nothing would be trained. Give it at least "
                 "one `Phase`. Received: phases=[]"
             )
-        needs_head = self.head_start not in (None, "auto")
+        needs_head = self.head_initializer not in (None, "auto")
         if needs_head and not groups.head:
             raise ValueError(
                 "The plan solves the head before the first phase, and the "
                 "model has no head. Add one with `replace_head`, or leave "
-                f"`head_start` out. Received: head_start={self.head_start!r}"
+                "`head_initializer` out. Received: head_initializer="
+                f"{self.head_initializer!r}"
             )
         selections = []
         for number, phase in enumerate(self, 1):
@@ -135,7 +137,7 @@ class Plan:
     def to_dict(self):
         """Returns the plan as a dict of plain values, for JSON or YAML."""
         return {
-            "head_start": self.head_start,
+            "head_initializer": self.head_initializer,
             "phases": [phase.to_dict() for phase in self],
         }
 
@@ -145,7 +147,7 @@ class Plan:
 
         Args:
             data: Dict with `phases`, a list of dicts of the arguments of
-                `Phase`, and optionally `head_start`.
+                `Phase`, and optionally `head_initializer`.
 
         Returns:
             A `Plan`.
@@ -171,7 +173,8 @@ class Plan:
         Arguments that a phase leaves out have the defaults of `Phase`.
 
         Args:
-            text: String, a mapping with `phases` and optionally `head_start`.
+            text: String, a mapping with `phases` and optionally
+                `head_initializer`.
 
         Returns:
             A `Plan`.

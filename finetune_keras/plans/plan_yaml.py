@@ -19,9 +19,13 @@ def read_dict(data):
         data: Dict, as of `Plan.to_dict`.
 
     Returns:
-        `(phases, head_start)`.
+        `(phases, head_initializer)`.
     """
-    _check_keys(data, ("head_start", "phases"), "phases")
+    if isinstance(data, dict) and "head_start" in data:
+        # What it was called before.
+        data = {**data, "head_initializer": data["head_start"]}
+        del data["head_start"]
+    _check_keys(data, ("head_initializer", "phases"), "phases")
     if not isinstance(data["phases"], (list, tuple)):
         raise PlanError(
             "`phases` must be a list with one dict for each phase. "
@@ -34,8 +38,8 @@ def read_dict(data):
         for name, value in values.items():
             checked(name, value, "phases", index, name)
         phases.append(Phase(**values))
-    head_start = data.get("head_start")
-    return phases, checked("head_start", head_start, "head_start")
+    name = "head_initializer"
+    return phases, checked(name, data.get(name), name)
 
 
 def _check_keys(data, known, required, *path):

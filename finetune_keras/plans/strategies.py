@@ -257,7 +257,7 @@ def linear_probe_then_full(
             *linear_probe(head_epochs, head_learning_rate, patience),
             *full(epochs, learning_rate, patience),
         ],
-        head_start="auto",
+        head_initializer="auto",
     )
 
 

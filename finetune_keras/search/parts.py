@@ -5,7 +5,7 @@ import keras
 from finetune_keras.adapters.adapter import add_adapters
 from finetune_keras.adapters.bottleneck import Bottleneck
 from finetune_keras.adapters.lora import LoRA
-from finetune_keras.adapters.scaling import IA3, BitFit
+from finetune_keras.adapters.scales_and_biases import IA3, BitFit
 from finetune_keras.engine.fit_state import compile_arguments
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.plans.phase import Phase

@@ -12,7 +12,7 @@ from finetune_keras.plans.plan import check_plan
 from finetune_keras.training.compiled import ensure_compiled
 from finetune_keras.training.data_checks import check_given
 from finetune_keras.training.inputs import Inputs, labels_rank
-from finetune_keras.training.trial import (
+from finetune_keras.training.twin_fit import (
     batch_arguments,
     compiled_twin,
     left_as_it_was,

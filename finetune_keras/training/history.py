@@ -19,8 +19,8 @@ class FineTuneHistory:
         phases: List of dicts, one a phase: `name`, `first_epoch`,
             `last_epoch`, `stopped` (`True` when a plateau ended it) and
             `cache`, a sentence on the prefix cache; of the first one also
-            `head_start`, how the head was solved, and `solved`, the metrics
-            right after it.
+            `head_initializer`, how the head was solved, and `solved`, the
+            metrics right after it.
         ledger: List of dicts, one a phase: group name to a dict with
             `trained` and `change`, the norm of the change of its weights; of
             a group that trained and has not moved also `note`, a sentence.

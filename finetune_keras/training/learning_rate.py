@@ -10,7 +10,7 @@ from finetune_keras.models.model import encoder_of
 from finetune_keras.training.data_checks import check_batched, has_labels
 from finetune_keras.training.figure import new_figure
 from finetune_keras.training.inputs import check_labels
-from finetune_keras.training.trial import (
+from finetune_keras.training.twin_fit import (
     batch_arguments,
     compiled_twin,
     left_as_it_was,

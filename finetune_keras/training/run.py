@@ -14,8 +14,8 @@ from finetune_keras.models.model import keep_trainable_set
 from finetune_keras.training.audit import Audit
 from finetune_keras.training.best import Best, NoNumber, check_monitor
 from finetune_keras.training.callback_state import CallbackState
+from finetune_keras.training.closed_form_head import ClosedFormHead
 from finetune_keras.training.compiled import decays, is_layerwise
-from finetune_keras.training.head_start import HeadStart
 from finetune_keras.training.history import as_plain
 from finetune_keras.training.identity import facts_of
 from finetune_keras.training.inputs import Inputs
@@ -67,7 +67,7 @@ class Run:
         monitor = check_monitor(plan, fit.pop("monitor", None), validation)
         mode, verbose = fit.pop("mode", "auto"), fit.pop("verbose", "auto")
         self.data = _inputs(model, train, validation, fit)
-        self.start, self.state = HeadStart(model, plan), RunState(monitor)
+        self.start, self.state = ClosedFormHead(model, plan), RunState(monitor)
         self.rates = RateClock(model, plan, self.state)
         skips = fit.get("validation_freq", 1) != 1
         clock = not self.rates.is_compiled
@@ -184,8 +184,8 @@ class Run:
         if self.start.is_due:
             with self.flat.opened():
                 solved = self.start.solve(*self.work.first_pass())
-        if self.plan.head_start:
-            self.state.phase["head_start"] = self.start.report
+        if self.plan.head_initializer:
+            self.state.phase["head_initializer"] = self.start.report
         if solved:
             self.best.keep()
             self.state.over = True

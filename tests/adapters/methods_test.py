@@ -11,7 +11,7 @@ from finetune_keras.adapters.bottleneck import Bottleneck
 from finetune_keras.adapters.files import load_adapters, save_adapters
 from finetune_keras.adapters.lora import LoRA
 from finetune_keras.adapters.merge import merge_adapters
-from finetune_keras.adapters.scaling import IA3, BitFit, NormTuning
+from finetune_keras.adapters.scales_and_biases import IA3, BitFit, NormTuning
 from finetune_keras.models.adapters_by_path import adapters_by_name
 
 pytestmark = pytest.mark.backends

@@ -10,7 +10,7 @@ from finetune_keras import testing
 from finetune_keras.adapters.adapter import add_adapters
 from finetune_keras.adapters.files import load_adapters, save_adapters
 from finetune_keras.adapters.lora import LoRA
-from finetune_keras.adapters.scaling import BitFit
+from finetune_keras.adapters.scales_and_biases import BitFit
 from finetune_keras.models.adapters_by_path import adapters_by_name
 
 pytest.importorskip("safetensors")

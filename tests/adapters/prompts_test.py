@@ -294,7 +294,8 @@ def test_several_are_switched_and_none_shows_when_off(method):
             variable.assign(variable * np.nan)
     with disable_adapters(model):
         np.testing.assert_allclose(
-            compiled(model, x), outputs["base"], atol=1e-6
+            # As far as float32 of one batch in two graphs.
+            compiled(model, x), outputs["base"], atol=3e-6
         )
     remove_adapters(model, "two")
     np.testing.assert_allclose(predict(model, x), outputs["one"], atol=1e-5)

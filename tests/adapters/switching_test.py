@@ -13,7 +13,7 @@ from finetune_keras.adapters.adapter import (
     set_adapter,
 )
 from finetune_keras.adapters.lora import LoRA
-from finetune_keras.adapters.scaling import IA3
+from finetune_keras.adapters.scales_and_biases import IA3
 
 COUNT = 20
 SWITCHES = 400

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from finetune_keras.data.mixing import mix
+from finetune_keras.data.mixing import mix_examples
 
 
 def photos(number=10, classes=3):
@@ -13,7 +13,7 @@ def photos(number=10, classes=3):
 
 def batches(x, y, *weights, size=4, **options):
     dataset = tf.data.Dataset.from_tensor_slices((x, y, *weights)).batch(size)
-    return list(mix(dataset, **{"num_classes": 3, **options}))
+    return list(mix_examples(dataset, **{"num_classes": 3, **options}))
 
 
 @pytest.mark.parametrize("method", ["mixup", "cutmix", "both"])
@@ -38,7 +38,7 @@ def test_labels_sum_to_one_and_batches_repeat_with_the_seed(method):
 def test_each_epoch_mixes_anew():
     x, y = photos()
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(10)
-    mixed = mix(dataset, 3, alpha=1.0, seed=0)
+    mixed = mix_examples(dataset, 3, alpha=1.0, seed=0)
     first, second = (next(iter(mixed))[0].numpy() for _ in range(2))
     assert np.abs(first - second).max() > 1
 
@@ -76,7 +76,8 @@ def test_weights_lean_the_labels():
     x = np.eye(2, dtype="float32")
     weights = np.array([3.0, 0.0], "float32")
     dataset = tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(2)
-    for images, labels, total in mix(dataset, 2, alpha=1.0, seed=3).repeat(3):
+    mixed = mix_examples(dataset, 2, alpha=1.0, seed=3)
+    for images, labels, total in mixed.repeat(3):
         # The loss of each pair: the mixture of both weighted losses.
         np.testing.assert_allclose(
             total[:, None] * labels, images * weights, atol=1e-5
@@ -102,16 +103,16 @@ def test_bad_input_is_met_at_the_door():
     x, y = photos(4)
     single = tf.data.Dataset.from_tensor_slices((x, y))
     with pytest.raises(ValueError, match="batched"):
-        mix(single, 3)
+        mix_examples(single, 3)
     with pytest.raises(ValueError, match="method"):
-        mix(single.batch(2), 3, method="blend")
+        mix_examples(single.batch(2), 3, method="blend")
     with pytest.raises(ValueError, match="alpha"):
-        mix(single.batch(2), 3, alpha=0)
+        mix_examples(single.batch(2), 3, alpha=0)
     table = tf.data.Dataset.from_tensor_slices((x[:, 0, 0], y)).batch(2)
     with pytest.raises(ValueError, match="CutMix takes"):
-        mix(table, 3, method="cutmix")
+        mix_examples(table, 3, method="cutmix")
     texts = tf.data.Dataset.from_tensor_slices((["a", "b"], [0, 1])).batch(2)
     with pytest.raises(ValueError, match="not token ids"):
-        mix(texts, 2)
+        mix_examples(texts, 2)
     with pytest.raises(tf.errors.InvalidArgumentError, match="from 0 to 1"):
         batches(x, y, num_classes=2)

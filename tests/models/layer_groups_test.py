@@ -185,11 +185,11 @@ def test_flatten_opens_inner_models_with_shared_weights():
     model = keras.Model(inputs, outputs)
     x = np.random.default_rng(1).normal(size=(3, 4))
     expected = model.predict(x, verbose=0)
-    flat = ft.flatten(model)
+    flat = ft.inline_models(model)
     assert not any(isinstance(x, keras.Model) for x in flat.layers)
     assert {id(v) for v in flat.weights} == {id(v) for v in model.weights}
     np.testing.assert_array_equal(flat.predict(x, verbose=0), expected)
-    assert ft.flatten(flat) is flat
+    assert ft.inline_models(flat) is flat
 
 
 @backends

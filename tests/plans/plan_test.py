@@ -50,7 +50,7 @@ def example():
                 schedule="cosine",
             ),
         ],
-        head_start="ridge",
+        head_initializer="ridge",
     )
 
 
@@ -79,9 +79,9 @@ def test_plan_refuses_what_is_no_phase(phases):
         Plan(phases)
 
 
-def test_plan_refuses_an_unknown_head_start():
+def test_plan_refuses_an_unknown_head_initializer():
     with pytest.raises(ValueError, match="Did you mean 'ridge'"):
-        Plan([Phase("head")], head_start="rigde")
+        Plan([Phase("head")], head_initializer="rigde")
 
 
 def test_table():
@@ -101,7 +101,7 @@ def test_table():
         "    -         -      frozen",
     ]
     assert "block1, block[23]_.*, head" in str(example())
-    assert "35 epochs, head start: ridge" in str(example())
+    assert "35 epochs, head initializer: ridge" in str(example())
     assert str(Plan([Phase("all")])).startswith("Plan: 1 phase, at most 1 ")
 
 
@@ -122,7 +122,7 @@ def test_dicts_round_trip_through_json():
         ({"phases": ["head"]}, "phase 1: Expected a dict"),
         ({"phases": [{"layers": 1}, {"epochs": 1}]}, "phase 2: The key 'lay"),
         ({"phases": [{"layers": 1, "epochs": 0}]}, "phase 1, key 'epochs': "),
-        ({"phases": [], "head_start": "rdige"}, "key 'head_start': "),
+        ({"phases": [], "head_initializer": "rdige"}, "key 'head_initia"),
     ],
 )
 def test_errors_of_dicts_name_phase_and_key(data, message):
@@ -188,9 +188,9 @@ def test_check_takes_warm_restarts(model):
 
 
 def test_check_wants_a_head_to_start_from(model):
-    plan = Plan([Phase("all")], head_start="lda")
+    plan = Plan([Phase("all")], head_initializer="lda")
     plan.check(ft.layer_groups(model))
-    with pytest.raises(ValueError, match="head_start='lda'"):
+    with pytest.raises(ValueError, match="head_initializer='lda'"):
         plan.check(ft.layer_groups(backbone()))
 
 
@@ -280,7 +280,7 @@ def test_strategies_pass_their_arguments_on():
     full = Phase("all", 3, 0.1, patience=2, schedule="cosine")
     assert plans.full(3, 0.1, patience=2) == Plan([full])
     assert plans.linear_probe_then_full(5, 3, 0.2, 0.1, patience=2) == Plan(
-        [Phase("head", 5, 0.2, patience=2), full], head_start="auto"
+        [Phase("head", 5, 0.2, patience=2), full], head_initializer="auto"
     )
     assert plans.discriminative(3, 0.1, decay=0.7, patience=2) == Plan(
         [Phase("all", 3, 0.1, 2, 0.7, schedule="one_cycle")]

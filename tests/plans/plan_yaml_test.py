@@ -19,7 +19,7 @@ def example():
                 schedule="cosine",
             ),
         ],
-        head_start="ridge",
+        head_initializer="ridge",
     )
 
 
@@ -29,7 +29,7 @@ def test_files_round_trip(tmp_path, name):
     assert Plan.load(str(tmp_path / name)) == example()
     text = (tmp_path / name).read_text()
     assert text == example().to_yaml()
-    assert text.startswith("head_start: ridge\nphases:\n- layers: head\n")
+    assert text.startswith("head_initializer: ridge\nphases:\n- layers: head\n")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_what_a_person_writes():
     plan = Plan.from_yaml(
         """
         # Rates as a person writes them, and an anchor.
-        head_start: ridge
+        head_initializer: ridge
         phases:
         - {layers: head, learning_rate: 1e-3}
         - &two
@@ -88,10 +88,11 @@ def test_what_a_person_writes():
             Phase(2, 10, 3e-4, layerwise_lr_decay=0.8),
             Phase(["block1", "head"], 10, layerwise_lr_decay=0.8),
         ],
-        head_start="ridge",
+        head_initializer="ridge",
     )
 
 
+HEAD = "head_initializer"
 GOOD = "phases:\n- layers: head\n"
 
 
@@ -100,14 +101,14 @@ GOOD = "phases:\n- layers: head\n"
     [
         ("", 1, None, "key 'phases' is missing"),
         ("# nothing\n", 1, None, "key 'phases' is missing"),
-        ("head_start: ridge\n", 1, None, "key 'phases' is missing"),
+        ("head_initializer: ridge\n", 1, None, "key 'phases' is missing"),
         ("\n- layers: head\n", 2, None, "Expected a dict"),
         ("head\n", 1, None, "Expected a dict"),
         ("\nphases: head\n", 2, "phases", "must be a list"),
         ("phases:\n", 1, "phases", "must be a list"),
         ("phases:\n  layers: head\n", 1, "phases", "must be a list"),
         ("phase:\n- layers: head\n", 1, "phase", "Did you mean 'phases'?"),
-        (GOOD + "head_start: ridg\n", 3, "head_start", "mean 'ridge'?"),
+        (GOOD + f"{HEAD}: ridg\n", 3, HEAD, "mean 'ridge'?"),
         (GOOD + "1: 2\n", 3, "1", "The key 1 is unknown"),
         (GOOD + "- head\n", 3, None, "phase 2: Expected a dict"),
         (GOOD + "- epochs: 3\n", 3, None, "phase 2: The key 'layers' is mis"),
@@ -174,3 +175,8 @@ def test_the_path_is_of_yaml(tmp_path):
             Plan.load(path)
     with pytest.raises(FileNotFoundError):
         Plan.load(tmp_path / "missing.yaml")
+
+
+def test_a_plan_of_before_is_read():
+    plan = Plan.from_yaml(GOOD + "head_start: ridge\n")
+    assert plan.head_initializer == "ridge"

@@ -249,9 +249,10 @@ def test_random_layers_below_the_cut_need_views():
 
 
 @pytest.mark.parametrize("start", ["ridge", "lda"])
-def test_head_start_is_ahead_of_training(start):
+def test_head_initializer_is_ahead_of_training(start):
     model = network()
-    plan = ft.Plan([ft.Phase("head", learning_rate=1e-5)], head_start=start)
+    phase = ft.Phase("head", learning_rate=1e-5)
+    plan = ft.Plan([phase], head_initializer=start)
     history = ft.fine_tune(model, plan, photos(), photos(1, 60), verbose=0)
     assert history.history["val_accuracy"][0] > 0.8
     hidden = ft.replace_head(network(), 3, hidden_units=(4,))
@@ -264,7 +265,7 @@ def test_a_head_solved_in_closed_form_needs_no_phase():
     model = network()
     history = ft.fine_tune(model, plan, photos(), photos(1, 60), verbose=0)
     first = history.phases[0]
-    assert first["head_start"] == "ridge"
+    assert first["head_initializer"] == "ridge"
     assert first["solved"]["val_accuracy"] > 0.8
     assert [row["phase"] for row in history.epochs] == [1, 1]
     assert history.ledger[0]["head"]["change"] > 0
@@ -276,7 +277,7 @@ def test_the_solved_head_competes_with_the_epochs():
         ft.Phase("head", learning_rate=3.0),
         ft.Phase("all", epochs=2, learning_rate=3.0),
     ]
-    plan = ft.Plan(phases, head_start="auto")
+    plan = ft.Plan(phases, head_initializer="auto")
     model = network()
     history = ft.fine_tune(model, plan, photos(), photos(1, 60), verbose=0)
     assert history.best_epoch == -1
@@ -288,12 +289,12 @@ def test_where_there_is_no_closed_form_the_phase_trains():
     plan = ft.plans.linear_probe_then_full(2, 1)
     hidden = ft.replace_head(network(), 3, hidden_units=(4,))
     history = ft.fine_tune(hidden, plan, photos(), verbose=0)
-    assert "single dense" in history.phases[0]["head_start"]
+    assert "single dense" in history.phases[0]["head_initializer"]
     assert [row["phase"] for row in history.epochs] == [0, 0, 1]
     x, y = photos()
     numbers = ft.replace_head(network(), 1, task="regression")
     history = ft.fine_tune(numbers, plan, (x, y.astype("float32")), verbose=0)
-    assert "no softmax" in history.phases[0]["head_start"]
+    assert "no softmax" in history.phases[0]["head_initializer"]
     assert len(history.epochs) == 3
 
 

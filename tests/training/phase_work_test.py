@@ -175,9 +175,9 @@ def test_a_head_is_solved_on_a_dataset_without_a_cache():
     import tensorflow as tf
 
     dataset = tf.data.Dataset.from_tensor_slices(data()).batch(6)
-    plan = ft.Plan([ft.Phase("all", 1, 1e-3)], head_start="ridge")
+    plan = ft.Plan([ft.Phase("all", 1, 1e-3)], head_initializer="ridge")
     history = ft.fine_tune(network(), plan, dataset, cache="off", verbose=0)
-    assert history.phases[0]["head_start"] == "ridge"
+    assert history.phases[0]["head_initializer"] == "ridge"
 
 
 class Counts(layers.Layer):

@@ -38,7 +38,7 @@ plan = ft.Plan([
     ft.Phase(1, epochs=4, learning_rate=0.01, schedule="cosine"),
     ft.Phase("all", epochs=4, learning_rate=0.01, layerwise_lr_decay=0.5,
              batch_norm="train"),
-], head_start="ridge")
+], head_initializer="ridge")
 history = ft.fine_tune(
     model, plan, (x[:40], y[:40]), (x[40:], y[40:]), checkpoint_dir=folder,
     cache={"views": 2} if cache == "views" else cache, batch_size=8, verbose=2,

@@ -263,7 +263,7 @@ def test_a_solved_head_is_kept_with_a_training_metric_too():
     model = network()
     start = model.get_layer("head").get_weights()
     waiting = ft.Phase("head", epochs=3, learning_rate=0.05, patience=1)
-    plan = ft.Plan([waiting], head_start="auto")
+    plan = ft.Plan([waiting], head_initializer="auto")
     ft.fine_tune(
         model, plan, data(), data(1), monitor="loss", batch_size=8, verbose=0
     )

@@ -38,7 +38,7 @@ def nested(base):
 
 
 def flattened(base):
-    return ft.flatten(nested(base))
+    return ft.inline_models(nested(base))
 
 
 def with_new_head(base):
@@ -123,7 +123,7 @@ def test_a_layer_that_is_called_twice_answers_with_its_first_call_here():
     inner = keras.Model(inputs, shared(inputs))
     inputs = keras.Input((3,))
     model = keras.Model(inputs, layers.Dense(2)(shared(inner(inputs))))
-    flat = ft.flatten(model)
+    flat = ft.inline_models(model)
     first = keras.Model(flat.input, flat.get_layer("shared").output)
     x = np.ones((2, 3), "float32")
     np.testing.assert_allclose(array(first(x)), array(shared(x)), rtol=1e-6)

@@ -139,7 +139,7 @@ def test_a_model_that_stays_whole_is_trained_and_cut_as_any_other():
         hub_classes.build(hub, "ViTBackbone"), num_classes=2
     )
     with pytest.warns(UserWarning, match="stay closed"):
-        flat = ft.flatten(task)
+        flat = ft.inline_models(task)
     assert not unreadable_layers(flat)
 
 

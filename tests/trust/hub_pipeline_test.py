@@ -121,7 +121,7 @@ def test_what_is_made_of_a_task_scales_and_resizes_as_the_task_does(tmp_path):
     x = x.astype("float32")
     task = image_task()
     expected = task.predict(x, verbose=0)
-    flat = ft.flatten(task)
+    flat = ft.inline_models(task)
     np.testing.assert_allclose(flat.predict(x, verbose=0), expected, atol=1e-5)
     flat.save(tmp_path / "flat.keras")
     loaded = keras.models.load_model(tmp_path / "flat.keras")
@@ -160,7 +160,7 @@ def test_a_new_head_on_a_task_of_texts_takes_texts():
     expected = task.predict(TEXTS, verbose=0)
     model = ft.replace_head(task, 3)
     assert model.predict(TEXTS, verbose=0).shape == (8, 3)
-    flat = ft.flatten(task).predict(TEXTS, verbose=0)
+    flat = ft.inline_models(task).predict(TEXTS, verbose=0)
     np.testing.assert_allclose(flat, expected, atol=1e-6)
 
 

@@ -245,14 +245,14 @@ def test_the_file_of_a_subclassed_model_loses_flags_and_says_so():
     assert [one.filename for one in told] == [__file__]
 
 
-def test_a_head_start_is_left_out_for_a_subclassed_model():
+def test_a_head_initializer_is_left_out_for_a_subclassed_model():
     model = head_first()
     model.compile("sgd", "sparse_categorical_crossentropy")
-    plan = ft.Plan([ft.Phase("all")], head_start="auto")
+    plan = ft.Plan([ft.Phase("all")], head_initializer="auto")
     history = ft.fine_tune(model, plan, (X, Y), verbose=0)
-    assert "no graph" in history.phases[0]["head_start"]
-    plan = ft.Plan([ft.Phase("all")], head_start="ridge")
-    with pytest.raises(ValueError, match="Leave out `head_start`"):
+    assert "no graph" in history.phases[0]["head_initializer"]
+    plan = ft.Plan([ft.Phase("all")], head_initializer="ridge")
+    with pytest.raises(ValueError, match="Leave out `head_initializer`"):
         ft.fine_tune(model, plan, (X, Y), verbose=0)
 
 

@@ -78,7 +78,7 @@ def test_mixed_data_go_on_with_the_draws_of_their_epoch(tmp_path):
     def mixed():
         train, _ = ours()
         labels = lambda x, y: (x, y[:, 0] > 0.5)  # noqa: E731
-        return (ft.mix(train, 3, seed=5).map(labels),)
+        return (ft.mix_examples(train, 3, seed=5).map(labels),)
 
     assert_goes_on(tmp_path, mixed)
     (train,) = mixed()

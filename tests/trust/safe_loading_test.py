@@ -162,7 +162,7 @@ def test_what_copies_a_saved_model_at_work_goes_on(tmp_path, own):
     copy = keras.models.clone_model(own)
     copy.set_weights(own.get_weights())
     nested = keras.Sequential([keras.Input((4,)), own])
-    for model in (copy, ft.flatten(nested)):
+    for model in (copy, ft.inline_models(nested)):
         np.testing.assert_allclose(
             model.predict(X, verbose=0), expected, atol=1e-6
         )

@@ -15,7 +15,7 @@ from finetune_keras.models.outside_graph import with_preprocessing
 from finetune_keras.models.readable import closed_models
 
 
-def flatten(model):
+def inline_models(model):
     """Opens the inner models of a model, with shared layers and weights.
 
     Args:
@@ -43,7 +43,7 @@ def flatten(model):
     base = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     inputs = keras.Input((4,))
     nested = keras.Model(inputs, keras.layers.Dense(2)(base(inputs)))
-    print([layer.name for layer in ft.flatten(nested).layers])
+    print([layer.name for layer in ft.inline_models(nested).layers])
     ```
     """
     flat = opened(model)
@@ -61,7 +61,7 @@ def flatten(model):
 
 
 def opened(model, everything=False, steps=None):
-    """Does what `flatten` does with the graph alone, as it stands.
+    """Does what `inline_models` does with the graph alone, as it stands.
 
     With `everything`, also inner models are opened that must stay whole if the
     new model is to be saved. `steps` are those of the model, if known.

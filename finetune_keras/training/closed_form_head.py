@@ -11,7 +11,7 @@ from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.outside_graph import own_methods
 
 
-class HeadStart:
+class ClosedFormHead:
     """The closed-form start that a plan asks for.
 
     Args:
@@ -29,9 +29,9 @@ class HeadStart:
 
     def __init__(self, model, plan):
         self.plan = plan
-        self.optional = plan.head_start == "auto"
+        self.optional = plan.head_initializer == "auto"
         self.head, self.report = None, "off"
-        if plan.head_start is not None:
+        if plan.head_initializer is not None:
             try:
                 _check_graph(model)
                 _check_task(model, self.optional)
@@ -47,7 +47,7 @@ class HeadStart:
         Returns:
             Boolean, whether the first phase has nothing left to do.
         """
-        method = "ridge" if self.optional else self.plan.head_start
+        method = "ridge" if self.optional else self.plan.head_initializer
         try:
             start_head(model, self.head, batches, method)
         except ValueError as error:
@@ -66,7 +66,7 @@ def _check_graph(model):
     if graph.graph_of(model) is None:
         raise ValueError(
             "The head of a subclassed model cannot be solved in closed form: "
-            "no graph tells what it reads. Leave out `head_start`. "
+            "no graph tells what it reads. Leave out `head_initializer`. "
             f"Received: model={model.name!r} of type {type(model).__name__}"
         )
 
@@ -91,7 +91,7 @@ def _check_methods(model):
         raise ValueError(
             f"{type(model).__name__} has {lost} of its own, and what they do "
             "to the data cannot be told, so that the head cannot be solved "
-            "for it. Leave out `head_start`. "
+            "for it. Leave out `head_initializer`. "
             f"Received: model={model.name!r}"
         )
 
@@ -108,7 +108,7 @@ def linear_head(model):
         raise ValueError(
             "Only a linear head can be solved in closed form: a single dense "
             "layer on features. Build the head without `hidden_units`, or "
-            "leave out `head_start`. "
+            "leave out `head_initializer`. "
             f"Received: model={model.name!r} with head {layers}"
         )
     return layers[0]
