@@ -21,9 +21,9 @@ class Plan:
         phases: List of `Phase`s, in the order in which they run.
         head_initializer: `"ridge"` or `"lda"`: solve the linear head in closed
             form on the features of the backbone before the first phase.
-            `"auto"` does so by ridge where the head is one dense softmax layer and the
-            labels are classes; a first phase that trains the head alone is
-            then done, and left out. `None` starts from the head as it is.
+            `"auto"` does so by ridge where the head is one dense softmax
+            layer and the labels are classes; a first phase that trains the
+            head alone is then done, and left out. `None` starts from the head as it is.
             Defaults to `None`.
 
     Raises:
