@@ -23,8 +23,8 @@ class Plan:
             form on the features of the backbone before the first phase.
             `"auto"` does so by ridge where the head is one dense softmax
             layer and the labels are classes; a first phase that trains the
-            head alone is then done, and left out. `None` starts from the head as it is.
-            Defaults to `None`.
+            head alone is then done, and left out. `None` starts from the head
+            as it is. Defaults to `None`.
 
     Raises:
         ValueError: If `phases` holds something else, or `head_initializer` is
