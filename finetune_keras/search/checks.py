@@ -4,8 +4,6 @@ import inspect
 import os
 import warnings
 
-import keras
-
 from finetune_keras.arguments import check, integer, maybe, nearest, one_of
 from finetune_keras.cache.activation_store import cache_options
 from finetune_keras.search.distribution import workers_named
@@ -102,10 +100,9 @@ def _varies(values):
 
 def _check_names(hypermodel, options):
     """Refuses options that nobody knows, before each trial fails of them."""
-    known = {"callbacks"}
-    for function in (keras.Model.fit, fine_tune, hypermodel.train):
-        known.update(inspect.signature(function).parameters)
-    known -= {"self", "hp", "model", "plan", "x", "y", "fit", "kwargs", "args"}
+    known = set(inspect.signature(fine_tune).parameters)
+    known |= set(inspect.signature(hypermodel.train).parameters)
+    known -= {"self", "hp", "model", "plan", "fit"}
     for name in options:
         if name in _ITS_OWN:
             raise ValueError(
@@ -114,8 +111,8 @@ def _check_names(hypermodel, options):
             )
         if name not in known:
             raise ValueError(
-                "Neither `tune` nor `fine_tune` has such an option."
-                f"{nearest(name, [*known, *_POSITIVE])} "
+                "Neither `tune` nor `train` has such an argument."
+                f"{nearest(name, sorted({*known, *_POSITIVE}))} "
                 f"Received: {name}={options[name]!r}"
             )
 

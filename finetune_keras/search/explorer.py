@@ -54,14 +54,10 @@ class Explorer(keras_tuner.HyperModel):
         ]
 
     def build(self, hp):
-        get, retrieve = hp.get, hp._retrieve
-        hp.get = lambda name: self.read.add(name) or get(name)
-        hp._retrieve = lambda p: self._declared(hp, p) or retrieve(p)
         self.active.update(hp.values)
         try:
-            return self._try(hp)
+            return self._try(_Watched(hp, self))
         finally:
-            del hp.get, hp._retrieve
             self.hypermodel.release()
 
     def _try(self, hp):
@@ -78,7 +74,7 @@ class Explorer(keras_tuner.HyperModel):
             _check_objective(model, hypermodel.objective)
         return model
 
-    def _declared(self, hp, part):
+    def declared(self, hp, part):
         """Takes note of what a method declares; refuses a clash."""
         self.read.add(part.name)
         for known in hp.space:
@@ -104,6 +100,24 @@ class Explorer(keras_tuner.HyperModel):
                 "**ft.model_options(hp))`, or leave them out of the space.",
                 stacklevel=5,
             )
+
+
+class _Watched(keras_tuner.HyperParameters):
+    """The hyperparameters of a trial, which tell what is read and declared."""
+
+    def __init__(self, hp, explorer):
+        super().__init__()
+        # Both hold the same lists: what is declared here is declared there.
+        vars(self).update(vars(hp))
+        self.explorer = explorer
+
+    def get(self, name):
+        self.explorer.read.add(name)
+        return super().get(name)
+
+    def _retrieve(self, part):
+        self.explorer.declared(self, part)
+        return super()._retrieve(part)
 
 
 def _values(part):

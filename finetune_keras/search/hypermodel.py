@@ -21,7 +21,8 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
 
     Args:
         build: Function from `hp` to a new `keras.Model`, compiled or not, or
-            `None` where the method is overridden. Defaults to `None`.
+            to `(model, plan)`; `None` where the method is overridden. Defaults
+            to `None`.
         space: A `SearchSpace`. Defaults to `None`: that of `search_space()`,
             or an empty one where `plan` is overridden.
         objective: String, the metric that decides on the best epoch. Defaults
@@ -69,8 +70,10 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
                 f"Received: build={build!r}"
             )
         self.make = build
+        own_plan = type(self).plan is not FineTuneHyperModel.plan
+        self.made_plan = None
+        self.is_given = space is not None or own_plan
         if space is None:
-            own_plan = type(self).plan is not FineTuneHyperModel.plan
             space = SearchSpace({}) if own_plan else search_space()
         self.space = space
         self.objective = objective
@@ -95,7 +98,25 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
                 "Override `build(self, hp)`, or pass a function: "
                 "`FineTuneHyperModel(build)`."
             )
-        return self.make(hp)
+        made, self.made_plan = self.make(hp), None
+        if isinstance(made, tuple) and len(made) == 2:
+            made, self.made_plan = made
+        return made
+
+    def default_space(self):
+        """What is searched where no space is given.
+
+        A `build` that returns a plan declares what varies by itself.
+
+        Returns:
+            A `SearchSpace`.
+        """
+        if self.is_given or self.make is None:
+            return self.space
+        hp = keras_tuner.HyperParameters()
+        self.space.declare(hp)
+        self.build(hp)
+        return self.space if self.made_plan is None else SearchSpace({})
 
     def plan(self, hp):
         """Makes the plan of a trial; `self.model` is its model.
@@ -104,8 +125,10 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
             hp: A `keras_tuner.HyperParameters`.
 
         Returns:
-            A `Plan`; here that of the search space.
+            A `Plan`; here that of `build`, or else of the search space.
         """
+        if self.made_plan is not None:
+            return self.made_plan
         values = self._values(hp)
         whole = "plan" in values
         self.applied |= {"plan"} if whole else {*PLAN_PARTS, "schedule"}

@@ -1,6 +1,7 @@
 """`tune`: a search over plans and models, by KerasTuner's algorithms."""
 
 import contextlib
+import inspect
 import pathlib
 
 import keras_tuner
@@ -27,7 +28,24 @@ def tune(
     algorithm="bayesian",
     max_trials=30,
     directory="search",
-    **options,
+    executions_per_trial=1,
+    objective=None,
+    seed=1,
+    max_epochs=None,
+    keep=5,
+    share=True,
+    overwrite=False,
+    callbacks=None,
+    cache="auto",
+    batch_size=None,
+    class_weight=None,
+    shuffle=True,
+    steps_per_epoch=None,
+    validation_steps=None,
+    validation_batch_size=None,
+    validation_freq=1,
+    verbose=1,
+    **own,
 ):
     """Searches for the plan and the model that do best on validation data.
 
@@ -44,37 +62,41 @@ def tune(
 
     Args:
         build: Function from `hp`, a `keras_tuner.HyperParameters`, to a new
-            `keras.Model`, compiled or not; or a `FineTuneHyperModel`.
+            `keras.Model`, compiled or not, or to a model and its `Plan`; or a
+            `FineTuneHyperModel`.
         train: Training data, as in `fine_tune`.
         validation: Validation data, as in `fine_tune`.
         space: A `SearchSpace`. Defaults to `None`: that of the
-            `FineTuneHyperModel`, or `search_space()`.
+            `FineTuneHyperModel`; none where `build` returns a plan, since it
+            declares what varies by `hp.Choice` and the like; or
+            `search_space()`.
         algorithm: `"bayesian"`, `"random"`, `"grid"` or `"hyperband"`. The
             first trial of all but the last has the first value of each part.
             Defaults to `"bayesian"`.
         max_trials: Integer, how many trials at most. A finished search goes on
             with a higher number. Defaults to `30`.
         directory: String, folder of the search. Defaults to `"search"`.
-        **options:
-            - `executions_per_trial`: Integer, how often to run each trial,
-              from different seeds; the score is the mean. Defaults to `1`.
-            - `objective`: String, a metric with `val_`. Its name says
-              whether it is to rise (accuracy, AUC) or to fall (error). A
-              loss contains the penalties `l1` and `l2`. Defaults to
-              `"val_loss"`.
-            - `seed`: Positive integer. Defaults to `1`.
-            - `max_epochs`: Integer, the epochs of Hyperband's longest trials;
-              for it alone. Defaults to the most that the space has.
-            - `keep`: Integer, how many of the best models stay on disk.
-              Defaults to `5`.
-            - `share`: Boolean, whether trials share activations. Defaults to
-              `True`.
-            - `overwrite`: Boolean, whether to delete the search that is in the
-              folder. Defaults to `False`.
-            - `verbose`: 0 or 1, a line a trial. Defaults to `1`.
-            - `callbacks`: Function without arguments that makes the list for
-              one run, since callbacks remember what they have seen.
-            - All others are for `fine_tune`, such as `class_weight`.
+        executions_per_trial: Integer, how often to run each trial, from
+            different seeds; the score is the mean. Defaults to `1`.
+        objective: String, a metric with `val_`. Its name says whether it is
+            to rise (accuracy, AUC) or to fall (error). A loss contains the
+            penalties `l1` and `l2`. Defaults to `None`: `"val_loss"`, or that
+            of the `FineTuneHyperModel`.
+        seed: Positive integer. Defaults to `1`.
+        max_epochs: Integer, the epochs of Hyperband's longest trials; for it
+            alone. Defaults to `None`, the most that the space has.
+        keep: Integer, how many of the best models stay on disk. Defaults to
+            `5`.
+        share: Boolean, whether trials share activations. Defaults to `True`.
+        overwrite: Boolean, whether to delete the search that is in the folder.
+            Defaults to `False`.
+        callbacks: Function without arguments that makes the list for one run,
+            since callbacks remember what they have seen. Defaults to `None`.
+        cache, batch_size, class_weight, shuffle, steps_per_epoch,
+            validation_steps, validation_batch_size, validation_freq: As in
+            `fine_tune`, for each trial.
+        verbose: 0 or 1, a line a trial. Defaults to `1`.
+        **own: Further arguments of a `train` of your own.
 
     Returns:
         A `Search`.
@@ -111,10 +133,32 @@ def tune(
     - [Snoek et al., 2012](https://arxiv.org/abs/1206.2944), Bayesian search
     - [Li et al., 2018](https://jmlr.org/papers/v18/16-558.html), Hyperband
     """
-    settings = {name: options.pop(name, v) for name, v in _OPTIONS.items()}
-    settings.update(algorithm=algorithm, max_trials=max_trials)
+    settings = {
+        "algorithm": algorithm,
+        "max_trials": max_trials,
+        "executions_per_trial": executions_per_trial,
+        "objective": objective,
+        "seed": seed,
+        "max_epochs": max_epochs,
+        "keep": keep,
+        "share": share,
+        "overwrite": overwrite,
+        "verbose": verbose,
+    }
+    fit = {
+        "callbacks": callbacks,
+        "cache": cache,
+        "batch_size": batch_size,
+        "class_weight": class_weight,
+        "shuffle": shuffle,
+        "steps_per_epoch": steps_per_epoch,
+        "validation_steps": validation_steps,
+        "validation_batch_size": validation_batch_size,
+        "validation_freq": validation_freq,
+    }
+    options = {**_not_by_default(fit), **own}
     folder = pathlib.Path(directory).absolute()
-    with _hypermodel(build, space, settings["objective"]) as hypermodel:
+    with _hypermodel(build, space, objective) as hypermodel:
         check_search(hypermodel, settings, options, train, validation)
         settle_epochs(hypermodel, settings)
         with in_use(folder):
@@ -122,16 +166,15 @@ def tune(
     return Search(folder)
 
 
-_OPTIONS = {
-    "executions_per_trial": 1,
-    "objective": None,
-    "seed": 1,
-    "max_epochs": None,
-    "keep": 5,
-    "share": True,
-    "overwrite": False,
-    "verbose": 1,
-}
+def _not_by_default(arguments):
+    """What a person has chosen: the rest says nothing of a search."""
+    defaults = inspect.signature(tune).parameters
+    return {
+        name: value
+        for name, value in arguments.items()
+        if type(value) is not type(defaults[name].default)
+        or value != defaults[name].default
+    }
 
 
 def _search(hypermodel, data, folder, settings, options):
@@ -168,7 +211,7 @@ def _hypermodel(build, space, objective):
     if not isinstance(build, FineTuneHyperModel):
         build = FineTuneHyperModel(build)
     given = build.space, build.objective
-    build.space = build.space if space is None else space
+    build.space = build.default_space() if space is None else space
     build.objective = objective or build.objective
     try:
         yield build

@@ -830,3 +830,23 @@ def test_another_search_is_refused_in_the_folder(tmp_path):
     assert (tmp_path / "s" / "mine.txt").exists()
     with pytest.raises(ValueError, match="holds no search"):
         Search(tmp_path)
+
+
+def test_build_may_return_the_plan_as_well(tmp_path):
+    def build(hp):
+        model = eager(hp)
+        if hp.Choice("train", ["head", "all"]) == "head":
+            return model, ft.plans.linear_probe(1, learning_rate=0.1)
+        with hp.conditional_scope("train", ["all"]):
+            return model, ft.plans.full(1, hp.Choice("rate", [1e-3, 1e-2]))
+
+    search = tune(
+        build, data(), data(), algorithm="grid", max_trials=4,
+        directory=tmp_path / "search", verbose=0,
+    )  # fmt: skip
+    phases = [(t["values"], t["plan"][0]) for t in search.trials]
+    assert [phase.layers for _, phase in phases] == ["head", "all", "all"]
+    for values, phase in phases:
+        assert values["train"] == phase.layers
+        assert values.get("rate", 0.1) == phase.learning_rate
+    assert search.best()[1][0] in [phase for _, phase in phases]
