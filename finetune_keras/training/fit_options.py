@@ -73,6 +73,16 @@ def _check_class_weight(model, weights):
             f"its weight: `{cure}`; data of this library has it as "
             f"`data.class_weight`. {received}"
         )
+    _check_classes(model, weights, received)
+    bad = [w for w in weights.values() if not _is_weight(w)]
+    if bad:
+        raise ValueError(
+            "The weights of `class_weight` must be finite numbers of at "
+            f"least 0, and {bad[0]!r} is none. {received}"
+        )
+
+
+def _check_classes(model, weights, received):
     outputs = getattr(model, "outputs", None) or ()
     count = outputs[0].shape[-1] if len(outputs) == 1 else None
     classes = range(2 if count == 1 else count or 0)
@@ -87,12 +97,6 @@ def _check_class_weight(model, weights):
             "The keys of `class_weight` must be the numbers of all "
             f"classes{known}, in the order of the outputs, and {what}. A "
             f"class of weight 1 is named too. {received}"
-        )
-    bad = [w for w in weights.values() if not _is_weight(w)]
-    if bad:
-        raise ValueError(
-            "The weights of `class_weight` must be finite numbers of at "
-            f"least 0, and {bad[0]!r} is none. {received}"
         )
 
 

@@ -72,31 +72,33 @@ class UserCallbacks(Observer):
         for callback in self.callbacks:
             callback.set_model(self.model)
             callback.set_params(self.params)
-        _call(self.callbacks, "on_train_begin", None)
+        _call(self.callbacks, "on_train_begin")
 
     def begin_epoch(self, epoch):
-        _call(self.callbacks, "on_epoch_begin", epoch, {})
+        _call(self.callbacks, "on_epoch_begin", epoch, logs={})
         self.rates.adopt()
 
     def end_batch(self, batch, logs):
-        _call(self.callbacks, "on_train_batch_end", batch, logs)
+        _call(self.callbacks, "on_train_batch_end", batch, logs=logs)
         if self.callbacks:
             self.rates.adopt_in_epoch()
         self._look_for_a_stop()
 
     def end_epoch(self, epoch, logs):
-        _call(self.callbacks, "on_epoch_end", epoch, logs)
+        _call(self.callbacks, "on_epoch_end", epoch, logs=logs)
         self.logs = dict(logs)
         self.rates.adopt()
         self._look_for_a_stop()
 
     def end(self):
-        _call(self.callbacks, "on_train_end", self.logs)
+        _call(self.callbacks, "on_train_end", logs=self.logs)
 
     def _look_for_a_stop(self):
         self.ends_run |= bool(getattr(self.model, "stop_training", False))
 
 
-def _call(callbacks, name, *args, **logs):
+def _call(callbacks, name, *what, logs=None):
+    # Keras passes logs by place or by name.
+    what = what if logs is None else (*what, logs)
     for callback in callbacks:
-        getattr(callback, name)(*args, **logs)
+        getattr(callback, name)(*what)
