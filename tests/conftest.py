@@ -128,11 +128,11 @@ WORDS = (
 
 @pytest.fixture
 def small_bert():
-    """A BERT of three small layers, random weights, and its tokeniser."""
+    """A BERT of two small layers, random weights, and its tokeniser."""
     hub = pytest.importorskip("keras_hub", reason="needs finetune_keras[text]")
     backbone = hub.models.BertBackbone(
         vocabulary_size=len(WORDS),
-        num_layers=3,
+        num_layers=2,
         num_heads=2,
         hidden_dim=8,
         intermediate_dim=16,

@@ -27,7 +27,7 @@ def test_multi_label(backbone):
     model = ft.text_classifier(backbone, ["a", "b", "c"], task="multi_label")
     y = np.array([[1, 0, 1], [0, 0, 0]] * 8)
     texts = ["good film", "bad"] * 8
-    plan = ft.plans.full(epochs=15, learning_rate=2e-2)
+    plan = ft.plans.full(epochs=20, learning_rate=2e-2)
     history = ft.fine_tune(model, plan, (texts, y), batch_size=4, verbose=0)
     assert model.loss == "binary_crossentropy"
     losses = [row["loss"] for row in history.epochs]
@@ -182,7 +182,7 @@ def test_masked_words_are_learnt_and_leave_the_backbone_adapted(backbone):
     classifier = ft.text_classifier(backbone, 2)
     after = weights_snapshot(classifier)
     moved = [(before[p] != after[p]).any() for p in before if p in after]
-    assert sum(moved) > 40
+    assert sum(moved) > 30
 
 
 @pytest.mark.usefixtures("op_by_op")
