@@ -116,12 +116,13 @@ def test_padding_is_not_pooled(backbone, pooling, tmp_path):
     assert np.abs(found["off"] - together).max() > 1e-4
 
 
+@pytest.mark.usefixtures("op_by_op")
 def test_tags_are_learnt_saved_and_scored(backbone, tmp_path):
     model = ft.token_classifier(backbone, ["O", "B-p", "B-l"])
-    plan = ft.plans.full(epochs=40, learning_rate=2e-2)
+    plan = ft.plans.full(epochs=15, learning_rate=4e-2)
     data = SENTENCES, TAGS
     history = ft.fine_tune(
-        model, plan, data, data, batch_size=24, validation_freq=40, verbose=0
+        model, plan, data, data, batch_size=24, validation_freq=15, verbose=0
     )
     assert history.epochs[-1]["val_accuracy"] > 0.9
     found = model.predict(SENTENCES, verbose=0)
@@ -152,12 +153,13 @@ def test_padding_weighs_nothing(backbone):
     assert loss == pytest.approx(np.concatenate(losses).mean(), abs=1e-4)
 
 
+@pytest.mark.usefixtures("op_by_op")
 @pytest.mark.backends
 def test_answers_are_learnt_saved_and_scored(backbone, tmp_path):
     model = ft.question_answerer(backbone, sequence_length=20)
     x = ["who ran ?"] * 8, [CONTEXT] * 8
     y = np.array([(START, START + 3)] * 8)
-    plan = ft.plans.full(epochs=60, learning_rate=1e-2)
+    plan = ft.plans.full(epochs=12, learning_rate=4e-2)
     ft.fine_tune(model, plan, (x, y), verbose=0)
     found = model.predict((x[0][:2], x[1][:2]), verbose=0)
     assert found[0]["text"] == "ann"
