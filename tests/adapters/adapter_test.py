@@ -303,8 +303,11 @@ def test_blocks_without_names_are_found_again(tmp_path):
     assert 0 < sum(flags[0]) < len(flags[0])
 
 
+@pytest.mark.usefixtures("op_by_op")
 @pytest.mark.parametrize("cache", ["off", "memory"])
-@pytest.mark.parametrize("make", [cnn, bert])
+@pytest.mark.parametrize(
+    "make", [pytest.param(cnn, marks=pytest.mark.traced), bert]
+)
 def test_plans_train_adapters_with_and_without_the_cache(make, cache):
     model = make()
     x, y = data_of(model, 16)
