@@ -1,13 +1,16 @@
 """When activations of a frozen prefix must not be stored, and why not."""
 
+import math
+
 import keras
 import numpy as np
 
 from finetune_keras.cache.activation_store import CacheRefused
+from finetune_keras.data.source import Arrays, Dataset, TextBuckets
+from finetune_keras.data.tf_data import is_augmented
 from finetune_keras.engine import graph
 from finetune_keras.engine.fit_state import keras_generator_left_as_it_was
 from finetune_keras.models.outside_graph import own_methods
-from finetune_keras.models.tf_data import is_augmented
 
 AUGMENTED = (
     "the dataset gives other examples at each pass; store several with "
@@ -34,20 +37,18 @@ _OPEN_LAYERS = (
 def check_data(inputs, views):
     """Refuses data that cannot be read `views` times alike, before it is read.
     """
-    data = inputs.data
-    if inputs.steps is not None or not (
-        inputs.is_arrays or inputs.is_dataset or inputs.is_buckets
-    ):
+    source, data = inputs.source, inputs.data
+    kinds = Arrays, Dataset, TextBuckets
+    if inputs.steps is not None or not isinstance(source, kinds):
         raise CacheRefused(
             f"`{inputs.name}` is neither arrays nor a finite dataset"
         )
-    if inputs.is_buckets and data.renew:
+    if isinstance(source, TextBuckets) and data.renew:
         raise CacheRefused(AUGMENTED)
-    if inputs.is_dataset:
-        if int(data.cardinality()) == -1:
-            raise CacheRefused("the dataset has no end")
-        if views == 1 and is_augmented(data):
-            raise CacheRefused(AUGMENTED)
+    if source.num_batches == math.inf:
+        raise CacheRefused("the dataset has no end")
+    if views == 1 and isinstance(source, Dataset) and is_augmented(data):
+        raise CacheRefused(AUGMENTED)
 
 
 def check_methods(model):

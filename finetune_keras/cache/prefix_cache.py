@@ -21,12 +21,12 @@ from finetune_keras.cache.shared_activations import (
     example_digests,
 )
 from finetune_keras.data.buckets import Buckets
+from finetune_keras.data.source import Arrays, TextBuckets
 from finetune_keras.engine import backend, graph
 from finetune_keras.engine.workers import workers_of
 from finetune_keras.models.inline import tail
 from finetune_keras.models.model import encoder_of
 from finetune_keras.models.outside_graph import prepared, prepares_inputs
-from finetune_keras.models.tf_data import is_shuffled
 
 
 class PrefixCache:
@@ -119,16 +119,15 @@ class PrefixCache:
         check_data(inputs, self.views)
         if prepares_inputs(self.model):
             # Such a model's own `fit` leaves arrays in their order.
-            inputs.shuffled = inputs.is_dataset and is_shuffled(inputs.data)
+            inputs.shuffled = inputs.source.is_shuffled
             data = prepared(self.model, inputs.data, inputs.batch_size)
             return [self._store_dataset(inputs, data) for _ in range(views)]
-        if inputs.is_arrays:
-            inputs.shuffled = True
+        source = inputs.source
+        inputs.shuffled = source.is_shuffled or source.fit_shuffles
+        if isinstance(source, Arrays):
             return [self._store_arrays(inputs) for _ in range(views)]
-        if inputs.is_buckets:
-            inputs.shuffled = True
+        if isinstance(source, TextBuckets):
             return [self._store_buckets(inputs) for _ in range(views)]
-        inputs.shuffled = is_shuffled(inputs.data)
         return [self._store_dataset(inputs, inputs.data) for _ in range(views)]
 
     def _store_arrays(self, inputs):
@@ -174,7 +173,7 @@ class PrefixCache:
             labels.append(keras.tree.map_structure(np.asarray, rest))
             seen.update(example_digests(x))
         self._check_repeats(data, seen)
-        inputs.batch_size = batch
+        inputs.source.batch_size = batch
         labels = keras.tree.map_structure(_join, *labels)
         store = [array[:start] for array in store]
         return _unpack(store), *labels

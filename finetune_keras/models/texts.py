@@ -7,8 +7,8 @@ import keras
 import numpy as np
 
 from finetune_keras.data.buckets import Buckets
+from finetune_keras.data.tf_data import is_augmented
 from finetune_keras.models.text_encoder import is_raw
-from finetune_keras.models.tf_data import is_augmented
 
 
 def tokenize(model, data, batch_size=None, training=False):

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from finetune_keras.data.labels import as_text
+from finetune_keras.data.source import Source
 from finetune_keras.data.task import Task, as_columns, check_shape
 from finetune_keras.engine import backend
 from finetune_keras.results.outcomes import Outcomes
@@ -80,22 +81,9 @@ def open_data(data, batch_size=32, steps=None, name="data"):
 
 def _open(data, batch_size, name):
     if isinstance(data, (tuple, list)):
-        return _array_batches(data, batch_size)
-    if isinstance(data, keras.utils.PyDataset):
-        size = math.inf if data.num_batches is None else data.num_batches
-        indices = itertools.count() if size == math.inf else range(size)
-        return (_parts(data[i]) for i in indices), size
-    if hasattr(data, "element_spec"):
-        size = int(data.cardinality())
-        return map(_parts, data), {-1: math.inf, -2: None}.get(size, size)
-    if hasattr(data, "__iter__") and not isinstance(data, (dict, str)):
-        size = math.inf if hasattr(data, "__next__") else None
-        return map(_parts, data), size
-    raise ValueError(
-        f"`{name}` must be a batched `tf.data.Dataset`, a tuple (x, y) of "
-        "arrays or a `keras.utils.PyDataset`. Of data with splits pass one, "
-        f"such as `data.test`. Received: {name}={type(data).__name__}"
-    )
+        data = _checked_arrays(data)
+    source = Source.of(data, batch_size, name)
+    return map(_parts, source.batches()), source.num_batches
 
 
 def _read(task, x, batch, threshold):
@@ -136,29 +124,20 @@ def _join(parts):
     )
 
 
-def _array_batches(data, batch_size):
+def _checked_arrays(data):
     if len(data) not in (2, 3):
         raise ValueError(
             "`data` must hold labels: a tuple (x, y) or (x, y, "
             f"sample_weight). Received: a {type(data).__name__} of {len(data)}"
         )
-    x, *others = (as_arrays(part) for part in data)
-    others += [None] * (2 - len(others))
-    sizes = [len(leaf) for leaf in keras.tree.flatten(x)]
-    sizes += [len(part) for part in others if part is not None]
+    parts = tuple(map(as_arrays, data))
+    sizes = [len(x) for x in keras.tree.flatten(parts) if x is not None]
     if 0 in sizes or len(set(sizes)) > 1:
         raise ValueError(
             "The arrays of `data` must be of one length, and not empty. "
             f"Received: arrays of length {sizes}"
         )
-
-    def batch(start):
-        rows = slice(start, start + batch_size)
-        cut = keras.tree.map_structure(lambda leaf: leaf[rows], x)
-        return cut, *(None if p is None else p[rows] for p in others)
-
-    starts = range(0, sizes[0], batch_size)
-    return map(batch, starts), len(starts)
+    return parts
 
 
 def as_arrays(part):

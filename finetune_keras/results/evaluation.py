@@ -6,8 +6,8 @@ import numpy as np
 
 from finetune_keras.arguments import check, integer, one_of
 from finetune_keras.data.labels import as_text, check_classes
+from finetune_keras.data.source import Source
 from finetune_keras.data.task import Task
-from finetune_keras.models.tf_data import is_shuffled
 from finetune_keras.results import bootstrap as resampling
 from finetune_keras.results import metrics
 from finetune_keras.results.calibration import find_calibration
@@ -195,7 +195,7 @@ def _columns(slices, data):
             "`slices` must be a dict from the name of a column to an array "
             f"with one value for each example. Received: slices={slices!r}"
         )
-    if hasattr(data, "element_spec") and is_shuffled(data):
+    if Source.of(data).is_shuffled:
         raise ValueError(
             "`slices` are given in the order of the data, and `data` is a "
             "dataset that shuffles. Build it with `shuffle=False`. "

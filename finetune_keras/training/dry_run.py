@@ -4,6 +4,7 @@ import itertools
 import statistics
 import time
 
+from finetune_keras.data.source import TextBuckets
 from finetune_keras.data.table import format_table
 from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.models.layer_groups import layer_groups
@@ -152,7 +153,7 @@ def _read(data, model, name, batch_size):
             f"an endless one with `take(n)`. Received: {name}={data!r}"
         )
     # The middle one, of what may be sorted by length.
-    skipped = count // 2 if inputs.is_buckets else 0
+    skipped = count // 2 if isinstance(inputs.source, TextBuckets) else 0
     batch = next(itertools.islice(inputs.batches(), skipped, None))
     return batch_arguments(batch), count
 

@@ -6,6 +6,7 @@ import numbers
 import keras
 
 from finetune_keras.arguments import check, integer, maybe
+from finetune_keras.data.source import Source
 
 _COUNTS = (
     "batch_size",
@@ -148,9 +149,9 @@ def _check_monitor(monitor):
 
 def _check_end(name, data, steps, fit):
     """Refuses a `tf.data.Dataset` without an end, and without steps."""
-    if not hasattr(data, "element_spec") or fit.get(steps) is not None:
+    if fit.get(steps) is not None or not hasattr(data, "element_spec"):
         return
-    if int(data.cardinality()) == -1:
+    if Source.of(data).num_batches == math.inf:
         raise ValueError(
             f"`{name}` never ends. Say with `{steps}` how many batches to "
             "take, or leave out `repeat()`. "

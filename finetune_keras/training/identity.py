@@ -9,7 +9,6 @@ from finetune_keras.engine import backend, graph
 from finetune_keras.engine.fit_state import compile_arguments
 from finetune_keras.engine.layers import decays_weight
 from finetune_keras.engine.start_counts import family
-from finetune_keras.models.tf_data import is_random, sources
 from finetune_keras.training.compiled import decays
 from finetune_keras.training.described import describe, digest
 
@@ -177,28 +176,4 @@ def describe_data(inputs):
     """
     if inputs is None:
         return None
-    data = inputs.given
-    if isinstance(data, (tuple, list)):
-        names = ("x", "y", "sample_weight")
-        return {n: digest(part) for n, part in zip(names, data, strict=False)}
-    if hasattr(data, "element_spec"):
-        marks = [vars(x).get("fingerprint") for x in sources(data)]
-        return {
-            "batches": int(data.cardinality()),
-            "spec": str(data.element_spec),
-            "contents": [mark for mark in marks if mark],
-            "first batch": None if is_random(data) else _first_batch(inputs),
-        }
-    return {"class": type(data).__name__, "first batch": _first_batch(inputs)}
-
-
-def _first_batch(inputs):
-    data = inputs.given
-    if hasattr(data, "element_spec"):
-        read = lambda: next(iter(data))  # noqa: E731
-    elif isinstance(data, keras.utils.PyDataset):
-        read = lambda: [len(data), data[0]]  # noqa: E731
-    else:
-        return None
-    first, second = digest(read()), digest(read())
-    return first if first == second else None
+    return inputs.given.facts(digest)

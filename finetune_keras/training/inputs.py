@@ -10,15 +10,11 @@ import numpy as np
 from finetune_keras.data.buckets import Buckets
 from finetune_keras.data.label_checks import check_targets
 from finetune_keras.data.labels import as_numbers
+from finetune_keras.data.source import Arrays, Dataset, Source, TextBuckets
 from finetune_keras.models.model import encoder_of
 from finetune_keras.models.outside_graph import (
     prepares_inputs,
     texts_as_arrays,
-)
-from finetune_keras.models.tf_data import (
-    epochs_of,
-    is_shuffled,
-    remembers_passes,
 )
 from finetune_keras.training.data_checks import (
     check_batched,
@@ -41,55 +37,41 @@ class Inputs:
         steps: Integer, steps an epoch, or `None`. Defaults to `None`.
 
     Attributes:
-        given: The data as they were passed.
+        source: The `Source` that is trained on.
+        given: That of the data as they were passed.
         shuffle: Boolean, whether the order of buckets changes with each
             epoch. `True` until it is set.
     """
 
     def __init__(self, data, model, name, batch_size=None, steps=None):
         check_batched(data, model, name)
-        self.given = data
+        self.given = Source.of(data, batch_size, name)
         if encoder_of(model) is not None:
             data = model.tokenize(data, batch_size, training=name == "train")
-        self.is_arrays = isinstance(data, (tuple, list))
-        if self.is_arrays and prepares_inputs(model):
+        elif isinstance(self.given, Arrays) and prepares_inputs(model):
             data = texts_as_arrays(data)
-        if self.is_arrays and len(data) == 3 and data[2] is None:
-            data = data[:2]
-        self.data = data
-        self.name = name
-        self.steps = steps
-        self.shuffle = True
-        self.is_buckets = isinstance(data, Buckets)
-        self.is_dataset = not self.is_arrays and hasattr(data, "element_spec")
-        self.batch_size = (batch_size or 32) if self.is_arrays else batch_size
+        self.source = Source.of(data, batch_size, name)
+        self.name, self.steps, self.shuffle = name, steps, True
         self._check_form()
-        if self.is_arrays:
-            self._check_arrays()
-        if self.is_buckets:
-            self.batch_size = data.batch_size
         self.check = functools.partial(check_labels, model, name=name)
         for labels in self._labels():
             self.check(labels)
         self.watch = LabelWatch(self.check)
 
     @property
+    def data(self):
+        """The data of the source."""
+        return self.source.data
+
+    @property
+    def batch_size(self):
+        """Integer, or `None` of data in batches of their own."""
+        return self.source.batch_size
+
+    @property
     def remembers_passes(self):
         """Whether its order or draws hang on the passes before."""
-        if hasattr(self.given, "element_spec"):
-            return remembers_passes(self.given)
-        if isinstance(self.given, keras.utils.PyDataset):
-            base = keras.utils.PyDataset
-            hooks = ("on_epoch_begin", "on_epoch_end")
-            own = [getattr(type(self.given), name) for name in hooks]
-            return own != [getattr(base, name) for name in hooks]
-        return hasattr(self.given, "__next__")
-
-    def _look_costs_order(self):
-        held = [e.held is not None for e in epochs_of(self.data)]
-        if held and all(held):
-            return remembers_passes(self.data)
-        return is_shuffled(self.data)
+        return self.given.remembers_passes
 
     def hold_epoch(self, epoch):
         """Gives data of this library the order and draws of an epoch.
@@ -97,106 +79,59 @@ class Inputs:
         Args:
             epoch: Integer, or `None` to let each pass have the next ones.
         """
-        if self.is_dataset:
-            for epochs in epochs_of(self.data):
-                epochs.held = epoch
-        if self.is_buckets and self.data.renew and epoch is not None:
-            self.data = self.data.renew()
+        self.source = self.source.held(epoch)
 
     @property
     def fit_arguments(self):
         """Dict of what `fit` takes for it."""
-        if self.is_buckets:
-            data = self.data.dataset(self.shuffle)
+        if isinstance(self.source, TextBuckets):
             # So many steps need not be an epoch, and go on in the next one.
-            data = data.repeat() if self.steps else data
-            return {"x": data, "shuffle": False}
-        if not self.is_arrays:
-            ordered = not isinstance(self.data, keras.utils.PyDataset)
-            # Keras warns of asking a dataset for another order.
-            order = {"shuffle": False} if ordered else {}
-            return {"x": self.watch.over(self.data), **order}
-        names = ("x", "y", "sample_weight")
-        parts = dict(zip(names, self.data, strict=False))
-        return {**parts, "batch_size": self.batch_size}
-
-    @property
-    def num_batches(self):
-        """Integer, batches an epoch, or `None` where it is not known."""
-        if self.steps:
-            return self.steps
-        if self.is_arrays:
-            size = keras.tree.flatten(self.data[1])[0].shape[0]
-            return -(-size // self.batch_size)
-        if self.is_dataset:
-            count = int(self.data.cardinality())
-        elif isinstance(self.data, keras.utils.PyDataset):
-            count = self.data.num_batches
-        else:
-            count = len(self.data) if hasattr(self.data, "__len__") else None
-        return None if count is None or not 0 <= count < math.inf else count
-
-    def batches(self):
-        """Iterates once over `(x, y)` in batches, an epoch at most."""
-        if not self.is_arrays:
-            for batch in itertools.islice(self.data, self.steps):
-                self.check(batch[1])
-                yield batch
-            return
-        x_y = tuple(self.data[:2])
-        size = keras.tree.flatten(x_y)[0].shape[0]
-        for start in range(0, size, self.batch_size):
-            part = slice(start, start + self.batch_size)
-            yield keras.tree.map_structure(lambda a, p=part: a[p], x_y)
-
-    def example(self):
-        """A batch for its shapes, or `None` where a look would cost order."""
-        if self.is_arrays:
-            size = self.batch_size
-            return keras.tree.map_structure(lambda a: a[:size], self.data)
-        if isinstance(self.data, keras.utils.PyDataset):
-            return self.data[0]
-        costs_order = self.is_dataset and self._look_costs_order()
-        if costs_order or hasattr(self.data, "__next__"):
-            return None
-        return next(iter(self.data))
-
-    def spec(self):
-        """What tells the shapes of a batch with no look at the data.
-
-        Returns:
-            Tuple of arrays or their specs, or `None`.
-        """
-        if self.is_dataset:
-            return self.data.element_spec
-        return self.example() if self.is_arrays or self.is_buckets else None
+            return self.source.fit_arguments(self.shuffle, bool(self.steps))
+        arguments = self.source.fit_arguments()
+        return {**arguments, "x": self.watch.over(arguments["x"])}
 
     @property
     def validation_arguments(self):
         """Dict of what `fit` takes to validate on it."""
-        if self.is_arrays:
-            return {"validation_data": tuple(self.data)}
-        if self.is_buckets:
-            return {"validation_data": self.data.dataset()}
-        return {"validation_data": self.watch.over(self.data)}
+        return {"validation_data": self.watch.over(self.source.validation())}
+
+    @property
+    def num_batches(self):
+        """Integer, batches an epoch, or `None` where it is not known."""
+        count = self.steps or self.source.num_batches
+        return None if count == math.inf else count
+
+    def batches(self):
+        """Iterates once over batches, an epoch at most."""
+        for batch in itertools.islice(self.source.batches(), self.steps):
+            self.check(batch[1])
+            yield batch
+
+    def example(self):
+        """A batch for its shapes, or `None` where a look would cost order."""
+        return self.source.example()
+
+    def spec(self):
+        """What tells the shapes of a batch with no look at the data."""
+        return self.source.spec()
 
     def _check_form(self):
-        parts = self.data.parts[0] if self.is_buckets else self.data
-        tuples = self.is_arrays or self.is_buckets
+        source = self.source
+        buckets = isinstance(source, TextBuckets)
+        parts = self.data.parts[0] if buckets else self.data
+        tuples = buckets or isinstance(source, Arrays)
         if tuples and len(parts) not in (2, 3):
             raise ValueError(
                 f"`{self.name}` must hold labels: a tuple (x, y) or (x, y, "
                 f"sample_weight). Received: a tuple of {len(parts)}"
             )
-        if self.is_dataset and not has_labels(self.data.element_spec):
+        if isinstance(source, Dataset) and not has_labels(source.spec()):
             raise ValueError(
                 f"`{self.name}` must hold labels: its elements must be tuples "
                 "(x, y) or (x, y, sample_weight). Received: elements of "
-                f"{self.data.element_spec}"
+                f"{source.spec()}"
             )
-        known = self.is_arrays or self.is_dataset
-        known = known or isinstance(self.data, keras.utils.PyDataset)
-        if hasattr(self.data, "__next__") and self.steps is None:
+        if source.is_exhausted and self.steps is None:
             training = self.name == "train"
             steps = "steps_per_epoch" if training else "validation_steps"
             raise ValueError(
@@ -205,12 +140,8 @@ class Inputs:
                 f"`{steps}` for an endless one. "
                 f"Received: {self.name}={self.data!r}"
             )
-        if not known and not hasattr(self.data, "__iter__"):
-            raise ValueError(
-                f"`{self.name}` must be a tuple of arrays, a "
-                "`tf.data.Dataset` or a `keras.utils.PyDataset`. "
-                f"Received: {self.name}={self.data!r}"
-            )
+        if isinstance(source, Arrays):
+            self._check_arrays()
 
     def _check_arrays(self):
         parts = keras.tree.flatten(tuple(self.data))
@@ -238,27 +169,18 @@ class Inputs:
 
     def _labels(self):
         """Labels that can be looked at: all of arrays, else of a batch."""
-        if self.is_arrays:
+        if isinstance(self.source, Arrays):
             return [self.data[1]]
-        if self.is_buckets:
+        if isinstance(self.source, TextBuckets):
             return [part[1] for part in self.data.parts]
-        if isinstance(self.data, keras.utils.PyDataset):
-            return self._first(self.data[0] if len(self.data) else None)
-        if self.is_dataset:
-            if int(self.data.cardinality()) == 0:
-                return self._first(None)
-            # Looking into a shuffled one would change its later orders.
-            if not is_shuffled(self.data):
-                return self._first(next(iter(self.data), None))
-        return []
-
-    def _first(self, batch):
-        if batch is None:
+        source, first = self.source, self.source.first()
+        read = isinstance(source, Dataset) and not source.is_shuffled
+        if first is None and (read or source.num_batches == 0):
             raise ValueError(
                 f"`{self.name}` is empty: it has no batch. "
                 f"Received: {self.name}={self.data!r}"
             )
-        return [batch[1]]
+        return [] if first is None else [first[1]]
 
 
 def evaluation_arguments(data):

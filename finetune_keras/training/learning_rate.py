@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from finetune_keras.data.buckets import Buckets
+from finetune_keras.data.source import Source
 from finetune_keras.models.model import encoder_of
 from finetune_keras.training.data_checks import check_batched, has_labels
 from finetune_keras.training.figure import new_figure
@@ -262,15 +263,13 @@ def _endless(data, batch_size):
 
 
 def _one_pass(data, batch_size, number):
-    if isinstance(data, keras.utils.PyDataset):
-        count = data.num_batches
-        indices = itertools.count() if count is None else range(count)
-        return (data[i] for i in indices)
     if isinstance(data, Buckets):
         return iter(data.dataset(shuffle=True))
     if isinstance(data, tuple) or hasattr(data, "shape"):
         return _slices(data, batch_size, np.random.default_rng(number))
-    return iter(data)
+    # A list is one of batches here.
+    batches = isinstance(data, list)
+    return iter(data) if batches else Source.of(data).batches()
 
 
 def _slices(arrays, batch_size, rng):

@@ -135,6 +135,6 @@ def _warn_of_passes(train):
             "in this process, so that a run that goes on in another one ends "
             "with other weights. Arrays, texts and the data of `from_arrays`, "
             "`image_folder` and their like go on exactly. "
-            f"Received: train={train.given!r}",
+            f"Received: train={train.given.data!r}",
             stacklevel=5,
         )

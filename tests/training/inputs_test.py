@@ -78,7 +78,7 @@ def test_batches_and_the_example_of_several_outputs():
     y = {"a": Y, "b": Z}
     inputs = Inputs((X, y, {"a": W, "b": W}), two_outputs(True), "train", 4)
     batches = list(inputs.batches())
-    assert [len(x) for x, _ in batches] == [4, 4, 2]
+    assert [len(x) for x, *_ in batches] == [4, 4, 2]
     np.testing.assert_array_equal(batches[2][1]["a"], Y[8:])
     np.testing.assert_array_equal(batches[1][1]["b"], Z[4:8])
     np.testing.assert_array_equal(inputs.example()[2]["a"], W[:4])
