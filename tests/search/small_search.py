@@ -15,12 +15,6 @@ from finetune_keras.search.hypermodel import FineTuneHyperModel
 from finetune_keras.search.space import search_space
 from finetune_keras.search.tune import tune
 
-if keras.config.backend() == "tensorflow":
-    import tensorflow as tf
-
-    # Few steps each: to trace them takes longer.
-    tf.config.run_functions_eagerly(True)
-
 SPACE = search_space(
     groups=[1, 0],
     phases=2,
@@ -76,5 +70,10 @@ def run(folder, algorithm, max_trials):
 
 
 if __name__ == "__main__":
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Few steps each: to trace them takes longer.
+        tf.config.run_functions_eagerly(True)
     run(sys.argv[1], sys.argv[2], int(sys.argv[3]))
     print("done", os.environ.get("KERASTUNER_TUNER_ID", ""))
