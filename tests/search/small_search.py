@@ -3,6 +3,7 @@
 python small_search.py FOLDER ALGORITHM MAX_TRIALS
 """
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -56,24 +57,33 @@ def data():
     return (rng.normal(size=(64, 8)) + y[:, None]).astype("float32"), y
 
 
+@contextlib.contextmanager
+def op_by_op():
+    """Few steps each: to trace them takes longer."""
+    if keras.config.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 def run(folder, algorithm, max_trials):
     folder = pathlib.Path(folder)
-    return tune(
-        Logged(folder.with_suffix(".log")),
-        data(),
-        data(),
-        algorithm=algorithm,
-        max_trials=max_trials,
-        directory=folder,
-        max_epochs=3 if algorithm == "hyperband" else None,
-    )
+    with op_by_op():
+        return tune(
+            Logged(folder.with_suffix(".log")),
+            data(),
+            data(),
+            algorithm=algorithm,
+            max_trials=max_trials,
+            directory=folder,
+            max_epochs=3 if algorithm == "hyperband" else None,
+        )
 
 
 if __name__ == "__main__":
-    if keras.config.backend() == "tensorflow":
-        import tensorflow as tf
-
-        # Few steps each: to trace them takes longer.
-        tf.config.run_functions_eagerly(True)
     run(sys.argv[1], sys.argv[2], int(sys.argv[3]))
     print("done", os.environ.get("KERASTUNER_TUNER_ID", ""))
