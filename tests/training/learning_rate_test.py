@@ -408,6 +408,7 @@ def test_repr():
 
 def test_plot_is_returned_and_not_shown(tmp_path):
     pyplot = pytest.importorskip("matplotlib.pyplot")
+    before = pyplot.get_fignums()
     found = curve(np.linspace(2, 1, 40))
     figure = found.plot()
     figure.savefig(tmp_path / "sweep.png")
@@ -420,7 +421,7 @@ def test_plot_is_returned_and_not_shown(tmp_path):
         found.valley,
         found.steepest,
     ]
-    assert not pyplot.get_fignums()
+    assert pyplot.get_fignums() == before
 
 
 def test_progress(capsys):
