@@ -5,6 +5,7 @@ import numpy as np
 from finetune_keras.data.labels import few, ids_of_names, one_column
 from finetune_keras.data.outputs import (
     activation_of,
+    as_columns,
     columns_of,
     ends_in_logits,
     kind_of,
@@ -257,39 +258,6 @@ def as_ids(labels, classes, name="data"):
     if labels.dtype.kind in "OSU":
         return ids_of_names(labels, classes, name)
     return labels.astype("int64") if labels.dtype.kind == "b" else labels
-
-
-def as_columns(outputs, verb="evaluate"):
-    """Outputs of shape (batch,) or (batch, columns) as columns."""
-    check_shape(outputs, verb)
-    # Half precision of TensorFlow and JAX is no dtype of NumPy's own.
-    outputs = np.asarray(outputs).astype("float32")
-    return outputs.reshape(len(outputs), -1)
-
-
-def check_shape(outputs, verb):
-    """Raises where outputs are not one prediction for each input."""
-    shape = getattr(outputs, "shape", None)
-    if shape is not None and len(shape) in (1, 2):
-        return
-    if shape is None:
-        found = type(outputs).__name__
-        how = (
-            "Of several outputs make a model of the one that you want: "
-            "`keras.Model(model.inputs, model.outputs[0])`; lists of tags are "
-            "for `ft.entity_scores`, and answers for `ft.answer_scores`."
-        )
-    else:
-        found = f"shape {tuple(shape)}"
-        how = (
-            "Predictions for each pixel or each step are judged by Keras: "
-            "`model.evaluate`, with metrics such as `keras.metrics.MeanIoU`. "
-            "Where one prediction is meant pool or flatten it first."
-        )
-    raise ValueError(
-        f"`{verb}` takes a model with one output of shape (batch,) or (batch, "
-        f"classes). {how} Received: outputs of {found}"
-    )
 
 
 def _kept_with(model):

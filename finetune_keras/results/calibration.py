@@ -4,7 +4,8 @@ import keras
 import numpy as np
 
 from finetune_keras.arguments import check, maybe, one_of, part, share
-from finetune_keras.data.task import Task, check_shape, refuse_unclear
+from finetune_keras.data.outputs import check_shape
+from finetune_keras.data.task import Task, refuse_unclear
 from finetune_keras.engine import graph
 from finetune_keras.models.heads import rebuild
 from finetune_keras.models.model import keep_task

@@ -9,8 +9,9 @@ import keras
 import numpy as np
 
 from finetune_keras.data.labels import as_text
+from finetune_keras.data.outputs import as_columns, check_shape
 from finetune_keras.data.source import Source
-from finetune_keras.data.task import Task, as_columns, check_shape
+from finetune_keras.data.task import Task
 from finetune_keras.engine import backend
 from finetune_keras.results.outcomes import Outcomes
 

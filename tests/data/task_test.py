@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from keras import layers, losses
 
-from finetune_keras.data.task import Task, as_columns
+from finetune_keras.data.outputs import as_columns
+from finetune_keras.data.task import Task
 
 
 def read(model, labels, outputs, classes=None, task=None, from_logits=None):
