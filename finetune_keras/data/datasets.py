@@ -14,7 +14,7 @@ from finetune_keras.data.splits import (
     split_examples,
     straddling,
 )
-from finetune_keras.data.task_kinds import encode
+from finetune_keras.data.targets import encode
 
 
 class DataSplits:

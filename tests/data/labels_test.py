@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from finetune_keras.data.labels import split_labels
-from finetune_keras.data.task_kinds import encode
+from finetune_keras.data.targets import encode
 
 
 @pytest.mark.parametrize(
