@@ -3,8 +3,6 @@
 Everything here reads Keras's own graph of nodes.
 """
 
-import re
-
 import keras
 from keras.src.models.functional import (
     Functional,
@@ -285,15 +283,3 @@ def is_random(operation, but_for=()):
         for layer in layers
         if not isinstance(layer, but_for)
     )
-
-
-def has_automatic_name(layer):
-    """Tells whether Keras, not a person, gave the layer its name."""
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(layer).__name__)
-    name = re.sub(r"\W+", "", name).lower().replace("_", "")
-    return re.fullmatch(name + r"(_\d+)?", _squash(layer.name)) is not None
-
-
-def _squash(name):
-    stem, number = re.fullmatch(r"(?s)(.*?)(_\d+)?", name).groups()
-    return stem.replace("_", "") + (number or "")

@@ -6,8 +6,6 @@ from collections import Counter
 
 import keras
 
-from finetune_keras.engine import graph
-
 _BLOCK = re.compile(
     r".*?(?:block|layer|stage|stack|cell|unit|module|mixed|encoder|decoder)s?"
     r"_?\d+[a-z]?(?=[_/.-]|$)",
@@ -20,11 +18,13 @@ def block_keys(steps, cuts, atoms):
     """Gives each weighted layer the key of the block that it belongs to.
 
     `cuts` are those of `graph.cut_points`, `atoms` the weighted layers with
-    `path`, `first` and `layer`. Those with equal keys are one block.
+    `path`, `first`, `layer` and `follows`. Those with equal keys are one block.
     """
     segments = _segments(len(steps), cuts)
     by_name = _keys_by_word(steps, segments)
-    named = {a: _longest(by_name.get(a.first), _word(a)) for a in atoms}
+    named = {
+        a: _longest(by_name.get(a.first), _word(a.path, a.layer)) for a in atoms
+    }
     rest = [a for a in atoms if named[a] is None]
     named.update(_keys_by_number(rest))
     named.update(_keys_by_family([a for a in rest if not named[a]], named))
@@ -41,9 +41,9 @@ def _segments(length, cuts):
     return numbers
 
 
-def _word(atom):
+def _word(path, layer):
     """Key by a word such as block or layer that a number follows."""
-    path = _named_path(atom.path, atom.layer)
+    path = os.path.dirname(path) if has_automatic_name(layer) else path
     for pattern in (_BLOCK, _PLACE):
         found = None
         for match in pattern.finditer(path):
@@ -53,9 +53,16 @@ def _word(atom):
     return None
 
 
-def _named_path(path, layer):
-    """Path without a last name that Keras made up."""
-    return os.path.dirname(path) if graph.has_automatic_name(layer) else path
+def has_automatic_name(layer):
+    """Tells whether Keras, not a person, gave the layer its name."""
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(layer).__name__)
+    name = re.sub(r"\W+", "", name).lower().replace("_", "")
+    return re.fullmatch(name + r"(_\d+)?", _squash(layer.name)) is not None
+
+
+def _squash(name):
+    stem, number = re.fullmatch(r"(?s)(.*?)(_\d+)?", name).groups()
+    return stem.replace("_", "") + (number or "")
 
 
 def _longest(*keys):
@@ -67,7 +74,7 @@ def _keys_by_word(steps, segments):
     found = {}
     for position, step in enumerate(steps):
         if isinstance(step.operation, keras.layers.Layer):
-            step_key = _word(_Named(step))
+            step_key = _word(step.path, step.operation)
             if step_key:
                 found[position] = (step_key, _longer(step.path, step_key))
     keys = {}
@@ -90,11 +97,6 @@ def _spread_longer(keys):
     return keys
 
 
-class _Named:
-    def __init__(self, step):
-        self.path, self.layer = step.path, step.operation
-
-
 def _longer(path, key):
     match = re.match(re.escape(key) + r"_\d+(?=_|$)", path)
     return match.group() if match else key
@@ -102,7 +104,7 @@ def _longer(path, key):
 
 def _keys_by_number(atoms):
     """Keys by the first or the last number in names, whichever is local."""
-    named = [a for a in atoms if not graph.has_automatic_name(a.layer)]
+    named = [a for a in atoms if not has_automatic_name(a.layer)]
     schemes = [
         {a: key(a.path) for a in named} for key in (_prefix_key, _suffix_key)
     ]
@@ -152,18 +154,9 @@ def _locality(keys):
 
 
 def _kernel_counts(keys):
-    counts = Counter(
-        key for a, key in keys.items() if key and not _follows(a.layer)
-    )
+    counts = Counter(k for a, k in keys.items() if k and not a.follows)
     counts[None] = 0
     return counts
-
-
-def _follows(layer):
-    """Tells whether a layer belongs to the kernel before it."""
-    if graph.inner_layers(layer):
-        return False
-    return all(len(v.shape) < 2 for v in graph.own_variables(layer))
 
 
 def _fill_segments(steps, segments, atoms, named):
@@ -187,7 +180,7 @@ def _join_name(steps, segments, number):
     """Name that a person gave to the operation that ends a stretch."""
     at = [i for i, segment in enumerate(segments) if segment == number]
     last = steps[at[-1]]
-    if graph.has_automatic_name(last.operation):
+    if has_automatic_name(last.operation):
         return None
     return "join", last.path
 
@@ -198,8 +191,8 @@ def _attach(atoms, named):
     for atom in atoms:
         key = named[atom]
         if key is None:
-            follows = keys and _follows(atom.layer)
-            key = keys[-1] if follows else ("layer", atom.path)
+            joins = keys and atom.follows
+            key = keys[-1] if joins else ("layer", atom.path)
         keys.append(key)
     return keys
 

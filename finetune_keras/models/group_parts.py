@@ -66,13 +66,24 @@ class LayerGroup:
 
 
 class Atom:
-    """One layer call with weights: what a group is put together from."""
+    """A layer with weights as it is called: what groups are put together from.
 
-    def __init__(self, layer, path, first, last):
-        self.layer = layer
-        self.path = path
-        self.first = first
-        self.last = last
+    Attributes:
+        layer: A layer, a leaf or a block.
+        path: String, its path.
+        first: Integer, the place of the `Step` that calls it first.
+        last: Integer, the place of the one that does last.
+        leaves: Dict from its leaf layers to their paths.
+        follows: Boolean, whether it only scales what a kernel before it gives.
+    """
+
+    def __init__(self, layer, path, position):
+        self.layer, self.path = layer, path
+        self.first = self.last = position
+        self.leaves = graph.leaf_layers(layer, path)
+        self.follows = not graph.inner_layers(layer) and all(
+            len(v.shape) < 2 for v in graph.own_variables(layer)
+        )
 
 
 def parts_of(model, walked, granularity="block", names=None):
@@ -163,7 +174,7 @@ def weighted_atoms(steps):
             if layer in atoms:
                 atoms[layer].last = position
             elif layer.weights:
-                atoms[layer] = Atom(layer, path, position, position)
+                atoms[layer] = Atom(layer, path, position)
     return list(atoms.values())
 
 
@@ -233,9 +244,8 @@ def is_block(atoms):
 
 def _outer_leaves(atom):
     """Leaves of an atom that are not inside another one, as adapters are."""
-    leaves = graph.leaf_layers(atom.layer, atom.path)
-    inside = {id(x) for leaf in leaves for x in graph.all_layers(leaf)}
-    return [leaf for leaf in leaves if id(leaf) not in inside]
+    inside = {id(x) for leaf in atom.leaves for x in graph.all_layers(leaf)}
+    return [leaf for leaf in atom.leaves if id(leaf) not in inside]
 
 
 def _with_cuts(steps, cuts, parts):
@@ -245,7 +255,7 @@ def _with_cuts(steps, cuts, parts):
         layers = [
             leaf
             for atom in atoms
-            for leaf in graph.leaf_layers(atom.layer, atom.path)
+            for leaf in atom.leaves
             if graph.own_variables(leaf) and leaf not in seen
         ]
         # A layer that another one holds is in the group of its first call.

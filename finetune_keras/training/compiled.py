@@ -6,9 +6,9 @@ from finetune_keras.data.outputs import activation_of
 from finetune_keras.data.task import Task
 from finetune_keras.data.task_kinds import Classification, Regression
 from finetune_keras.engine.fit_state import compile_arguments
-from finetune_keras.engine.layerwise import Layerwise
 from finetune_keras.training.optimizers import (
     check_one_rate,
+    is_layerwise,
     layerwise_optimizer,
 )
 
@@ -37,13 +37,6 @@ def ensure_compiled(model, plan, labels_rank):
 def decays(plan):
     """Tells whether a phase of a plan decays its rates by depth."""
     return any(phase.layerwise_lr_decay is not None for phase in plan)
-
-
-def is_layerwise(optimizer):
-    """Tells whether an optimizer has a rate for each layer."""
-    return isinstance(
-        getattr(optimizer, "inner_optimizer", optimizer), Layerwise
-    )
 
 
 def check_schedule(plan, optimizer):

@@ -12,17 +12,19 @@ from finetune_keras.engine.workers import is_chief
 from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.models.model import keep_trainable_set
 from finetune_keras.training.audit import Audit
-from finetune_keras.training.best import Best, NoNumber, check_monitor
+from finetune_keras.training.best import Best, NoNumber, Patience, check_monitor
 from finetune_keras.training.callback_state import CallbackState
 from finetune_keras.training.closed_form_head import ClosedFormHead
-from finetune_keras.training.compiled import decays, is_layerwise
+from finetune_keras.training.compiled import decays
 from finetune_keras.training.history import as_plain
 from finetune_keras.training.identity import facts_of
 from finetune_keras.training.inputs import Inputs
 from finetune_keras.training.memory import Memory
-from finetune_keras.training.multipliers import multipliers_by_path
 from finetune_keras.training.observer import Observers
-from finetune_keras.training.patience import Patience
+from finetune_keras.training.optimizers import (
+    is_layerwise,
+    multipliers_by_path,
+)
 from finetune_keras.training.phase_work import PhaseWork
 from finetune_keras.training.progress import Progress
 from finetune_keras.training.rate_clock import RateClock

@@ -17,8 +17,7 @@ from finetune_keras.engine.layers import every_layer
 from finetune_keras.engine.optimizer_values import copy_of
 from finetune_keras.models.pixel_guard import guard_like
 from finetune_keras.models.selection import is_batch_norm
-from finetune_keras.training.compiled import is_layerwise
-from finetune_keras.training.optimizers import check_one_rate
+from finetune_keras.training.optimizers import check_one_rate, is_layerwise
 
 
 @contextlib.contextmanager

@@ -9,8 +9,10 @@ from finetune_keras.engine.layerwise import Layerwise, layerwise_class
 from finetune_keras.engine.retrace import retrace
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.testing.processes import FreshProcess
-from finetune_keras.training.multipliers import multipliers_by_path
-from finetune_keras.training.optimizers import layerwise_optimizer
+from finetune_keras.training.optimizers import (
+    layerwise_optimizer,
+    multipliers_by_path,
+)
 
 pytestmark = [
     pytest.mark.backends,
