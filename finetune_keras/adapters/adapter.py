@@ -16,6 +16,7 @@ from finetune_keras.adapters.targets import (
     find_targets,
     head_layers,
 )
+from finetune_keras.engine.fit_state import strategy_scope
 from finetune_keras.engine.traces import forget_traces
 from finetune_keras.models.adapters_by_path import (
     adapters_by_name,
@@ -80,18 +81,12 @@ def add_adapters(model, method, target_layers=None, name="default"):
 def place_adapters(model, method, paths, name):
     """Does what `add_adapters` does, in the layers at these paths."""
     _check_name(model, name)
-    with _scope_of(model):
+    with strategy_scope(model):
         method.place(model, paths, name)
     keep_adapters(model)
     train_adapter(model, name)
     forget_traces(model)
     return model
-
-
-def _scope_of(model):
-    """The scope of the strategy of `tf.distribute` that a model is under."""
-    strategy = getattr(model, "distribute_strategy", None)
-    return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
 def train_adapter(model, name):

@@ -35,6 +35,7 @@ from finetune_keras.adapters.targets import (
     base_leaves,
     check_places,
 )
+from finetune_keras.arguments import check, one_of
 from finetune_keras.data.atomic import replacing, write_text
 from finetune_keras.engine import graph
 from finetune_keras.models.adapters_by_path import (
@@ -84,10 +85,11 @@ def save_adapters(model, path, name=None, format=None):
     ft.save_adapters(model, "law.adapter.safetensors")
     ```
     """
+    check(format=(format, one_of(None, "peft")))
     library = safetensors()
     name = _pick(adapters_by_name(model), name, model)
-    if format is not None:
-        _write_peft(library, model, path, name, format)
+    if format == "peft":
+        _write_peft(library, model, path, name)
         return
     described = describe_adapters(model)[name]
     tensors = {f"adapter:{k}": v for k, v in _weights_of(model, name).items()}
@@ -186,12 +188,7 @@ def _checked(model, path, name):
     return name, method, layers, tensors
 
 
-def _write_peft(library, model, path, name, format):
-    if format != "peft":
-        raise ValueError(
-            '`format` must be `None` for our own file, or "peft". '
-            f"Received: format={format!r}"
-        )
+def _write_peft(library, model, path, name):
     ((_, adapter), *_) = adapters_by_name(model)[name].values()
     config, tensors = to_peft(
         model,

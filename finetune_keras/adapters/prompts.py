@@ -82,7 +82,11 @@ class PromptTuning(Method):
         return {layer: paths[layer] for layer in [first, *inner, last]}
 
     def _ends(self, model, steps, outputs, inside):
-        cuts = _cuts(steps, outputs)
+        # Masks, which are no floats, may pass by.
+        cuts = graph.cut_points(
+            steps, outputs, lambda tensor: "float" not in tensor.dtype
+        )
+        cuts = [i for i, tensor in cuts.items() if len(tensor.shape) == 3]
         first, last = steps.index(inside[0]), steps.index(inside[-1])
         before = [steps[i].operation for i in cuts if i < first][-1:]
         after = [steps[i].operation for i in cuts if i >= last]
@@ -235,25 +239,6 @@ class _TakeOut(AdapterLayer):
         if mask is not None:
             mask = mask[:, length:]
         return outputs[:, length:], mask
-
-
-def _cuts(steps, outputs):
-    """Positions behind which one sequence of vectors is all that goes on.
-
-    Masks, which are no floats, may pass by.
-    """
-    last_use = dict.fromkeys(outputs, len(steps))
-    for position, step in enumerate(steps):
-        for key in step.inputs:
-            last_use[key] = max(position, last_use.get(key, position))
-    cuts, alive = [], {}
-    for position, step in enumerate(steps):
-        made = zip(step.outputs, step.tensors, strict=True)
-        alive |= {key: x for key, x in made if "float" in x.dtype}
-        alive = {k: x for k, x in alive.items() if last_use[k] > position}
-        if [len(x.shape) for x in alive.values()] == [3]:
-            cuts.append(position)
-    return cuts
 
 
 def _attentions(operation):

@@ -252,9 +252,8 @@ class _NormChange(AdapterLayer):
 
     def __init__(self, base, method, name):
         super().__init__(base, method, name)
-        self.parts = [
-            part for part in ("gamma", "beta") if _part(base, part) is not None
-        ]
+        both = ("gamma", "beta")
+        self.parts = [x for x in both if getattr(base, x, None) is not None]
         for part in self.parts:
             factor = Factor(name=f"{part}_change", dtype=self.dtype_policy)
             setattr(self, f"{part}_change", factor)
@@ -263,7 +262,7 @@ class _NormChange(AdapterLayer):
         super().build(input_shape)
         for part in self.parts:
             factor = getattr(self, f"{part}_change")
-            factor.build(_part(self._base(), part).shape)
+            factor.build(getattr(self._base(), part).shape)
 
     def change(self, inputs, outputs):
         base, change = self._base(), 0.0
@@ -275,14 +274,11 @@ class _NormChange(AdapterLayer):
         return change
 
     def weight_changes(self):
+        base = self._base()
         return [
-            (_part(self._base(), part), getattr(self, f"{part}_change").kernel)
+            (getattr(base, part), getattr(self, f"{part}_change").kernel)
             for part in self.parts
         ]
-
-
-def _part(layer, name):
-    return getattr(layer, name, None)
 
 
 def _axes(layer, rank):

@@ -33,22 +33,14 @@ def from_arrays(
         x: Array of numbers, one row an example, or list of strings. Images
             have values from 0 to 255.
         y: Array or list of labels, as the column `label` of `from_frame`.
-        validation_split: See `from_frame`. Defaults to `0.15`.
-        test_split: See `from_frame`. Defaults to `0.15`.
         group_by: Array with a value an example. See `from_frame`. Defaults to
             `None`.
-        seed: Integer. See `from_frame`. Defaults to `0`.
-        batch_size: Integer, examples of a batch. Defaults to `32`.
-        task: `"classification"`, `"multi_label"` or `"regression"`, where the
-            labels do not tell. Defaults to `None`.
-        classes: List of the names of the classes, in their order. Defaults to
-            `None`, those found, sorted.
-        balanced: Boolean, whether training draws as often from each class.
-            Defaults to `False`.
         columns: Dict of arrays to keep, such as the hospital. Defaults to
             `None`.
         split: Array with `"train"`, `"validation"` or `"test"` for each
             example. Defaults to `None`.
+        validation_split, test_split, seed, batch_size, task, classes, balanced:
+            As in `from_frame`.
 
     Returns:
         `DataSplits`.

@@ -1,12 +1,13 @@
 """A figure of what an augmentation does."""
 
-import importlib.util
 import textwrap
 
 import keras
 import numpy as np
 
 from finetune_keras.arguments import check, integer
+from finetune_keras.data.figure import as_label, new_figure
+from finetune_keras.data.labels import as_text
 
 _MOST_LINES = 8
 
@@ -46,11 +47,6 @@ def show_augmentation(layer, batch, columns=4):
     figure.savefig("augmentation.png")
     ```
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError(
-            "The figure needs matplotlib. Install it with "
-            '`pip install "finetune_keras[plots]"`.'
-        )
     check(columns=(columns, integer(1)))
     original = _array(batch)
     if original.dtype.kind in "OSU":
@@ -89,10 +85,8 @@ def _drawing(batch):
 
 
 def _grid(variants, draw):
-    from matplotlib.figure import Figure
-
     rows, columns = len(variants[0]), len(variants)
-    figure = Figure(figsize=(2 * columns, 1.9 * rows), layout="constrained")
+    figure = new_figure(2 * columns, 1.9 * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     for row in range(rows):
         examples = [variant[row] for variant in variants]
@@ -137,15 +131,13 @@ def _draw_row(axes, row, original):
 
 
 def _table(variants):
-    from matplotlib.figure import Figure
-
     width = max(16, 100 // len(variants))
     cells = [
-        [textwrap.fill(_text(x), width) for x in texts]
+        [textwrap.fill(as_label(as_text(x)), width) for x in texts]
         for texts in zip(*variants, strict=True)
     ]
     lines = [max(cell.count("\n") + 1 for cell in row) for row in cells]
-    figure = Figure(figsize=(14, 0.5 + 0.22 * sum(lines)), layout="constrained")
+    figure = new_figure(14, 0.5 + 0.22 * sum(lines))
     axes = figure.add_subplot()
     axes.set_axis_off()
     names = [f"augmented {i}" for i in range(1, len(variants))]
@@ -158,9 +150,3 @@ def _table(variants):
         share = lines[row - 1] if row else 1
         cell.set_height(share / (sum(lines) + 1))
     return figure
-
-
-def _text(text):
-    text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-    # A dollar would begin a formula.
-    return str(text).replace("$", r"\$")

@@ -11,20 +11,12 @@ LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 class Buckets:
     """Sequences sorted into few lengths, so that little is padding.
 
-    Each batch has sequences of one bucket, padded to the length of that
-    bucket: compiled steps meet a handful of shapes. What does not fill a
-    batch goes up to the next longer bucket, so that an epoch has one
-    incomplete batch at most. Order of batches and examples change with each
-    epoch where that is asked for.
-
-    Args:
-        parts: List of tuples `(x, y)` or `(x, y, sample_weight)` of arrays, or
-            structures of them, a part for each length.
-        batch_size: Integer. Defaults to `32`.
-        renew: Function without arguments that returns the next `Buckets`, for
-            data that change with each epoch, or `None`. Defaults to `None`.
-        rows: List of integer arrays, where the examples of each part stood
-            before they were sorted, or `None`. Defaults to `None`.
+    `parts` are tuples `(x, y)` or `(x, y, sample_weight)` of arrays, one for
+    each length; `rows` tell where their examples stood before. Each batch has
+    sequences of one bucket, padded to its length: compiled steps meet a
+    handful of shapes. What does not fill a batch goes up to the next longer
+    bucket, so that an epoch has one incomplete batch at most. `renew` makes
+    the next `Buckets`, of data that change with each epoch.
     """
 
     def __init__(self, parts, batch_size=32, renew=None, rows=None):

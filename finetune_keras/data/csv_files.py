@@ -49,39 +49,18 @@ def from_csv(
 
     Args:
         path: String or path. Tabs separate in a `.tsv` file.
-        features: See `from_frame`.
-        label: See `from_frame`.
-        validation_split: See `from_frame`. Defaults to `0.15`.
-        test_split: See `from_frame`. Defaults to `0.15`.
-        group_by: See `from_frame`. Defaults to `None`.
-        seed: Integer. See `from_frame`. Defaults to `0`.
         separator: String between two values. Defaults to `None`: a tab in
             `.tsv` and `.tab` files, else a comma.
         quotes: Boolean, `False` where `"` is a sign like any other. Defaults to
             `True`.
         encoding: String, such as `"cp1252"`. Defaults to `None`, UTF-8 or what
             the file begins with.
-        batch_size: Integer, examples of a batch. Defaults to `32`.
-        task: `"classification"`, `"multi_label"` or `"regression"`, where the
-            labels do not tell. Defaults to `None`.
-        classes: List of the names of the classes, in their order. Defaults to
-            `None`, those found, sorted.
-        balanced: Boolean, whether training draws as often from each class.
-            Defaults to `False`.
-        label_separator: String that divides the labels of one example, such as
-            `","`. Defaults to `None`.
-        split: See `from_frame`. Defaults to `None`.
-        image_size: Integer, or tuple `(height, width)`, in pixels: the feature
-            is a column of paths of images. Defaults to `None`.
         folder: String or path that the paths of images are relative to.
             Defaults to `None`, that of the file.
-        bad_files: `"skip"` leaves out what cannot be used, `"refuse"` raises.
-            Defaults to `"skip"`.
-        cache: `True` or `False`, whether pixels are kept in memory; `"auto"`
-            where they fit in a third of the free memory. Defaults to `"auto"`.
-        crop_to_aspect_ratio: Boolean, whether images are cut to the shape
-            around their centre instead of squeezed. Defaults to `False`.
-        verbose: 0 or 1, whether progress is shown. Defaults to `1`.
+        features, label, validation_split, test_split, group_by, seed,
+            batch_size, task, classes, balanced, label_separator, split,
+            image_size, bad_files, cache, crop_to_aspect_ratio, verbose: As in
+            `from_frame`.
 
     Returns:
         `DataSplits`.

@@ -3,6 +3,7 @@
 import statistics
 
 from finetune_keras.data.printable import printable
+from finetune_keras.data.table import format_table
 
 _MOST_CLASSES = 30
 _MOST_LINES = 20
@@ -10,7 +11,7 @@ _MOST_LINES = 20
 
 def describe(data, examples):
     """Text of `print(data)`, of `DataSplits` and the `Examples` in it."""
-    lines = [_title(data, examples), *_table(data)]
+    lines = [_title(data, examples), _table(data)]
     if examples.sizes:
         sides = zip(*examples.sizes, strict=True)
         width, height = map(_spread, sides)
@@ -46,18 +47,8 @@ def _table(data):
     if hidden > 0:
         rows.append([f"({hidden} more)", *([""] * len(splits))])
     rows.append(["all", *(data.sizes[s] for s in splits)])
-    cells = [[str(c) for c in row] for row in [["class", *splits], *rows]]
-    if data.classes is None:
-        cells[0][0] = ""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0])]
-            + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
-        )
-        for row in cells
-    ]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+    first = "" if data.classes is None else "class"
+    return format_table([first, *splits], rows)
 
 
 def _imbalance(data):

@@ -7,15 +7,9 @@ class Epochs:
     """Counts the passes over a dataset, or says which one each is to be.
 
     An order or a draw that hangs on a seed and this number alone is the same
-    in another process that goes on in the middle of a training.
-
-    Args:
-        shuffles: Boolean, whether the order of examples hangs on it. Defaults
-            to `True`.
-
-    Attributes:
-        held: Integer, the number of every pass from now on, or `None` to
-            count on.
+    in another process that goes on in the middle of a training. `shuffles`
+    tells whether the order hangs on it; `held` is the number of every pass
+    from now on, or `None` to count on.
     """
 
     def __init__(self, shuffles=True):

@@ -5,6 +5,7 @@ import typing
 
 import keras
 
+from finetune_keras.arguments import check, one_of
 from finetune_keras.data.check_pool import check_all
 from finetune_keras.data.manifest import Manifest
 from finetune_keras.data.printable import printable
@@ -55,11 +56,8 @@ def _check_all(paths, verbose):
 
 def check_bad_files(bad, bad_files):
     """Raises where there are bad files and the user refuses them."""
-    if bad_files not in ("skip", "refuse"):
-        raise ValueError(
-            '`bad_files` must be "skip" (leave them out and list them) or '
-            f'"refuse" (raise). Received: bad_files={bad_files!r}'
-        )
+    meaning = "leave them out and list them, or raise"
+    check(bad_files=(bad_files, one_of("skip", "refuse"), meaning))
     if bad and bad_files == "refuse":
         shown = "\n".join(f"  {name!r}: {why}" for name, why in bad[:10])
         more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""

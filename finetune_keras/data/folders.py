@@ -8,10 +8,7 @@ import numpy as np
 
 from finetune_keras.data.datasets import DataSplits
 from finetune_keras.data.decoding import marked_encoding
-from finetune_keras.data.examples import (
-    SPLIT_NAMES,
-    Examples,
-)
+from finetune_keras.data.examples import SPLIT_NAMES, Examples
 from finetune_keras.data.files import check_bad_files, check_images
 from finetune_keras.data.image_check import read_file
 from finetune_keras.data.images import check_image_size
@@ -104,27 +101,20 @@ def image_folder(
         "task": task,
         "classes": classes,
         "balanced": balanced,
-        "bad_files": bad_files,
-        "cache": cache,
         "crop_to_aspect_ratio": crop_to_aspect_ratio,
-        "verbose": verbose,
     }
     fractions = check_fractions(validation_split, test_split)
     check_image_size(image_size)
     found = _Folder(folder)
-    checks = check_images(found.path, found.files, options["verbose"])
+    checks = check_images(found.path, found.files, verbose)
     bad = [(c.name, c.problem) for c in checks if c.problem]
     bad = [*found.problems, *bad]
-    check_bad_files(bad, options["bad_files"])
+    check_bad_files(bad, bad_files)
     good = [i for i, c in enumerate(checks) if not c.problem]
     examples = found.examples(good, bad, group_by)
     checks = [checks[i] for i in good]
-    examples.x = ImageStore(
-        list(examples.columns["path"]),
-        image_size,
-        options["crop_to_aspect_ratio"],
-        options["cache"],
-    )
+    paths = list(examples.columns["path"])
+    examples.x = ImageStore(paths, image_size, crop_to_aspect_ratio, cache)
     examples.kind, examples.image_size = "images", image_size
     examples.digests = [c.digest for c in checks]
     examples.sizes = [(c.width, c.height) for c in checks]
@@ -152,19 +142,8 @@ def text_folder(
     Args:
         folder: String or path; holds the classes, or splits of them, as for
             `image_folder`.
-        validation_split: See `image_folder`. Defaults to `0.15`.
-        test_split: See `image_folder`. Defaults to `0.15`.
-        group_by: See `image_folder`. Defaults to `None`.
-        seed: Integer. See `image_folder`. Defaults to `0`.
-        batch_size: Integer, examples of a batch. Defaults to `32`.
-        task: `"classification"`, `"multi_label"` or `"regression"`, where the
-            labels do not tell. Defaults to `None`.
-        classes: List of the names of the classes, in their order. Defaults to
-            `None`, those found, sorted.
-        balanced: Boolean, whether training draws as often from each class.
-            Defaults to `False`.
-        bad_files: `"skip"` leaves out what cannot be used, `"refuse"` raises.
-            Defaults to `"skip"`.
+        validation_split, test_split, group_by, seed, batch_size, task, classes,
+            balanced, bad_files: As in `image_folder`.
 
     Returns:
         `DataSplits`; `x` are strings.
@@ -190,7 +169,6 @@ def text_folder(
         "task": task,
         "classes": classes,
         "balanced": balanced,
-        "bad_files": bad_files,
     }
     fractions = check_fractions(validation_split, test_split)
     found = _Folder(folder)
@@ -201,7 +179,7 @@ def text_folder(
         if problem
     ]
     bad = [*found.problems, *bad]
-    check_bad_files(bad, options["bad_files"])
+    check_bad_files(bad, bad_files)
     good = [i for i, (_, problem, _) in enumerate(texts) if not problem]
     examples = found.examples(good, bad, group_by)
     examples.x = np.array([texts[i][0] for i in good], object)

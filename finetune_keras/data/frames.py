@@ -1,6 +1,7 @@
 """Tables: columns of numbers, of texts, or of paths of images."""
 
 import os
+import pathlib
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from finetune_keras.data.files import check_bad_files, check_images
 from finetune_keras.data.labels import as_array, split_labels
 from finetune_keras.data.pipeline import ImageStore
 from finetune_keras.data.splits import check_fractions
+from finetune_keras.data.walk import stamp
 
 
 def from_frame(
@@ -256,9 +258,8 @@ def _with_images(examples, options):
     """Takes the texts for paths of images, and checks the files."""
     folder = os.fspath(options["folder"] or ".")
     names = [str(name) for name in examples.x]
-    checks = check_images(
-        folder, [(n, *_stamp(folder, n)) for n in names], options["verbose"]
-    )
+    files = [(n, *stamp(pathlib.Path(folder, n))) for n in names]
+    checks = check_images(folder, files, options["verbose"])
     bad = [(c.name, c.problem) for c in checks if c.problem]
     check_bad_files(bad, options["bad_files"])
     good = np.array([i for i, c in enumerate(checks) if not c.problem], int)
@@ -287,11 +288,3 @@ def _with_images(examples, options):
         sizes=[(c.width, c.height) for c in checks],
         notes=[f"{c.name!r}: {c.note}" for c in checks if c.note],
     )
-
-
-def _stamp(folder, name):
-    try:
-        stat = os.stat(os.path.join(folder, name))
-    except OSError:
-        return -1, -1
-    return stat.st_size, stat.st_mtime_ns

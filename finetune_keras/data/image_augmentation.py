@@ -5,10 +5,7 @@ import math
 import keras
 
 from finetune_keras.arguments import check, share
-from finetune_keras.data.augmentation import (
-    STRENGTH,
-    Augmentation,
-)
+from finetune_keras.data.augmentation import STRENGTH, Augmentation
 from finetune_keras.engine import backend
 from finetune_keras.engine.layers import seeds_of
 
@@ -52,53 +49,31 @@ def image_augmentation(strength="medium", flip="horizontal", seed=None):
     ```
     """
     check(strength=(strength, STRENGTH))
-    make = {"light": _light, "medium": _medium, "strong": _strong}[strength]
-    return Augmentation(make(flip), seed=seed)
-
-
-def _light(flip):
-    return [RandomAffine(0.0, 0.0, 0.05, flip, dtype="float32")]
-
-
-def _medium(flip):
-    return [
-        RandomAffine(0.05, 0.15, 0.05, flip, dtype="float32"),
-        keras.layers.RandomContrast(0.2, dtype="float32"),
-        keras.layers.RandomBrightness(0.1, dtype="float32"),
-    ]
-
-
-def _strong(flip):
-    return [
-        RandomAffine(0.08, 0.25, 0.1, flip, dtype="float32"),
-        keras.layers.RandomContrast(0.2, dtype="float32"),
-        keras.layers.RandomBrightness(0.1, dtype="float32"),
-        RandomCutout(0.5, scale=(0.02, 0.15), dtype="float32"),
-    ]
+    moves = {
+        "light": (0.0, 0.0, 0.05),
+        "medium": (0.05, 0.15, 0.05),
+        "strong": (0.08, 0.25, 0.1),
+    }[strength]
+    layers = [RandomAffine(*moves, flip, dtype="float32")]
+    if strength != "light":
+        layers += [
+            keras.layers.RandomContrast(0.2, dtype="float32"),
+            keras.layers.RandomBrightness(0.1, dtype="float32"),
+        ]
+    if strength == "strong":
+        layers.append(RandomCutout(0.5, scale=(0.02, 0.15), dtype="float32"))
+    return Augmentation(layers, seed=seed)
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
 class RandomAffine(keras.layers.RandomRotation):
     """Turns, zooms, shifts and mirrors each image by one affine map.
 
-    Pixels beyond the border are mirrored in. Unlike the layers of Keras, it is
-    active with `training=True` only. It moves images, not bounding boxes.
-
-    Args:
-        factor: Float in [0, 1]. The largest turn to either side, in full
-            turns. Defaults to `0.05`, which is 18 degrees.
-        zoom: Float in [0, 1). Largest change of size: 0.15 shows from 85 % to
-            115 % of each side. Defaults to `0.15`.
-        translation: Float in [0, 1]. Largest shift to either side, as a share
-            of height and width. Defaults to `0.05`.
-        flip: String, `"horizontal"`, `"vertical"` or `"both"`, each with
-            probability 1/2, or `None`. Defaults to `"horizontal"`.
-        seed: Integer, or `None` for a random one. Defaults to `None`.
-        **kwargs: As for `keras.layers.RandomRotation`: `fill_mode`,
-            `interpolation`, `fill_value`, `data_format`, `name`, `dtype`.
-
-    Raises:
-        ValueError: If an argument is out of range.
+    Turns by up to `factor` full turns, sizes by `1 - zoom` to `1 + zoom`,
+    shifts by up to `translation` of each side, and mirrors as `flip` says with
+    probability 1/2. Pixels beyond the border are mirrored in. Unlike the
+    layers of Keras, it is active with `training=True` only. It moves images,
+    not bounding boxes.
     """
 
     def __init__(
@@ -188,26 +163,11 @@ class RandomAffine(keras.layers.RandomRotation):
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
 class RandomCutout(keras.layers.RandomErasing):
-    """Fills a rectangle of some images with grey.
+    """Fills a rectangle of some images with `fill_value`, by default grey.
 
     What `keras.layers.RandomErasing` does, in a quarter of its time, and with
-    `rate` as the plain probability. Active with `training=True` only.
-
-    Args:
-        rate: Float in [0, 1]. Share of the images with a rectangle. Defaults to
-            `0.5`.
-        scale: Pair of floats in [0, 1]. Smallest and largest share of the
-            image that is filled. Defaults to `(0.02, 0.2)`.
-        fill_value: Float, the colour. Defaults to `127.5`.
-        seed: Integer, or `None` for a random one. Defaults to `None`.
-        **kwargs: `value_range`, `data_format`, `name` and `dtype`.
-
-    Raises:
-        ValueError: If an argument is out of range.
-
-    Reference:
-
-    - [Zhong et al., 2017](https://arxiv.org/abs/1708.04896)
+    `rate` as the plain probability. Active with `training=True` only. (Zhong
+    et al., 2017, https://arxiv.org/abs/1708.04896)
     """
 
     def __init__(

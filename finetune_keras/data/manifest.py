@@ -28,11 +28,8 @@ class Manifest:
     """Results of checks of the files of one folder, in a JSON file.
 
     A result holds for a name, a size and a time of change. Whatever is wrong
-    with the file or its folder, the manifest is empty or is not written:
-    the files are then checked again, which is slow and right.
-
-    Args:
-        folder: String, the folder that names are relative to.
+    with the file or its folder, the manifest is empty or is not written: the
+    files are then checked again, which is slow and right.
     """
 
     def __init__(self, folder):

@@ -140,9 +140,9 @@ def snake_case(name):
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
-def as_columns(outputs, verb="evaluate"):
+def as_columns(outputs):
     """Outputs of shape (batch,) or (batch, columns) as columns."""
-    check_shape(outputs, verb)
+    check_shape(outputs, "evaluate")
     # Half precision of TensorFlow and JAX is no dtype of NumPy's own.
     outputs = np.asarray(outputs).astype("float32")
     return outputs.reshape(len(outputs), -1)

@@ -13,13 +13,9 @@ from finetune_keras.data.images import check_image_size, load_image
 class ImageStore:
     """Images by index, read when first asked for.
 
-    Args:
-        paths: List of strings.
-        image_size: See `load_image`.
-        crop_to_aspect_ratio: See `load_image`. Defaults to `False`.
-        cache: `True` keeps the pixels in memory, `False` reads them each
-            time, `"auto"` keeps them where they fit in a third of the free
-            memory. Defaults to `"auto"`.
+    `cache` is `True` to keep the pixels in memory, `False` to read them each
+    time, or `"auto"` to keep them where they fit in a third of the free
+    memory.
     """
 
     def __init__(

@@ -7,12 +7,7 @@ from finetune_keras.engine import backend
 
 
 class RandomLayer(keras.layers.Layer):
-    """A layer that changes its input while training, and keeps its shape.
-
-    Args:
-        seed: Integer, or `None` for a random one. Defaults to `None`.
-        **kwargs: `name` and `dtype`, as for `keras.layers.Layer`.
-    """
+    """A layer that changes its input while training, and keeps its shape."""
 
     def __init__(self, seed=None, **kwargs):
         super().__init__(**kwargs)

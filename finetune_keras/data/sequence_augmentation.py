@@ -4,10 +4,7 @@ import keras
 from keras import ops
 
 from finetune_keras.arguments import check, number, share
-from finetune_keras.data.augmentation import (
-    STRENGTH,
-    Augmentation,
-)
+from finetune_keras.data.augmentation import STRENGTH, Augmentation
 from finetune_keras.data.random_layer import RandomLayer
 
 NOISE = "the noise as a share of the spread of the data"
@@ -64,15 +61,9 @@ def sequence_augmentation(strength="medium", seed=None):
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
 class RandomJitter(RandomLayer):
-    """Adds Gaussian noise, relative to the spread of each feature over time.
+    """Adds noise, `factor` times the spread of each feature over time.
 
     Active with `training=True` only.
-
-    Args:
-        factor: Float, not negative. Standard deviation of the noise, as a
-            share of that of the feature over time. Defaults to `0.05`.
-        seed: Integer, or `None` for a random one. Defaults to `None`.
-        **kwargs: `name` and `dtype`, as for `keras.layers.Layer`.
     """
 
     def __init__(self, factor=0.05, seed=None, **kwargs):
@@ -92,13 +83,8 @@ class RandomJitter(RandomLayer):
 class RandomScaling(RandomLayer):
     """Multiplies each feature of a sequence by a number near one.
 
-    Active with `training=True` only.
-
-    Args:
-        factor: Float, not negative. Standard deviation of the number, which
-            is normal around 1. Defaults to `0.1`.
-        seed: Integer, or `None` for a random one. Defaults to `None`.
-        **kwargs: `name` and `dtype`, as for `keras.layers.Layer`.
+    The number is normal around 1, with `factor` as its deviation. Active with
+    `training=True` only.
     """
 
     def __init__(self, factor=0.1, seed=None, **kwargs):
@@ -118,23 +104,11 @@ class RandomScaling(RandomLayer):
 class SpecAugment(RandomLayer):
     """Hides stretches of time and bands of features.
 
-    What is hidden gets the mean of its feature over time. Each mask has a
-    random width, up to the given share, and a random place; it may be of width
-    zero. Active with `training=True` only.
-
-    Args:
-        time: Float in [0, 1]. Largest share of the time that one mask hides.
-            Defaults to `0.1`.
-        features: Float in [0, 1]. Largest share of the features that one
-            mask hides. Neighbours must belong together, as frequencies do;
-            give 0 where they do not. Defaults to `0.1`.
-        count: Integer, number of masks of each kind. Defaults to `1`.
-        seed: Integer, or `None` for a random one. Defaults to `None`.
-        **kwargs: `name` and `dtype`, as for `keras.layers.Layer`.
-
-    Reference:
-
-    - [Park et al., 2019](https://arxiv.org/abs/1904.08779)
+    What is hidden gets the mean of its feature over time. Each of `count`
+    masks has a random width, up to the share `time` or `features`, and a
+    random place; it may be of width zero. Give 0 for `features` where
+    neighbours do not belong together, as frequencies do. Active with
+    `training=True` only.
     """
 
     def __init__(self, time=0.1, features=0.1, count=1, seed=None, **kwargs):

@@ -58,18 +58,10 @@ def table_augmentation(strength="medium", numeric=None, seed=None):
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
 class RandomCellNoise(RandomLayer):
-    """Adds Gaussian noise, relative to the spread of a column in the batch.
+    """Adds noise, `factor` times the spread of a column in the batch.
 
-    A batch of one row has no spread, and gets no noise. Active with
-    `training=True` only.
-
-    Args:
-        factor: Float, not negative. Standard deviation of the noise, as a
-            share of that of the column. Defaults to `0.1`.
-        columns: List of integers, the columns that get noise. Defaults to
-            `None`, all of them.
-        seed: Integer, or `None` for a random one. Defaults to `None`.
-        **kwargs: `name` and `dtype`, as for `keras.layers.Layer`.
+    `columns` are those that get noise, `None` all of them. A batch of one row
+    has no spread, and gets no noise. Active with `training=True` only.
     """
 
     def __init__(self, factor=0.1, columns=None, seed=None, **kwargs):
@@ -106,13 +98,8 @@ class RandomCellNoise(RandomLayer):
 class RandomCellSwap(RandomLayer):
     """Swap noise: a cell takes the value of its column in another row.
 
-    Each value stays one that the column has, so that codes and flags are safe.
-    Active with `training=True` only.
-
-    Args:
-        rate: Float in [0, 1]. Probability of each cell. Defaults to `0.1`.
-        seed: Integer, or `None` for a random one. Defaults to `None`.
-        **kwargs: `name` and `dtype`, as for `keras.layers.Layer`.
+    It does with probability `rate`, with `training=True` only. Each value
+    stays one that the column has, so that codes and flags are safe.
     """
 
     def __init__(self, rate=0.1, seed=None, **kwargs):

@@ -1,7 +1,7 @@
 """Sets of TensorFlow Datasets, prepared or downloaded."""
 
+import contextlib
 import os
-import threading
 import urllib.error
 import urllib.request
 
@@ -17,6 +17,7 @@ from finetune_keras.data.examples import (
 from finetune_keras.data.images import check_image_size, load_image
 from finetune_keras.data.pipeline import free_memory
 from finetune_keras.data.splits import check_fractions
+from finetune_keras.engine.network import call_within
 
 _HOST = "https://storage.googleapis.com"
 _PATIENCE = 6
@@ -66,13 +67,7 @@ def from_tfds(
             Defaults to `True`.
         crop_to_aspect_ratio: Boolean, whether images are cut to the shape
             around their centre instead of squeezed. Defaults to `False`.
-        batch_size: Integer, examples of a batch. Defaults to `32`.
-        task: `"classification"`, `"multi_label"` or `"regression"`, where the
-            labels do not tell. Defaults to `None`.
-        classes: List of the names of the classes, in their order. Defaults to
-            `None`, those found, sorted.
-        balanced: Boolean, whether training draws as often from each class.
-            Defaults to `False`.
+        batch_size, task, classes, balanced: As in `from_frame`.
 
     Returns:
         `DataSplits`; features of one value are in `columns`.
@@ -183,29 +178,20 @@ def _check_name(name):
 
 def _check_network(name):
     """Raises in seconds where a download would hang for minutes."""
-    problem = ["no answer"]
 
     def ask():
-        try:
+        with contextlib.suppress(urllib.error.HTTPError):
             urllib.request.urlopen(_HOST, timeout=_PATIENCE).close()
-        except urllib.error.HTTPError:
-            pass
-        except OSError as error:
-            problem[0] = str(error)
-            return
-        problem.clear()
 
-    # Looking up a name has no timeout of its own.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_PATIENCE + 1)
-    if problem:
+    try:
+        call_within(_PATIENCE + 1, ask)
+    except OSError as error:
         raise ConnectionError(
             f"{name!r} is not prepared here and must be downloaded, and the "
-            f"network cannot be reached ({_HOST}: {problem[0]}). Prepare the "
-            "set where there is a network, and pass its folder. "
+            f"network cannot be reached ({_HOST}: {error}). Prepare the set "
+            "where there is a network, and pass its folder. "
             f"Received: name={name!r}"
-        )
+        ) from error
 
 
 def _keys(builder, options):

@@ -71,7 +71,7 @@ def _scan(path, name, found, pending, links):
         if entry.name.startswith(".") or entry.name.lower() in _IGNORED:
             continue
         if not _is_folder(entry):
-            found.files.append((f"{prefix}{entry.name}", *_stamp(entry)))
+            found.files.append((f"{prefix}{entry.name}", *stamp(entry)))
             continue
         found.folders.append(f"{prefix}{entry.name}")
         (links if entry.is_symlink() else inner).append(prefix + entry.name)
@@ -107,7 +107,8 @@ def _is_folder(entry):
         return False
 
 
-def _stamp(entry):
+def stamp(entry):
+    """Size and time of change of an entry of a folder, or of a path."""
     try:
         stat = entry.stat()
     except OSError:

@@ -113,12 +113,12 @@ def _answer(operation, calls):
     return answer
 
 
-def cut_points(steps, output_keys, masks=False):
+def cut_points(steps, output_keys, passes=lambda tensor: False):
     """Dict from the place of a step to the only `KerasTensor` alive after it.
 
     Inputs of the model, such as a padding mask, may pass a cut by: whoever
-    stores the tensor has them at hand. With `masks` boolean tensors may as
-    well: right for telling blocks, wrong for cutting.
+    stores the tensor has them at hand. So may what `passes` holds for, such
+    as `is_mask`: right for telling blocks, wrong for cutting.
     """
     last_use = {key: len(steps) for key in output_keys}
     for position, step in enumerate(steps):
@@ -127,12 +127,17 @@ def cut_points(steps, output_keys, masks=False):
     cuts, alive = {}, {}
     for position, step in enumerate(steps):
         made = zip(step.outputs, step.tensors, strict=True)
-        alive.update(x for x in made if not masks or x[1].dtype != "bool")
+        alive.update((key, x) for key, x in made if not passes(x))
         for key in [k for k in alive if last_use.get(k, -1) <= position]:
             del alive[key]
         if len(alive) == 1:
             (cuts[position],) = alive.values()
     return cuts
+
+
+def is_mask(tensor):
+    """Tells a mask from what has features."""
+    return tensor.dtype == "bool"
 
 
 def own_variables(layer):

@@ -1,5 +1,6 @@
 """How a model falls into layer groups: by its graph, and by its names."""
 
+import math
 import re
 
 import keras
@@ -68,13 +69,9 @@ class LayerGroup:
 class Atom:
     """A layer with weights as it is called: what groups are put together from.
 
-    Attributes:
-        layer: A layer, a leaf or a block.
-        path: String, its path.
-        first: Integer, the place of the `Step` that calls it first.
-        last: Integer, the place of the one that does last.
-        leaves: Dict from its leaf layers to their paths.
-        follows: Boolean, whether it only scales what a kernel before it gives.
+    `first` and `last` are the places of the first and last `Step` that call
+    it, `leaves` its leaf layers with their paths; it `follows` if it only
+    scales what a kernel before it gives.
     """
 
     def __init__(self, layer, path, position):
@@ -95,7 +92,7 @@ def parts_of(model, walked, granularity="block", names=None):
     if walked is None:
         return _parts_without_graph(model, names)
     steps, _, outputs = walked
-    joints = graph.cut_points(steps, outputs, masks=True)
+    joints = graph.cut_points(steps, outputs, graph.is_mask)
     atoms = weighted_atoms(steps)
     head = find_head(steps, joints, outputs, atoms)
     body = [atom for atom in atoms if atom not in head]
@@ -293,7 +290,4 @@ def best_cut(steps, cuts, start, stop):
 
 def size_of(shape):
     """Counts the numbers in a tensor of a shape, without the batch."""
-    size = 1
-    for dimension in shape:
-        size *= dimension or 1
-    return size
+    return math.prod(dimension or 1 for dimension in shape)

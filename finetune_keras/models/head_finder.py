@@ -4,6 +4,8 @@ import re
 
 import keras
 
+from finetune_keras.engine.graph import is_mask
+
 
 def find_head(steps, cuts, output_keys, atoms):
     """Finds the atoms of the head, none for a backbone.
@@ -61,8 +63,8 @@ def _behind_collapse(steps, cuts, output_keys, atoms):
 
 def collapses(step):
     """Tells whether a step turns a map or a sequence into one vector."""
-    if step.tensors[0].dtype == "bool":
-        return False  # a mask, which has no features
+    if is_mask(step.tensors[0]):
+        return False
     if re.match(r"Global\w+Pooling", type(step.operation).__name__):
         return True
     ranks = [len(shape) for shape in step.input_shapes]

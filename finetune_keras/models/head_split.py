@@ -21,7 +21,7 @@ def split_head(model):
     steps, _, outputs = graph.walk(model)
     if len(outputs) > 1:
         return opened(model), _backbone_features(model)
-    cuts = graph.cut_points(steps, outputs, masks=True)
+    cuts = graph.cut_points(steps, outputs, graph.is_mask)
     atoms = weighted_atoms(steps)
     head = find_head(steps, cuts, outputs, atoms)
     flat = opened(model)

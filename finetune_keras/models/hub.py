@@ -9,8 +9,6 @@ from finetune_keras.engine import backend
 from finetune_keras.engine.layers import live_in
 from finetune_keras.engine.private import in_safe_mode
 
-_SPECIAL = ("inputs", "training", "self")
-
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
 class HubLayer(keras.layers.Layer):

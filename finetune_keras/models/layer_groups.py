@@ -4,6 +4,7 @@ import collections.abc
 
 import keras
 
+from finetune_keras.arguments import check, one_of
 from finetune_keras.engine import graph
 from finetune_keras.models.group_parts import OUTSIDE, LayerGroup, parts_of
 from finetune_keras.models.selection import is_batch_norm, match
@@ -58,11 +59,7 @@ class LayerGroups(collections.abc.Sequence):
     """
 
     def __init__(self, model, names=None, granularity="block"):
-        if granularity not in ("block", "layer"):
-            raise ValueError(
-                '`granularity` must be "block" or "layer". '
-                f"Received: granularity={granularity!r}"
-            )
+        check(granularity=(granularity, one_of("block", "layer")))
         _check_built(model)
         self.model = model
         stated = getattr(model, "layer_groups", None)

@@ -276,12 +276,12 @@ def keep_task(model, task):
         model.task = task
 
 
-def keep_adapters(model, stacklevel=4):
+def keep_adapters(model):
     """Makes sure that the adapters of a model survive its `.keras` file."""
     if not _keeps_all(model):
         warnings.warn(
             f"{type(model).__name__} does not write adapters into its `.keras` "
             "file: keep them with `save_adapters`, or add them to a functional "
             "model, such as `ft.replace_head` or `ft.inline_models` makes.",
-            stacklevel=stacklevel,
+            stacklevel=4,
         )

@@ -26,15 +26,11 @@ def preprocessing_mode(model):
     """Tells how a backbone wants its pixels.
 
     First the graph is asked: a model that rescales or normalises before its
-    first kernel takes raw pixels. Then the name: `keras.applications` models
-    keep theirs, and Keras's own `preprocess_input` of that application is
-    tried on a few pixels.
-
-    Returns:
-        `"tf"` (-1 to 1), `"torch"` (0 to 1, then the mean and deviation of
-        ImageNet), `"caffe"` (blue, green, red, minus the mean of ImageNet),
-        `"inside"` (raw pixels, the model scales by itself) or `None`
-        (unknown).
+    first kernel takes raw pixels. Then the name: Keras's own
+    `preprocess_input` of that application is tried on a few pixels. It is
+    `"tf"` (-1 to 1), `"torch"` (0 to 1, then the mean and deviation of
+    ImageNet), `"caffe"` (blue, green, red, minus that mean), `"inside"` (raw
+    pixels) or `None` (unknown).
     """
     names = [model.name]
     if prepares_inputs(model):

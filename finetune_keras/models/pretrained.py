@@ -2,12 +2,14 @@
 
 import contextlib
 import difflib
+import functools
 import os
-import threading
 import traceback
 import urllib.error
 import urllib.request
 import warnings
+
+from finetune_keras.engine.network import call_within
 
 ANSWER_SECONDS = 5
 STALL_SECONDS = 60
@@ -162,24 +164,10 @@ class _ImpatientOpener:
 
     def open(self, request, data=None, timeout=None):
         self.url = getattr(request, "full_url", request)
-        answer = {}
-
-        def ask():
-            try:
-                answer["response"] = self.opener.open(
-                    request, data, timeout=STALL_SECONDS
-                )
-            except Exception as error:
-                answer["error"] = error
-
-        # A timeout of the socket does not cover the look-up of the name.
-        thread = threading.Thread(target=ask, daemon=True)
-        thread.start()
-        thread.join(ANSWER_SECONDS)
-        if "error" in answer:
-            raise answer["error"]
-        if "response" not in answer:
-            raise urllib.error.URLError(
-                f"no answer within {ANSWER_SECONDS} seconds"
-            )
-        return answer["response"]
+        ask = functools.partial(
+            self.opener.open, request, data, timeout=STALL_SECONDS
+        )
+        try:
+            return call_within(ANSWER_SECONDS, ask)
+        except TimeoutError as error:
+            raise urllib.error.URLError(str(error)) from error

@@ -1,6 +1,7 @@
 """The table of groups: what trains, what is frozen, what it costs."""
 
 import html
+import math
 
 import keras
 
@@ -130,8 +131,8 @@ def _row(group, trained, counted):
     return {
         "group": group.name,
         "layers": len(group.layers),
-        "parameters": sum(map(_size, variables)),
-        "trainable": sum(_size(v) for v in trainable),
+        "parameters": sum(math.prod(v.shape) for v in variables),
+        "trainable": sum(math.prod(v.shape) for v in trainable),
         "batch_norm": _batch_norm_mode(group),
     }
 
@@ -152,13 +153,6 @@ def _cells(row):
         f"{row['trainable']:,}",
         row["batch_norm"],
     )
-
-
-def _size(variable):
-    size = 1
-    for dimension in variable.shape:
-        size *= dimension
-    return size
 
 
 def _optimizer_bytes(model, optimizer):

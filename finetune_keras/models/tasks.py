@@ -36,13 +36,8 @@ def image_classifier(
             `image_augmentation`, or a layer that keeps the shape of raw
             pixels. It is part of the model and active in training only.
             Defaults to `None`.
-        pooling: See `replace_head`. Defaults to `"avg"`.
-        hidden_units: See `replace_head`. Defaults to `()`.
-        activation: See `replace_head`. Defaults to `"relu"`.
-        dropout: See `replace_head`. Defaults to `0.0`.
-        batch_norm: See `replace_head`. Defaults to `False`.
-        kernel_regularizer: See `replace_head`. Defaults to `None`.
-        task: See `replace_head`. Defaults to `"classification"`.
+        pooling, hidden_units, activation, dropout, batch_norm,
+            kernel_regularizer, task: As in `replace_head`.
 
     Returns:
         A functional `keras.Model`, all of it trainable, that maps images of

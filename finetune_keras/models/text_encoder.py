@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from finetune_keras.arguments import check, integer
 from finetune_keras.data.labels import (
     as_array,
     check_classes,
@@ -17,15 +18,10 @@ from finetune_keras.engine import backend
 class TextEncoder:
     """Turns texts, or pairs of them, into arrays of token ids.
 
-    A KerasHub tokeniser splits the texts; this packs them as the backbone was
-    trained: start, text, end, and where there is a second text that one and
-    its end. Longer inputs lose the end of their longer text.
-
-    Args:
-        tokenizer: A `keras_hub.tokenizers.Tokenizer`.
-        sequence_length: Integer, the most tokens of one input. Defaults to
-            `128`.
-        classes: List of names of the classes, or `None`. Defaults to `None`.
+    A tokeniser of KerasHub splits the texts; this packs them as the backbone
+    was trained: start, text, end, and where there is a second text that one
+    and its end, `sequence_length` tokens at most. Longer inputs lose the end
+    of their longer text. `classes` are names of the classes, or `None`.
     """
 
     # A `Task` of tokens; `None` to tell it by the head.
@@ -35,15 +31,10 @@ class TextEncoder:
     is_random = False
 
     def __init__(self, tokenizer, sequence_length=128, classes=None):
-        least = 4
-        if not isinstance(sequence_length, int) or sequence_length < least:
-            raise ValueError(
-                "`sequence_length` is the most tokens of one input, an integer "
-                f"of at least {least}. "
-                f"Received: sequence_length={sequence_length!r}"
-            )
+        meaning = "the most tokens of one input"
+        check(sequence_length=(sequence_length, integer(4), meaning))
         self.tokenizer = tokenizer
-        self.sequence_length = sequence_length
+        self.sequence_length = int(sequence_length)
         self.classes = None if classes is None else check_classes(classes)
         # How many end tokens stand between two texts.
         self.separators = 2 if "Roberta" in type(tokenizer).__name__ else 1

@@ -104,9 +104,9 @@ def paths_now(saved, now):
     """Dict from the paths in a file to those of the model made of it.
 
     Layers inside a composite one that have no name of their own are counted
-    anew by Keras in each process. Some of KerasHub add a number to their own
-    name each time they are made. Layers whose names differ in more, or of
-    which there is another number, have no place.
+    anew by Keras in each process; some of KerasHub add a number to their own
+    name. Layers whose names differ in more, or of which there is another
+    number, have no place.
     """
     paths = {}
     for number in (r"_\d+$", r"(_\d+)+(?=_|$)"):

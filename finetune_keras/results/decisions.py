@@ -8,18 +8,10 @@ from finetune_keras.results.temperature import confidence
 class Decisions:
     """What a model decides on a batch of inputs.
 
-    Args:
-        probabilities: Array of shape (examples, outputs).
-        calibration: A `Calibration`, whose thresholds hold, or `None`.
-        activation: `"softmax"` or `"sigmoid"`; that of the calibration where
-            there is one.
-
-    Attributes:
-        labels: Array of class numbers, or of rows of 0 and 1 for sigmoids.
-        confidence: Array of floats in [0, 1].
-        abstained: Array of booleans.
-        sets: List of arrays of the class numbers that remain possible, or
-            `None` without `conformal`.
+    Of `probabilities` it makes `labels`, class numbers or rows of 0 and 1;
+    `confidence`, floats in [0, 1]; `abstained`, booleans; and `sets`, of each
+    input the class numbers that remain possible, or `None` without
+    `conformal`. The thresholds and the activation of a calibration hold.
     """
 
     def __init__(self, probabilities, calibration=None, activation="softmax"):

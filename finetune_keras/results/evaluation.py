@@ -4,7 +4,7 @@ import numbers
 
 import numpy as np
 
-from finetune_keras.arguments import check, integer, one_of
+from finetune_keras.arguments import check, integer, maybe, one_of
 from finetune_keras.data.labels import as_text, check_classes
 from finetune_keras.data.source import Source
 from finetune_keras.data.task import Task
@@ -105,10 +105,9 @@ def evaluate(
         bootstrap=(bootstrap, integer(0)),
         seed=(seed, integer(0)),
         worst=(worst, integer(0)),
+        batch_size=(batch_size, integer(1)),
+        steps=(steps, maybe(integer(1))),
     )
-    check(batch_size=(batch_size, integer(1)))
-    if steps is not None:
-        check(steps=(steps, integer(1)))
     tuned = _tuned_threshold(model) if threshold is None else None
     columns = _columns(slices, data)
     check_batched(data, model, "data")

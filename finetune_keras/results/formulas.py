@@ -25,11 +25,11 @@ def top_label(predictions):
     return scores.max(axis=1), scores.argmax(axis=1) == predictions.y_true
 
 
-def bin_of(confidence, num_bins=NUM_BINS):
+def bin_of(confidence):
     """Index of the bin; bins are open below and closed above."""
-    edges = np.linspace(0.0, 1.0, num_bins + 1)
+    edges = np.linspace(0.0, 1.0, NUM_BINS + 1)
     found = np.searchsorted(edges, confidence, side="left") - 1
-    return np.clip(found, 0, num_bins - 1)
+    return np.clip(found, 0, NUM_BINS - 1)
 
 
 def _brier_losses(predictions):

@@ -77,16 +77,16 @@ def confusion(predictions):
     )
 
 
-def calibration_bins(predictions, num_bins=NUM_BINS):
+def calibration_bins(predictions):
     """Sorts examples by the confidence of their top class.
 
-    A dict of arrays (num_bins,): `weight`, sums, and `confidence` and
+    A dict of arrays (NUM_BINS,): `weight`, sums, and `confidence` and
     `accuracy`, weighted means.
     """
     confidence, correct = top_label(predictions)
-    bins, weight = bin_of(confidence, num_bins), _weight(predictions)
+    bins, weight = bin_of(confidence), _weight(predictions)
     total, sure, right = (
-        np.bincount(bins, weight * part, minlength=num_bins)
+        np.bincount(bins, weight * part, minlength=NUM_BINS)
         for part in (1.0, confidence, correct)
     )
     filled = np.where(total > 0, total, 1.0)

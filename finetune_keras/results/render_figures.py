@@ -5,9 +5,9 @@ import warnings
 
 import numpy as np
 
+from finetune_keras.data.figure import as_label, new_figure
 from finetune_keras.results import metrics, previews
 from finetune_keras.results.render_text import chance, one_line, outcome
-from finetune_keras.training.figure import as_label, new_figure
 
 _MOST_NAMES = 40
 _MOST_NUMBERS = 15

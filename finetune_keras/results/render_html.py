@@ -100,13 +100,7 @@ def _worst(report):
 
 
 def _worst_row(entry):
-    values = [
-        entry["index"],
-        texts.outcome(entry["true"]),
-        texts.outcome(entry["predicted"]),
-        texts.chance(entry["probability"]),
-        texts.number(entry["loss"]),
-    ]
+    values = texts.worst_cells(entry)
     cells = "".join(f"<td>{_safe(value)}</td>" for value in values)
     jpeg = previews.thumbnail(entry["input"])
     picture = "" if jpeg is None else _image(jpeg, "jpeg")

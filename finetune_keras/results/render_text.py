@@ -133,17 +133,19 @@ def one_line(value, most=30):
 
 
 def _worst_rows(report):
-    rows = [
-        [
-            entry["index"],
-            outcome(entry["true"]),
-            outcome(entry["predicted"]),
-            chance(entry["probability"]),
-            number(entry["loss"]),
-        ]
-        for entry in report.worst[:_WORST]
-    ]
+    rows = map(worst_cells, report.worst[:_WORST])
     return [["worst", "true", "predicted", "probability", "loss"], *rows]
+
+
+def worst_cells(entry):
+    """The cells of an example of high loss, see `Report.worst`."""
+    return [
+        entry["index"],
+        outcome(entry["true"]),
+        outcome(entry["predicted"]),
+        chance(entry["probability"]),
+        number(entry["loss"]),
+    ]
 
 
 def _tabulate(rows):

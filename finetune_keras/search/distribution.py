@@ -6,6 +6,7 @@ import random
 
 import keras
 
+from finetune_keras.arguments import check, one_of
 from finetune_keras.engine import backend
 from finetune_keras.engine.multi_worker import mend_fit
 from finetune_keras.engine.workers import workers_of_strategy
@@ -135,10 +136,7 @@ def _check(kind):
         )
     if kind == "parameter_server":
         _refuse_parameter_servers(f"kind={kind!r}")
-    if kind not in _KINDS:
-        raise ValueError(
-            f"`kind` must be one of {list(_KINDS)}. Received: kind={kind!r}"
-        )
+    check(kind=(kind, one_of(*_KINDS)))
     import tensorflow as tf
 
     if tf.distribute.has_strategy():

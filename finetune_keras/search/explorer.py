@@ -17,9 +17,6 @@ class Explorer(keras_tuner.HyperModel):
 
     KerasTuner calls `build` alone, and would meet what `plan` or `data`
     declare in the first trial, which would then be without.
-
-    Args:
-        trials: A `Trials`.
     """
 
     def __init__(self, trials):
@@ -32,14 +29,8 @@ class Explorer(keras_tuner.HyperModel):
     def explore(self, oracle):
         """Tells an oracle of all that may vary.
 
-        Args:
-            oracle: A `keras_tuner.Oracle`.
-
-        Returns:
-            List of dicts, what is declared beside the search space.
-
-        Raises:
-            ValueError: If something of a trial does not fit together.
+        Returns a list of dicts, what is declared beside the search space. What
+        does not fit together in a trial is a `ValueError`.
         """
         hp = oracle.get_space()
         self.hypermodel.declare_hyperparameters(hp)

@@ -19,14 +19,7 @@ _NO_FACTS = ("cache", "callbacks", "verbose")
 
 @contextlib.contextmanager
 def in_use(folder):
-    """Locks a folder against a second process of the same name.
-
-    Args:
-        folder: `pathlib.Path`; it is made where it is not there.
-
-    Raises:
-        ValueError: If another search uses it, or its name is a pattern.
-    """
+    """Makes a folder, and locks it against a second process of its name."""
     if glob.escape(str(folder)) != str(folder):
         raise ValueError(
             "KerasTuner takes *, ? and [ in the path of a folder for a "
@@ -51,12 +44,8 @@ def in_use(folder):
 def facts_of(hypermodel, settings, options, data, declared):
     """Returns what tells a search from others, as JSON has it.
 
-    Args:
-        hypermodel: A `FineTuneHyperModel`.
-        settings: Dict, arguments of `tune`.
-        options: Dict, those for `fine_tune`.
-        data: Tuple of training and validation data.
-        declared: List of dicts, what `build` and the others declare.
+    `declared` is what `build` and the others declare, `options` are those for
+    `fine_tune`.
     """
     names = ("algorithm", "seed", "executions_per_trial", "max_epochs")
     facts = {name: settings[name] for name in names}

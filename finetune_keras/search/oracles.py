@@ -161,18 +161,7 @@ class HyperbandOracle(Durable, oracles.HyperbandOracle):
 
 
 def make_oracle(algorithm, objective, max_trials, seed, max_epochs):
-    """Makes the oracle of a search.
-
-    Args:
-        algorithm: `"bayesian"`, `"random"`, `"grid"` or `"hyperband"`.
-        objective: A `keras_tuner.Objective`.
-        max_trials: Integer.
-        seed: Integer.
-        max_epochs: Integer, of Hyperband's longest trials.
-
-    Returns:
-        A `keras_tuner.Oracle`.
-    """
+    """Makes the oracle of a search; `max_epochs` is for Hyperband."""
     options = {
         "objective": objective,
         "seed": seed,

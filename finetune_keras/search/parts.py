@@ -58,15 +58,9 @@ def model_options(hp):
 
 
 def make_plan(space, values, model):
-    """Makes the plan of a trial.
+    """Makes the plan of a trial of the `values` of its space.
 
-    Args:
-        space: A `SearchSpace`.
-        values: Dict, from `space.values`.
-        model: The `keras.Model` of the trial, with its adapters.
-
-    Returns:
-        A `Plan`.
+    `model` is that of the trial, with its adapters.
     """
     if "plan" in values:
         return space.plans[values["plan"]]

@@ -14,10 +14,6 @@ class PatientStub:
 
     KerasTuner's worker takes a chief that is killed for a failure of the trial
     that it runs, and waits an hour for one that has gone home.
-
-    Args:
-        stub: The gRPC stub of an `OracleClient`.
-        is_over: Function that tells whether the search has ended.
     """
 
     def __init__(self, stub, is_over):

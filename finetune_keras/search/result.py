@@ -13,11 +13,11 @@ from finetune_keras.data.facts import (
     read_json,
     reading,
 )
+from finetune_keras.data.figure import new_figure
 from finetune_keras.data.printable import printable
 from finetune_keras.data.table import format_table
 from finetune_keras.plans.plan import Plan
 from finetune_keras.search.trial_file import read_result
-from finetune_keras.training.figure import new_figure
 from finetune_keras.training.monitor import rises
 
 

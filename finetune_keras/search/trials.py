@@ -43,11 +43,7 @@ class Pristine:
         self.seen = {}
 
     def restore(self, model):
-        """Gives variables seen before the values that they had then.
-
-        Args:
-            model: A new `keras.Model`.
-        """
+        """Gives variables seen before the values that they had then."""
         self.seen = {k: v for k, v in self.seen.items() if v[0]() is not None}
         for variable in model.variables:
             if id(variable) in self.seen:
@@ -67,15 +63,9 @@ class Pristine:
 class Trials:
     """Runs trials, one after the other, on the same data.
 
-    Args:
-        hypermodel: A `FineTuneHyperModel`.
-        data: Tuple of training and validation data.
-        fit: Dict, arguments of `fine_tune`; `callbacks` is a function that
-            makes them.
-        seed: Integer. Each execution starts from it and its number.
-        executions: Integer, how often to run each trial.
-        shared: A `SharedActivations`, or `None`.
-        keep: Integer, how many of the best models of the search stay.
+    `fit` are arguments of `fine_tune`, `callbacks` among them a function that
+    makes them. Each execution starts from the seed and its number; `keep` of
+    the best models of the search stay.
     """
 
     def __init__(
@@ -93,16 +83,9 @@ class Trials:
         self.pristine = Pristine()
 
     def run(self, hp, folder, past=None):
-        """Runs a trial, unless its folder has a result.
+        """Runs a trial, unless its folder has a result; returns that as a dict.
 
-        Args:
-            hp: A `keras_tuner.HyperParameters`.
-            folder: `pathlib.Path` of the trial.
-            past: `pathlib.Path` of the trial that it goes on with. Defaults to
-                `None`.
-
-        Returns:
-            Dict, also written to the folder.
+        `past` is the folder of the trial that it goes on with, or `None`.
         """
         result = read_result(folder)
         if result is not None:
@@ -238,15 +221,10 @@ def _given_up(folder):
 
 
 def set_flags_of_best(model, plan, history):
-    """Leaves a model as it was in its best epoch, to be saved.
+    """Leaves a model that was trained as it was in its best epoch, to be saved.
 
     It gets a new optimizer, since the state of the last phase has no meaning
     with the flags of another.
-
-    Args:
-        model: A `keras.Model` that `fine_tune` has trained.
-        plan: The `Plan`.
-        history: The `FineTuneHistory`.
     """
     rows = [r for r in history.epochs if r["epoch"] == history.best_epoch]
     phase = plan[rows[0]["phase"] if rows else 0]
@@ -270,13 +248,7 @@ def copy_whole(source, target):
 
 
 def drop_models(folder, rising, keep):
-    """Deletes the models of all but the best trials.
-
-    Args:
-        folder: `pathlib.Path` of the search.
-        rising: Boolean, whether a high score is good.
-        keep: Integer, how many stay.
-    """
+    """Deletes the models of all but the best trials."""
     for _, trial in ranked_trials(folder, rising)[keep:]:
         (trial / MODEL).unlink(missing_ok=True)
 

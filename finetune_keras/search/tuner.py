@@ -18,14 +18,7 @@ from finetune_keras.training.monitor import rises
 
 
 class FineTuneTuner(keras_tuner.Tuner):
-    """A tuner whose trials run a plan.
-
-    Args:
-        oracle: A `keras_tuner.Oracle`, from `make_oracle`.
-        trials: A `Trials`.
-        folder: `pathlib.Path` of the search.
-        verbose: 0 or 1, a line a trial.
-    """
+    """A tuner whose trials run a plan."""
 
     def __init__(self, oracle, trials, folder, verbose):
         self.trials = trials

@@ -27,14 +27,7 @@ class Spans(Task):
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
 class AnswerEncoder(TextEncoder):
-    """Turns questions and contexts into windows, and outputs into answers.
-
-    Args:
-        tokenizer: A `keras_hub.tokenizers.Tokenizer`.
-        sequence_length: Integer. Defaults to `128`.
-        stride: Integer, how many tokens two windows share. Defaults to `None`,
-            a third of `sequence_length`.
-    """
+    """Turns questions and contexts into windows, and outputs into answers."""
 
     sample = (["a question"], ["a sample text"])
 

@@ -16,14 +16,7 @@ class MaskedWords(TokenTask):
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
 class MaskEncoder(TextEncoder):
-    """Turns texts into arrays in which some tokens are masked, at random.
-
-    Args:
-        tokenizer: A `keras_hub.tokenizers.Tokenizer` that knows a mask.
-        sequence_length: Integer. Defaults to `128`.
-        mask_rate: Float in (0, 1), the share of tokens to guess. Defaults to
-            `0.15`.
-    """
+    """Turns texts into arrays in which some tokens are masked, at random."""
 
     is_random = True
 

@@ -39,11 +39,6 @@ class TagEncoder(TextEncoder):
 
     A string is a sentence as well: its words stand between blanks. The first
     token of a word carries its tag; the others weigh nothing.
-
-    Args:
-        tokenizer: A `keras_hub.tokenizers.Tokenizer`.
-        sequence_length: Integer. Defaults to `128`.
-        classes: List of strings, the tags.
     """
 
     sample = [["a", "sample", "text"]]

@@ -4,11 +4,11 @@ import contextlib
 import importlib
 import os
 import socket
-import threading
 
 import keras
 
 from finetune_keras.engine.graph import all_layers
+from finetune_keras.engine.network import call_within
 from finetune_keras.models.model import encoder_of, text_model
 from finetune_keras.models.readable import in_one_piece
 from finetune_keras.models.text_encoder import TextEncoder
@@ -78,6 +78,25 @@ def text_backbone(
     whole = in_one_piece(backbone)
     encoder = TextEncoder(tokenizer, sequence_length)
     return text_model(whole.input, whole.output, encoder, backbone.name)
+
+
+def base_of(backbone, sequence_length, tokenizer):
+    """The backbone with an encoder, and the options of an encoder for it."""
+    if encoder_of(backbone) is None:
+        length = {"sequence_length": sequence_length} if sequence_length else {}
+        backbone = text_backbone(backbone, tokenizer, **length)
+    encoder = backbone.encoder
+    check_length(backbone, sequence_length or encoder.sequence_length)
+    return backbone, {
+        "tokenizer": tokenizer or encoder.tokenizer,
+        "sequence_length": sequence_length or encoder.sequence_length,
+    }
+
+
+def sequence_of(base):
+    """The features of each token of a backbone."""
+    output = base.output
+    return output["sequence_output"] if isinstance(output, dict) else output
 
 
 def longest_text(model):
@@ -224,20 +243,14 @@ def _answers(preset):
     host = next(
         (h for start, h in _HOSTS.items() if preset.startswith(start)), _KAGGLE
     )
-    proxied = any(
-        os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY")
-    )
-    answer = []
+    if os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY"):
+        return True
 
     def ask():
-        with contextlib.suppress(OSError):
-            with socket.create_connection((host, 443), _ANSWER_SECONDS):
-                answer.append(True)
+        socket.create_connection((host, 443), _ANSWER_SECONDS).close()
 
-    if proxied:
-        return True
-    # A timeout of the socket does not cover the look-up of the name.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_ANSWER_SECONDS)
-    return bool(answer)
+    try:
+        call_within(_ANSWER_SECONDS, ask)
+    except OSError:
+        return False
+    return True

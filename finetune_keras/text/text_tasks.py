@@ -4,7 +4,7 @@ from finetune_keras.data.labels import count_classes
 from finetune_keras.models.heads import build_head, padding_mask
 from finetune_keras.models.model import text_model
 from finetune_keras.models.text_encoder import TextEncoder
-from finetune_keras.text.parts import base_of, sequence_of
+from finetune_keras.text.text_backbones import base_of, sequence_of
 
 
 def text_classifier(
@@ -111,14 +111,8 @@ def text_regressor(
     Args:
         backbone: What `text_backbone` returns or takes.
         num_outputs: Integer, how many numbers. Defaults to `1`.
-        sequence_length: See `text_classifier`. Defaults to `None`.
-        tokenizer: See `text_backbone`. Defaults to `None`.
-        dropout: See `text_classifier`. Defaults to `0.1`.
-        pooling: See `text_classifier`. Defaults to `"token"`.
-        hidden_units: See `text_classifier`. Defaults to `None`.
-        activation: See `text_classifier`. Defaults to `None`.
-        batch_norm: See `replace_head`. Defaults to `False`.
-        kernel_regularizer: See `replace_head`. Defaults to `None`.
+        sequence_length, tokenizer, dropout, pooling, hidden_units, activation,
+            batch_norm, kernel_regularizer: As in `text_classifier`.
 
     Returns:
         A `FineTuneModel`.

@@ -6,8 +6,8 @@ from finetune_keras.engine import graph
 from finetune_keras.models.model import text_model
 from finetune_keras.text.answer_encoder import AnswerEncoder
 from finetune_keras.text.mask_encoder import MaskEncoder
-from finetune_keras.text.parts import base_of, sequence_of
 from finetune_keras.text.tag_encoder import TagEncoder
+from finetune_keras.text.text_backbones import base_of, sequence_of
 
 
 def token_classifier(

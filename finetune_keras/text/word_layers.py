@@ -9,17 +9,7 @@ from finetune_keras.engine import backend
 
 
 class TextLayer(RandomLayer):
-    """A layer on raw texts that changes a share of the parts of each.
-
-    Args:
-        rate: Float in [0, 1]. The share.
-        seed: Integer, or `None` for a random one. Defaults to `None`.
-        **kwargs: `name`, as for `keras.layers.Layer`.
-
-    Raises:
-        ValueError: If `rate` is out of range, or the backend of Keras is not
-            TensorFlow.
-    """
+    """A layer on raw texts that changes a share of the parts of each."""
 
     separator = " "
 
@@ -82,16 +72,8 @@ class TextLayer(RandomLayer):
 class RandomWordDeletion(TextLayer):
     """Leaves out words of a text, at random; one word always stays.
 
-    Active with `training=True` only.
-
-    Args:
-        rate: Float in [0, 1]. Probability of each word. Defaults to `0.1`.
-        seed: See `TextLayer`. Defaults to `None`.
-        **kwargs: See `TextLayer`.
+    `rate` is the probability of each word. Active with `training=True` only.
     """
-
-    def __init__(self, rate=0.1, seed=None, **kwargs):
-        super().__init__(rate, seed, **kwargs)
 
     def change(self, parts):
         import tensorflow as tf
@@ -104,13 +86,7 @@ class RandomWordDeletion(TextLayer):
 class RandomWordMask(TextLayer):
     """Puts a mask in the place of words of a text; one word always stays.
 
-    Active with `training=True` only.
-
-    Args:
-        rate: Float in [0, 1]. Probability of each word. Defaults to `0.1`.
-        mask_token: String, the mask. Defaults to `"[MASK]"`, that of BERT.
-        seed: See `TextLayer`. Defaults to `None`.
-        **kwargs: See `TextLayer`.
+    `rate` is the probability of each word. Active with `training=True` only.
     """
 
     def __init__(self, rate=0.1, mask_token="[MASK]", seed=None, **kwargs):
@@ -133,17 +109,9 @@ class RandomWordMask(TextLayer):
 class RandomWordSwap(TextLayer):
     """Lets words of a text change places, two by two.
 
+    `rate` is the share of words that stand elsewhere afterwards, on average.
     Active with `training=True` only.
-
-    Args:
-        rate: Float in [0, 1]. Share of the words of a text that stand
-            elsewhere afterwards, on average. Defaults to `0.1`.
-        seed: See `TextLayer`. Defaults to `None`.
-        **kwargs: See `TextLayer`.
     """
-
-    def __init__(self, rate=0.1, seed=None, **kwargs):
-        super().__init__(rate, seed, **kwargs)
 
     def change(self, parts):
         import tensorflow as tf
@@ -175,19 +143,12 @@ class RandomWordSwap(TextLayer):
 class RandomCharacterNoise(TextLayer):
     """Makes typos: leaves a letter out, doubles it, or puts in another.
 
-    The other letter comes from the same batch, so that it is of the same
-    script. White space stays. Active with `training=True` only.
-
-    Args:
-        rate: Float in [0, 1]. Probability of each letter. Defaults to `0.03`.
-        seed: See `TextLayer`. Defaults to `None`.
-        **kwargs: See `TextLayer`.
+    It does to each letter with probability `rate`. The other letter comes from
+    the same batch, so that it is of the same script. White space stays. Active
+    with `training=True` only.
     """
 
     separator = ""
-
-    def __init__(self, rate=0.03, seed=None, **kwargs):
-        super().__init__(rate, seed, **kwargs)
 
     def split(self, texts):
         import tensorflow as tf
@@ -222,22 +183,8 @@ class RandomCharacterNoise(TextLayer):
 class RandomTokenMask(RandomLayer):
     """Puts the id of a mask in the place of token ids, on any backend.
 
-    Active with `training=True` only.
-
-    Args:
-        rate: Float in [0, 1]. Probability of each token.
-        mask_id: Integer, the id of the mask.
-        keep_ids: List of integers that stay: those of padding, start and end.
-            Defaults to `()`.
-        seed: Integer, or `None` for a random one. Defaults to `None`.
-        **kwargs: `name`, and `dtype`, by default `"int32"`.
-
-    Raises:
-        ValueError: If `rate` is out of range, or the input is not of integers.
-
-    Reference:
-
-    - [Devlin et al., 2018](https://arxiv.org/abs/1810.04805)
+    It does with probability `rate`, but for `keep_ids`: those of padding,
+    start and end. Active with `training=True` only.
     """
 
     def __init__(self, rate, mask_id, keep_ids=(), seed=None, **kwargs):

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 
+from finetune_keras.data.figure import as_label, new_figure
 from finetune_keras.data.printable import printable
 from finetune_keras.data.table import format_table
-from finetune_keras.training.figure import as_label, new_figure
 
 
 class FineTuneHistory:

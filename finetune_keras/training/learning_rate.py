@@ -6,10 +6,10 @@ import keras
 import numpy as np
 
 from finetune_keras.data.buckets import Buckets
+from finetune_keras.data.figure import new_figure
 from finetune_keras.data.source import Source
 from finetune_keras.models.model import encoder_of
 from finetune_keras.training.data_checks import check_batched, has_labels
-from finetune_keras.training.figure import new_figure
 from finetune_keras.training.inputs import check_labels
 from finetune_keras.training.twin_fit import (
     batch_arguments,

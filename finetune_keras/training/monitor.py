@@ -4,6 +4,7 @@ import re
 
 import keras
 
+from finetune_keras.arguments import check, one_of
 from finetune_keras.engine.fit_state import compile_arguments, sync_state
 
 _RISING = set(
@@ -30,10 +31,7 @@ def rises(monitor, mode="auto", model=None):
     Raises:
         ValueError: If `mode` is unknown, or it cannot be told.
     """
-    if mode not in ("auto", "min", "max"):
-        raise ValueError(
-            f'`mode` must be "auto", "min" or "max". Received: mode={mode!r}'
-        )
+    check(mode=(mode, one_of("auto", "min", "max")))
     if monitor is None or mode != "auto":
         return mode == "max"
     rising = _by_metric(monitor, model)
