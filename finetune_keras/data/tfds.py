@@ -1,6 +1,7 @@
 """Sets of TensorFlow Datasets, prepared or downloaded."""
 
 import contextlib
+import functools
 import os
 import urllib.error
 import urllib.request
@@ -90,8 +91,6 @@ def from_tfds(
     ```
     """
     options = {
-        "features": features,
-        "label": label,
         "crop_to_aspect_ratio": crop_to_aspect_ratio,
         "batch_size": batch_size,
         "task": task,
@@ -100,9 +99,9 @@ def from_tfds(
     }
     fractions = check_fractions(validation_split, test_split)
     builder = _builder(name, data_dir, download)
-    keys = _keys(builder, options)
+    keys = _keys(builder, features, label)
     feature = builder.info.features[keys[1]]
-    examples = _read(builder, keys, image_size, options)
+    examples = _read(builder, keys, image_size, crop_to_aspect_ratio)
     names = getattr(feature, "names", None) or getattr(
         getattr(feature, "feature", None), "names", None
     )
@@ -194,9 +193,9 @@ def _check_network(name):
         ) from error
 
 
-def _keys(builder, options):
+def _keys(builder, features, label):
     keys = builder.info.supervised_keys or (None, None)
-    x, y = options["features"] or keys[0], options["label"] or keys[1]
+    x, y = features or keys[0], label or keys[1]
     known = list(builder.info.features or [])
     if x == y and x is not None:
         raise ValueError(
@@ -212,7 +211,7 @@ def _keys(builder, options):
     return x, y
 
 
-def _read(builder, keys, image_size, options):
+def _read(builder, keys, image_size, crop):
     import tensorflow_datasets as tfds
 
     splits = {s: SPLIT_NAMES.get(s) for s in builder.info.splits}
@@ -224,7 +223,11 @@ def _read(builder, keys, image_size, options):
         )
     is_image = isinstance(builder.info.features[keys[0]], tfds.features.Image)
     _check_size(builder, used, is_image, image_size)
-    read = _image_reader(image_size, options) if is_image else _plain
+    read = _plain
+    if is_image:
+        read = functools.partial(
+            load_image, image_size=image_size, crop_to_aspect_ratio=crop
+        )
     x, labels, digests, given, names, rows = [], [], [], [], [], []
     for split, part in used.items():
         dataset = builder.as_dataset(split=split, shuffle_files=False)
@@ -267,11 +270,6 @@ def _check_size(builder, used, is_image, image_size):
             "than half of the free memory. Pass a smaller `image_size`. "
             f"Received: image_size={image_size!r}"
         )
-
-
-def _image_reader(image_size, options):
-    crop = options["crop_to_aspect_ratio"]
-    return lambda pixels: load_image(pixels, image_size, crop)
 
 
 def _plain(value):

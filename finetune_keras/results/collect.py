@@ -20,9 +20,9 @@ def collect(model, data, told, threshold, worst, batch_size, steps, verbose):
     """Predicts all of the data once: `(outcomes, worst)`.
 
     Labels and inputs are taken from the same batches as the predictions, so
-    that a data set that shuffles stays aligned. `worst` is a list of
-    `(loss, index, input)`, the highest loss first; `told` are the task, the
-    classes and whether outputs are logits, each `None` to infer it.
+    that a data set that shuffles stays aligned. `told` are task, classes and
+    whether outputs are logits, each `None` to infer it; of `worst` losses, the
+    highest first, it lists `(loss, index, input)`.
     """
     several = getattr(model, "outputs", None) or ()
     if len(several) > 1:

@@ -115,12 +115,8 @@ def cross_validate(
         seed: Integer, of the folds. Defaults to `0`.
         evaluation: Dict of arguments of `evaluate`. Defaults to `None`.
         cache: See `fine_tune`. Defaults to `None`: shared by the folds.
-        batch_size: See `fine_tune`. Defaults to `None`.
-        callbacks: See `fine_tune`; the same in all folds. Defaults to `None`.
-        class_weight: See `fine_tune`. Defaults to `None`.
-        shuffle: See `fine_tune`. Defaults to `True`.
-        monitor: See `fine_tune`. Defaults to `None`.
-        mode: See `fine_tune`. Defaults to `"auto"`.
+        batch_size, callbacks, class_weight, shuffle, monitor, mode: As in
+            `fine_tune`; the callbacks are the same in all folds.
         verbose: 0 or 1, a line a fold. Defaults to `1`.
 
     Returns:

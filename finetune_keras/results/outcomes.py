@@ -10,14 +10,9 @@ import numpy as np
 class Outcomes:
     """What a model said of each example, and what was true.
 
-    Attributes:
-        y_true: Integer array (n,) of class ids; 0-1 array (n, labels) of a
-            multi-label task; float array (n, values) of a regression.
-        outputs: Float32 array (n, classes) of probabilities, or (n, values).
-        task: A `Task`; its `classes` name the columns of `outputs`.
-        threshold: Float, list of floats or `None`, see `evaluate`.
-        sample_weight: Float array (n,) or `None`.
-        keys: Array (n,) of 64-bit digests of inputs with labels, or `None`.
+    `y_true` are class ids (n,), rows of 0 and 1 (n, labels) or values (n,
+    values), as the `task` has them, `outputs` float32 probabilities or values
+    of a row each; `keys` are digests of inputs with labels, or `None`.
     """
 
     def __init__(
