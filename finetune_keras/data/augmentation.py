@@ -46,9 +46,9 @@ class Augmentation(keras.layers.Pipeline):
     ```python
     import keras
     import numpy as np
-    from finetune_keras.data.augmentation import Augmentation
+    import finetune_keras as ft
 
-    augmentation = Augmentation(
+    augmentation = ft.Augmentation(
         [keras.layers.RandomFlip(), keras.layers.RandomContrast(0.2)], seed=0
     )
     pixels = np.random.uniform(0, 255, (4, 8, 8, 3)).astype("float32")

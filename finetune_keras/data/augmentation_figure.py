@@ -39,11 +39,10 @@ def show_augmentation(layer, batch, columns=4):
 
     ```python
     import numpy as np
-    from finetune_keras.data.augmentation_figure import show_augmentation
-    from finetune_keras.data.image_augmentation import image_augmentation
+    import finetune_keras as ft
 
     pixels = np.random.randint(0, 256, (2, 32, 32, 3), "uint8")
-    figure = show_augmentation(image_augmentation("strong"), pixels)
+    figure = ft.show_augmentation(ft.image_augmentation("strong"), pixels)
     figure.savefig("augmentation.png")
     ```
     """

@@ -40,10 +40,10 @@ def image_augmentation(strength="medium", flip="horizontal", seed=None):
 
     ```python
     import numpy as np
-    from finetune_keras.data.image_augmentation import image_augmentation
+    import finetune_keras as ft
 
     pixels = np.random.randint(0, 256, (4, 32, 32, 3), "uint8")
-    augmentation = image_augmentation("medium", seed=0)
+    augmentation = ft.image_augmentation("medium", seed=0)
     augmented = augmentation(pixels, training=True)
     print(augmented.shape, augmented.dtype)
     ```

@@ -33,10 +33,10 @@ def sequence_augmentation(strength="medium", seed=None):
 
     ```python
     import numpy as np
-    from finetune_keras.data.sequence_augmentation import sequence_augmentation
+    import finetune_keras as ft
 
     x = np.random.normal(size=(4, 100, 6)).astype("float32")
-    print(sequence_augmentation("strong")(x, training=True).shape)
+    print(ft.sequence_augmentation("strong")(x, training=True).shape)
     ```
 
     Reference:

@@ -37,10 +37,10 @@ def table_augmentation(strength="medium", numeric=None, seed=None):
 
     ```python
     import numpy as np
-    from finetune_keras.data.table_augmentation import table_augmentation
+    import finetune_keras as ft
 
     x = np.random.normal(size=(16, 3)).astype("float32")
-    augmentation = table_augmentation("strong", numeric=[0, 1], seed=0)
+    augmentation = ft.table_augmentation("strong", numeric=[0, 1], seed=0)
     print(augmentation(x, training=True)[:2])
     ```
     """

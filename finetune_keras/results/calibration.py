@@ -51,9 +51,9 @@ class Calibration(keras.layers.Layer):
 
     ```python
     import numpy as np
-    from finetune_keras.results.calibration import Calibration
+    import finetune_keras as ft
 
-    softer = Calibration(scale=0.5)
+    softer = ft.Calibration(scale=0.5)
     print(softer(np.array([[0.9, 0.1]])))  # 0.75, 0.25
     ```
     """

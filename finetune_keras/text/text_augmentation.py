@@ -35,10 +35,10 @@ def text_augmentation(strength="medium", seed=None):
 
     ```python
     import tensorflow as tf
-    from finetune_keras.text.text_augmentation import text_augmentation
+    import finetune_keras as ft
 
     texts = tf.constant(["the flight was late and the crew was kind"])
-    print(text_augmentation("strong", seed=1)(texts, training=True))
+    print(ft.text_augmentation("strong", seed=1)(texts, training=True))
     ```
 
     Reference:
