@@ -18,10 +18,7 @@ from finetune_keras.adapters.targets import (
 )
 from finetune_keras.engine.fit_state import strategy_scope
 from finetune_keras.engine.traces import forget_traces
-from finetune_keras.models.adapters_by_path import (
-    adapters_by_name,
-    adapters_in,
-)
+from finetune_keras.models.adapters_by_path import adapters_by_name, adapters_in
 from finetune_keras.models.freezing import freeze, unfreeze
 from finetune_keras.models.model import give_class_back, keep_adapters
 

@@ -31,10 +31,7 @@ from finetune_keras.adapters.stored import (
     read_folder,
     safetensors,
 )
-from finetune_keras.adapters.targets import (
-    base_leaves,
-    check_places,
-)
+from finetune_keras.adapters.targets import base_leaves, check_places
 from finetune_keras.arguments import check, one_of
 from finetune_keras.data.atomic import replacing, write_text
 from finetune_keras.engine import graph

@@ -7,11 +7,7 @@ import string
 import keras
 from keras import ops
 
-from finetune_keras.adapters.layer import (
-    AdapterLayer,
-    Factor,
-    full_precision,
-)
+from finetune_keras.adapters.layer import AdapterLayer, Factor, full_precision
 from finetune_keras.engine.layers import causal_padding
 
 

@@ -5,17 +5,16 @@ import json
 import pathlib
 
 from finetune_keras.adapters.peft_files import CONFIG, WEIGHTS
+from finetune_keras.arguments import Kind, maybe
 from finetune_keras.data.facts import (
     COUNT,
     DICT,
     TEXT,
     DamagedFile,
-    Kind,
     check_facts,
     damaged,
     dict_of,
     list_of,
-    maybe,
     reading,
 )
 

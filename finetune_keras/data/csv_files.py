@@ -7,11 +7,7 @@ import os
 from finetune_keras.data.columns import odd_among_numbers, read_numbers
 from finetune_keras.data.datasets import DataSplits
 from finetune_keras.data.decoding import read_text
-from finetune_keras.data.frames import (
-    column_names,
-    read_table,
-    texts_meant,
-)
+from finetune_keras.data.frames import column_names, read_table, texts_meant
 from finetune_keras.data.splits import check_fractions
 
 

@@ -4,19 +4,13 @@ import contextlib
 import json
 import os
 import pathlib
-import typing
 import zipfile
 import zlib
 
+from finetune_keras.arguments import Kind
+
 # What Python raises for what is cut off, changed or made up.
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
-
-
-class Kind(typing.NamedTuple):
-    """A kind of plain data: how it is called, and whether a value is one."""
-
-    words: str
-    holds: typing.Callable
 
 
 TEXT = Kind("a string", lambda v: isinstance(v, str))
@@ -26,20 +20,10 @@ COUNT = Kind("a whole number", lambda v: type(v) is int and v >= 0)
 DICT = Kind("an object", lambda v: isinstance(v, dict))
 
 
-def maybe(kind):
-    """The kind of what may be missing."""
-    return Kind(f"{kind.words} or null", lambda v: v is None or kind.holds(v))
-
-
 def either(*kinds):
     """The kind of what is of one of several kinds."""
     words = " or ".join(kind.words for kind in kinds)
     return Kind(words, lambda v: any(kind.holds(v) for kind in kinds))
-
-
-def one_of(*values):
-    """The kind of what is one of a few strings."""
-    return Kind(f"one of {list(values)}", lambda v: v in list(values))
 
 
 def list_of(kind, size=None):

@@ -171,12 +171,7 @@ class RandomCutout(keras.layers.RandomErasing):
     """
 
     def __init__(
-        self,
-        rate=0.5,
-        scale=(0.02, 0.2),
-        fill_value=127.5,
-        seed=None,
-        **kwargs,
+        self, rate=0.5, scale=(0.02, 0.2), fill_value=127.5, seed=None, **kwargs
     ):
         check(rate=(rate, share))
         kwargs["factor"] = (rate, rate)

@@ -5,10 +5,7 @@ import numpy as np
 from keras import ops
 
 from finetune_keras.arguments import check, number, share
-from finetune_keras.data.augmentation import (
-    STRENGTH,
-    Augmentation,
-)
+from finetune_keras.data.augmentation import STRENGTH, Augmentation
 from finetune_keras.data.random_layer import RandomLayer
 from finetune_keras.data.sequence_augmentation import NOISE
 

@@ -1,6 +1,5 @@
 """The kinds of tasks that evaluation judges: classes, labels, numbers."""
 
-
 import keras
 import numpy as np
 

@@ -4,10 +4,7 @@ Everything here reads Keras's own graph of nodes.
 """
 
 import keras
-from keras.src.models.functional import (
-    Functional,
-    functional_like_constructor,
-)
+from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.ops.function import make_node_key
 
 

@@ -66,8 +66,7 @@ def _reduce_scalars(reduce):
         if reduction in ("auto", "mean") and workers_of_strategy(strategy):
             # All workers then see the same numbers, and stop alike.
             return keras.tree.map_structure(
-                lambda value: strategy.reduce("MEAN", value, axis=None),
-                values,
+                lambda value: strategy.reduce("MEAN", value, axis=None), values
             )
         return reduce(values, strategy, reduction)
 

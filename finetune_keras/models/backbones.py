@@ -17,11 +17,7 @@ from finetune_keras.models.preprocessing import (
     scale_pixels,
     shape_axis,
 )
-from finetune_keras.models.pretrained import (
-    build,
-    check_weights,
-    load_weights,
-)
+from finetune_keras.models.pretrained import build, check_weights, load_weights
 from finetune_keras.models.readable import in_one_piece
 
 

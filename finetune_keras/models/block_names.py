@@ -8,7 +8,7 @@ import keras
 
 _BLOCK = re.compile(
     r".*?(?:block|layer|stage|stack|cell|unit|module|mixed|encoder|decoder)s?"
-    r"_?\d+[a-z]?(?=[_/.-]|$)",
+    r"_?\d+[a-z]?(?=[_/.-]|$)"
 )
 _PLACE = re.compile(r"(?:^|.*[_/])(?:stem|top|neck)(?=_(?!\d)|/|$)")
 _NORM_WORDS = re.compile(r"_(bn|norm|batchnorm|relu|act|activation|pad)$", re.I)

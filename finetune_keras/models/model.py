@@ -220,10 +220,7 @@ def encoder_of(model):
 
 # === Classes ===
 
-_KINDS = {
-    graph.Functional: FineTuneModel,
-    keras.Sequential: FineTuneSequential,
-}
+_KINDS = {graph.Functional: FineTuneModel, keras.Sequential: FineTuneSequential}
 
 
 def _keeps_all(model):

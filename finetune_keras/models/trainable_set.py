@@ -8,12 +8,7 @@ from finetune_keras.engine import graph
 from finetune_keras.engine.paths import without_numbers
 
 # What the file of a model of ours holds of it.
-FLAGS = (
-    "frozen_layers",
-    "frozen_variables",
-    "leaf_layers",
-    "quantized_layers",
-)
+FLAGS = ("frozen_layers", "frozen_variables", "leaf_layers", "quantized_layers")
 
 
 def describe_flags(model):

@@ -4,12 +4,7 @@ import math
 import pathlib
 
 from finetune_keras.arguments import nearest
-from finetune_keras.plans.phase import (
-    CHECKS,
-    Phase,
-    PlanError,
-    checked,
-)
+from finetune_keras.plans.phase import CHECKS, Phase, PlanError, checked
 
 
 def read_dict(data):

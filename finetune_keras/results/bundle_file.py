@@ -7,6 +7,7 @@ import zipfile
 
 import keras
 
+from finetune_keras.arguments import maybe, one_of
 from finetune_keras.data.facts import (
     COUNT,
     DICT,
@@ -18,8 +19,6 @@ from finetune_keras.data.facts import (
     damaged,
     either,
     list_of,
-    maybe,
-    one_of,
     reading,
 )
 from finetune_keras.data.labels import check_classes

@@ -115,14 +115,7 @@ def _join(parts):
     y_true, outputs, weight, keys = whole
     if weight is not None and not weight.sum() > 0:
         raise ValueError("All sample weights are zero. Received: only zeros")
-    return Outcomes(
-        y_true,
-        outputs,
-        first.task,
-        first.threshold,
-        weight,
-        keys,
-    )
+    return Outcomes(y_true, outputs, first.task, first.threshold, weight, keys)
 
 
 def _checked_arrays(data):

@@ -73,10 +73,7 @@ def _pictures(report):
 def _classes(report):
     if not report.per_class:
         return []
-    return [
-        "<h2>Classes</h2>",
-        _table(texts.class_rows(report, _MOST_CLASSES)),
-    ]
+    return ["<h2>Classes</h2>", _table(texts.class_rows(report, _MOST_CLASSES))]
 
 
 def _slices(report):

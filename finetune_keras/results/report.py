@@ -10,11 +10,7 @@ from finetune_keras.data.printable import printable
 from finetune_keras.results import previews, render_figures
 from finetune_keras.results.render_html import render_html
 from finetune_keras.results.render_text import render_text
-from finetune_keras.results.report_file import (
-    FORMAT,
-    pack_arrays,
-    read_report,
-)
+from finetune_keras.results.report_file import FORMAT, pack_arrays, read_report
 
 
 class Report:

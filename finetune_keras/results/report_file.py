@@ -10,6 +10,7 @@ import zlib
 
 import numpy as np
 
+from finetune_keras.arguments import maybe, one_of
 from finetune_keras.data.facts import (
     COUNT,
     DICT,
@@ -22,9 +23,7 @@ from finetune_keras.data.facts import (
     dict_of,
     either,
     list_of,
-    maybe,
     object_of,
-    one_of,
     reading,
 )
 from finetune_keras.data.task import Task

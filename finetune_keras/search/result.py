@@ -5,14 +5,8 @@ import pathlib
 import keras
 import numpy as np
 
-from finetune_keras.data.facts import (
-    DICT,
-    TEXT,
-    Kind,
-    object_of,
-    read_json,
-    reading,
-)
+from finetune_keras.arguments import Kind
+from finetune_keras.data.facts import DICT, TEXT, object_of, read_json, reading
 from finetune_keras.data.figure import new_figure
 from finetune_keras.data.printable import printable
 from finetune_keras.data.table import format_table

@@ -2,13 +2,13 @@
 
 import pathlib
 
+from finetune_keras.arguments import one_of
 from finetune_keras.data.facts import (
     DICT,
     NUMBER,
     TEXT,
     check_facts,
     list_of,
-    one_of,
     read_json,
 )
 

@@ -15,10 +15,7 @@ import numpy as np
 
 from finetune_keras.data.atomic import replacing
 from finetune_keras.data.pipeline import free_memory
-from finetune_keras.engine.fit_state import (
-    compile_arguments,
-    strategy_scope,
-)
+from finetune_keras.engine.fit_state import compile_arguments, strategy_scope
 from finetune_keras.engine.session import clear_session
 from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.models.layer_groups import layer_groups

@@ -7,11 +7,7 @@ import numpy as np
 
 from finetune_keras.data.labels import check_classes
 from finetune_keras.data.task import Task
-from finetune_keras.models.text_encoder import (
-    TextEncoder,
-    as_text,
-    check_texts,
-)
+from finetune_keras.models.text_encoder import TextEncoder, as_text, check_texts
 
 
 class TokenTask(Task):

@@ -13,11 +13,7 @@ from finetune_keras.engine.optimizer_values import (
     restore_optimizer,
 )
 from finetune_keras.training.history import as_plain
-from finetune_keras.training.monitor import (
-    is_skipped,
-    rises,
-    weight_penalty,
-)
+from finetune_keras.training.monitor import is_skipped, rises, weight_penalty
 from finetune_keras.training.observer import Observer
 
 

@@ -21,10 +21,7 @@ from finetune_keras.training.identity import facts_of
 from finetune_keras.training.inputs import Inputs
 from finetune_keras.training.memory import Memory
 from finetune_keras.training.observer import Observers
-from finetune_keras.training.optimizers import (
-    is_layerwise,
-    multipliers_by_path,
-)
+from finetune_keras.training.optimizers import is_layerwise, multipliers_by_path
 from finetune_keras.training.phase_work import PhaseWork
 from finetune_keras.training.progress import Progress
 from finetune_keras.training.rate_clock import RateClock
