@@ -1,6 +1,5 @@
 """Folders with a subfolder a class: images and texts."""
 
-import hashlib
 import os
 import re
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from finetune_keras.data.datasets import DataSplits
 from finetune_keras.data.decoding import marked_encoding
-from finetune_keras.data.examples import SPLIT_NAMES, Examples
+from finetune_keras.data.examples import SPLIT_NAMES, Examples, digest
 from finetune_keras.data.files import check_bad_files, check_images
 from finetune_keras.data.image_check import read_file
 from finetune_keras.data.images import check_image_size
@@ -316,4 +315,4 @@ def _read_text(path):
     problem = None if text.strip() else "empty"
     if "\0" in text:
         problem = "with bytes of 0, such as UTF-16 without its mark"
-    return text, problem, hashlib.sha256(data).hexdigest()[:32]
+    return text, problem, digest(data)
