@@ -95,19 +95,15 @@ class AnswerEncoder(TextEncoder):
 
     def _windows(self, questions, contexts):
         pieces = [list(_PIECE.finditer(text)) for text in contexts]
-        words = [
-            (m.start() == 0 or m.string[m.start() - 1].isspace(), m[0])
-            for found in pieces
-            for m in found
-        ]
+        words = [(_begins(m), m[0]) for found in pieces for m in found]
         known = self.ids_of_pieces(words)
         windows = []
         for i, ids in enumerate(self.token_ids(questions)):
             tokens = []
             for m in pieces[i]:
-                space = m.start() == 0 or m.string[m.start() - 1].isspace()
-                spans = [(m.start(), m.end())] * len(known[space, m[0]])
-                tokens += zip(known[space, m[0]], spans, strict=True)
+                found = known[_begins(m), m[0]]
+                spans = [(m.start(), m.end())] * len(found)
+                tokens += zip(found, spans, strict=True)
             windows += self._slide(i, ids, tokens)
         return windows
 
@@ -124,6 +120,11 @@ class AnswerEncoder(TextEncoder):
             if begin + room >= len(tokens):
                 return windows
             begin += step
+
+
+def _begins(piece):
+    """Tells whether a piece of a text begins a word."""
+    return piece.start() == 0 or piece.string[piece.start() - 1].isspace()
 
 
 class _Window:
