@@ -13,8 +13,22 @@ from finetune_keras.data.tf_data import (
     remembers_passes,
     sources,
 )
+from finetune_keras.data.watched import (
+    InOrder,
+    WatchedSequence,
+    watched_batches,
+    watched_dataset,
+    watched_loader,
+)
 
 NAMES = ("x", "y", "sample_weight")
+# The sampler of torch for streams; batches may come from the data itself.
+_IN_ORDER = {
+    "BatchSampler",
+    "NoneType",
+    "SequentialSampler",
+    "_InfiniteConstantSampler",
+}
 
 
 class Source:
@@ -43,9 +57,9 @@ class Source:
     @staticmethod
     def of(data, batch_size=None, name="data"):
         """The source of data of any form; raises where it has none."""
-        for kind, fits in _KINDS.items():
-            if fits(data):
-                return kind(data, batch_size)
+        kind = kind_of(data)
+        if kind is not None:
+            return kind(data, batch_size)
         raise ValueError(
             f"`{name}` must hold labels: pass a tuple of arrays (x, y), a "
             "batched `tf.data.Dataset`, a `keras.utils.PyDataset` or another "
@@ -76,8 +90,15 @@ class Source:
         # Keras warns of asking what has an order for another.
         return {"x": self.data, "shuffle": False}
 
-    def validation(self):
-        """What `fit` takes to validate on it."""
+    def watched(self, look, pick, every=True):
+        """What `fit` reads of it; `look` sees what `pick` takes of batches.
+
+        Of every batch, or at least of the first of a pass.
+        """
+        return self.seen(lambda batch: look(pick(batch)))
+
+    def seen(self, look):
+        """What `fit` reads of it; `look` sees its batches, where it can."""
         return self.data
 
     def facts(self, digest):
@@ -143,7 +164,7 @@ class TextBuckets(Source):
         data = self.data.dataset(shuffle)
         return {"x": data.repeat() if endless else data, "shuffle": False}
 
-    def validation(self):
+    def seen(self, look):
         return self.data.dataset()
 
     def held(self, epoch):
@@ -187,6 +208,9 @@ class Dataset(Source):
         # Looking into a shuffled one would change its later orders.
         return None if self.is_shuffled else next(iter(self.data), None)
 
+    def watched(self, look, pick, every=True):
+        return watched_dataset(self.data, look, pick, every)
+
     def facts(self, digest):
         data, first = self.data, None
         marks = [vars(x).get("fingerprint") for x in sources(data)]
@@ -228,17 +252,54 @@ class Sequence(Source):
     def fit_arguments(self):
         return {"x": self.data}
 
+    def seen(self, look):
+        if self.data.use_multiprocessing:
+            # Another process would need a copy of the model.
+            look(self.data[0])
+            return self.data
+        return WatchedSequence(self.data, look)
+
     def facts(self, digest):
         first = same_twice(lambda: digest([len(self.data), self.data[0]]))
         return {"class": type(self.data).__name__, "first batch": first}
 
 
-class Batches(Source):
-    """Another iterable of batches, such as a `DataLoader` of torch."""
+class Loader(Source):
+    """A `DataLoader` of torch, or data of grain: what Keras reads in order."""
 
     @property
     def num_batches(self):
         return len(self.data) if hasattr(self.data, "__len__") else None
+
+    @property
+    def is_shuffled(self):
+        names = "sampler", "batch_sampler"
+        samplers = [getattr(self.data, name, None) for name in names]
+        return not {type(x).__name__ for x in samplers} <= _IN_ORDER
+
+    remembers_passes = is_shuffled
+
+    def example(self):
+        return None if self.is_shuffled else next(iter(self.data))
+
+    def seen(self, look):
+        of_torch = hasattr(self.data, "batch_sampler")
+        return watched_loader(self.data, look) if of_torch else self.data
+
+
+class Batches(Source):
+    """Another iterable of batches."""
+
+    def __init__(self, data, batch_size=None):
+        super().__init__(InOrder(data))
+
+        self.num_batches = self.data.num_batches
+
+    def seen(self, look):
+        return WatchedSequence(self.data, look)
+
+    def facts(self, digest):
+        return {"class": type(self.data.data).__name__, "first batch": None}
 
 
 class Generator(Source):
@@ -247,11 +308,24 @@ class Generator(Source):
     num_batches = math.inf
     remembers_passes = is_exhausted = True
 
+    def seen(self, look):
+        return watched_batches(self.data, look)
+
 
 def same_twice(read):
     """What is read, if it is the same a second time; or `None`."""
     one, two = read(), read()
     return one if one == two else None
+
+
+def kind_of(data):
+    """The class of source that data is, or `None`."""
+    return next((kind for kind, fits in _KINDS.items() if fits(data)), None)
+
+
+def _is_loader(data):
+    rooms = [kind.__module__ for kind in type(data).__mro__]
+    return any(room.startswith(("torch.utils.data", "grain")) for room in rooms)
 
 
 def _is_plain(data):
@@ -263,6 +337,7 @@ _KINDS = {
     TextBuckets: lambda data: isinstance(data, Buckets),
     Sequence: lambda data: isinstance(data, keras.utils.PyDataset),
     Dataset: lambda data: hasattr(data, "element_spec"),
+    Loader: _is_loader,
     Generator: lambda data: hasattr(data, "__next__"),
     Batches: lambda data: hasattr(data, "__iter__") and not _is_plain(data),
 }

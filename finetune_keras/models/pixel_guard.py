@@ -6,6 +6,8 @@ import warnings
 import keras
 import numpy as np
 
+from finetune_keras.data.source import Arrays, Source, kind_of
+
 
 def looks_scaled(x):
     """Tells whether pixels look scaled already, instead of 0 to 255.
@@ -48,7 +50,7 @@ def guard_pixels(model):
     Whoever scales them too gets a model that learns badly and says nothing,
     so `fit`, `evaluate`, `predict`, their batch versions and a plain call look
     at the first pixels that they see (at most 32 images) and warn, once for
-    each model. Symbolic tensors, generators and integer images pass unseen.
+    each model. Symbolic tensors and integer images pass unseen.
 
     The guard stands on the object and in memory only: class and file are
     those of the model, and load where this library is not installed.
@@ -102,14 +104,13 @@ class _PixelGuard:
         """Looks at data of any kind; returns what to use in its place."""
         if self.has_warned:
             return x
-        if hasattr(x, "element_spec") and hasattr(x, "enumerate"):
-            return self._look_at_dataset(x)
-        if isinstance(x, keras.utils.PyDataset):
-            images = None if self.has_seen else self._images(_first(x[0]))
-        else:
+        if kind_of(x) in (None, Arrays):
             images = self._images(x)
-        self._look(None if images is None else images[:32])
-        return x
+            self._look(None if images is None else images[:32])
+            return x
+        if self.has_seen:
+            return x
+        return Source.of(x).watched(self.look_once, self._of_batch, every=False)
 
     def look_once(self, x):
         """Looks at a batch, unless pixels were seen before; returns it."""
@@ -143,35 +144,7 @@ class _PixelGuard:
                 return leaf
         return None
 
-    def _look_at_dataset(self, dataset):
-        """Has the first batch of a `tf.data.Dataset` looked at as it flows by.
-
-        A batch taken beforehand would be drawn from the shuffling as well, and
-        training would no longer be that of a plain model.
-        """
-        import tensorflow as tf
-
-        spec = self._images(_first(dataset.element_spec))
-        if self.has_seen or not isinstance(spec, tf.TensorSpec):
-            return dataset
-        if not spec.dtype.is_floating:
-            return dataset
-
-        def look(images):
-            self.look_once(images)
-            return True
-
-        def pass_by(index, batch):
-            images = self._images(_first(batch))[:32]
-            tf.cond(
-                index == 0,
-                lambda: tf.numpy_function(look, [images], tf.bool),
-                lambda: False,
-            )
-            return batch
-
-        return dataset.enumerate().map(pass_by)
-
-
-def _first(batch):
-    return batch[0] if isinstance(batch, (list, tuple)) else batch
+    def _of_batch(self, batch):
+        """Finds the images in a batch of data."""
+        x = batch[0] if isinstance(batch, (list, tuple)) else batch
+        return self._images(x)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from finetune_keras.data.buckets import Buckets
+from finetune_keras.data.source import Dataset, kind_of
 from finetune_keras.data.tf_data import is_augmented
 from finetune_keras.models.text_encoder import is_raw
 
@@ -137,9 +138,10 @@ def _packed(x, y, sample_weight):
 
 
 def _is_text_dataset(data):
-    spec = getattr(data, "element_spec", None)
-    leaves = keras.tree.flatten(spec) if spec is not None else [None]
-    return getattr(leaves[0], "dtype", None) == "string"
+    if kind_of(data) is not Dataset:
+        return False
+    first = keras.tree.flatten(data.element_spec)[0]
+    return getattr(first, "dtype", None) == "string"
 
 
 def _batch_size(dataset):

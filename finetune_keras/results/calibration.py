@@ -9,7 +9,7 @@ from finetune_keras.data.task import Task, refuse_unclear
 from finetune_keras.engine import graph
 from finetune_keras.models.heads import rebuild
 from finetune_keras.models.model import keep_task
-from finetune_keras.results.collect import open_data, without_copies
+from finetune_keras.results.collect import open_data, predict_batch
 from finetune_keras.results.decisions import (
     abstention_threshold,
     conformal_threshold,
@@ -253,12 +253,8 @@ def _with_probabilities(model):
 
 def _predictions(model, data):
     """Predicts and keeps the labels, in one pass."""
-    if isinstance(data, (tuple, list)):
-        return model.predict(data[0], verbose=0), np.asarray(data[1])
-    parts = [
-        (without_copies(model.predict_on_batch(x), x), y)
-        for x, y, _ in open_data(data, name="validation")[0]
-    ]
+    batches, _ = open_data(data, name="validation")
+    parts = [(predict_batch(model, x), y) for x, y, _ in batches]
     if not parts:
         raise ValueError(
             f"`validation` holds no example. Received: validation={data!r}"

@@ -33,9 +33,8 @@ def collect(model, data, told, threshold, worst, batch_size, steps, verbose):
     parts, task, position = [], None, 0
     for x, y, weight in batches:
         _check_batch(y)
-        outputs = model.predict_on_batch(_for_backend(x))
+        outputs = predict_batch(model, x)
         arrays = keras.tree.map_structure(_to_numpy, x)
-        outputs = without_copies(outputs, arrays)
         if task is None:
             task = Task.of_batch(model, y, as_columns(outputs), *told)
         part = _read(task, arrays, (y, outputs, weight), threshold)
@@ -54,12 +53,13 @@ def collect(model, data, told, threshold, worst, batch_size, steps, verbose):
     return _join(parts), worst.kept
 
 
-def without_copies(outputs, x):
-    """Keeps one prediction of each example.
+def predict_batch(model, x):
+    """Predicts a batch of any source, one prediction of each example.
 
     Of several replicas each predicts the whole batch, one after the other.
     """
     count = len(keras.tree.flatten(x)[0])
+    outputs = model.predict_on_batch(_for_backend(x))
     return keras.tree.map_structure(lambda array: array[:count], outputs)
 
 

@@ -6,6 +6,7 @@ import warnings
 
 from finetune_keras.arguments import check, integer, maybe, nearest, one_of
 from finetune_keras.cache.activation_store import cache_options
+from finetune_keras.data.source import Arrays, Generator, kind_of
 from finetune_keras.search.distribution import workers_named
 from finetune_keras.search.hypermodel import FineTuneHyperModel
 from finetune_keras.search.parts import largest_epochs
@@ -146,12 +147,12 @@ def _check_data(hypermodel, options, train, validation):
         )
     steps = {"train": "steps_per_epoch", "validation": "validation_steps"}
     for name, data in (("train", train), ("validation", validation)):
-        if isinstance(data, (tuple, list)) and len(data) not in (2, 3):
+        if kind_of(data) is Arrays and len(data) not in (2, 3):
             raise ValueError(
                 f"`{name}` must hold labels: a tuple (x, y) or (x, y, "
                 f"sample_weight). Received: a tuple of {len(data)}"
             )
-        if hasattr(data, "__next__") and steps[name] not in options:
+        if kind_of(data) is Generator and steps[name] not in options:
             raise ValueError(
                 f"`{name}` is a generator, which the first trial would "
                 "exhaust. Pass arrays, a `tf.data.Dataset` or a "

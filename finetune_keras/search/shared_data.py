@@ -8,6 +8,7 @@ import numpy as np
 
 from finetune_keras.cache.shared_activations import example_digests
 from finetune_keras.data.pipeline import free_memory
+from finetune_keras.data.source import Arrays, Dataset, kind_of
 from finetune_keras.data.tf_data import is_augmented, is_shuffled
 
 _DIGESTED = 2**26  # bytes of an array
@@ -28,9 +29,9 @@ def in_memory(data):
     Returns:
         Tuple of arrays, or `data`.
     """
-    if isinstance(data, (tuple, list)):
+    if kind_of(data) is Arrays:
         return keras.tree.map_structure(_read_only, tuple(data))
-    if not hasattr(data, "element_spec") or not _fits(data):
+    if kind_of(data) is not Dataset or not _fits(data):
         return data
     arrays = _arrays(data)
     if _contents(data) != collections.Counter(example_digests(arrays)):
@@ -92,9 +93,9 @@ def _fits(data):
 
 def describe(data):
     """Returns what tells data from other data, without reading it all."""
-    if isinstance(data, (tuple, list)):
+    if kind_of(data) is Arrays:
         return [_digest(part) for part in data]
-    if hasattr(data, "element_spec"):
+    if kind_of(data) is Dataset:
         return [int(data.cardinality()), str(data.element_spec)]
     return [type(data).__name__]
 

@@ -3,11 +3,22 @@
 import keras
 
 from finetune_keras.arguments import nearest
+from finetune_keras.data.source import Dataset, kind_of
 
 
 def has_labels(spec):
     """Tells whether elements of a dataset are `(x, y)`, with weights or not."""
     return isinstance(spec, tuple) and len(spec) in (2, 3)
+
+
+def labels_of(batch, name):
+    """Labels of a batch, or what a spec says of them; refuses others."""
+    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+        raise ValueError(
+            f"`{name}` must hold labels: its elements must be tuples (x, y) "
+            f"or (x, y, sample_weight). Received: elements of {batch!r:.300}"
+        )
+    return batch[1]
 
 
 def check_given(data, name):
@@ -43,7 +54,7 @@ def check_given(data, name):
 
 def check_batched(data, model, name):
     """Refuses a `tf.data.Dataset` of single examples."""
-    spec = getattr(data, "element_spec", None)
+    spec = data.element_spec if kind_of(data) is Dataset else None
     if not has_labels(spec):
         return
     ranks = [

@@ -6,7 +6,7 @@ import numbers
 import keras
 
 from finetune_keras.arguments import check, integer, maybe
-from finetune_keras.data.source import Source
+from finetune_keras.data.source import Arrays, Batches, Source, kind_of
 
 _COUNTS = (
     "batch_size",
@@ -148,13 +148,16 @@ def _check_monitor(monitor):
 
 
 def _check_end(name, data, steps, fit):
-    """Refuses a `tf.data.Dataset` without an end, and without steps."""
-    if fit.get(steps) is not None or not hasattr(data, "element_spec"):
+    """Refuses data without an end, and without steps."""
+    if fit.get(steps) is not None or kind_of(data) in (None, Arrays):
         return
-    if Source.of(data).num_batches == math.inf:
+    source = Source.of(data)
+    unknown = isinstance(source, Batches) and source.num_batches is None
+    endless = source.num_batches == math.inf and not source.is_exhausted
+    if endless or unknown:
         raise ValueError(
-            f"`{name}` never ends. Say with `{steps}` how many batches to "
-            "take, or leave out `repeat()`. "
+            f"`{name}` never ends, or may not. Say with `{steps}` how many "
+            "batches to take, or leave out `repeat()`, or give it a length. "
             f"Received: {name}={data!r}, {steps}=None"
         )
 

@@ -20,6 +20,7 @@ from finetune_keras.training.data_checks import (
     check_batched,
     check_names,
     has_labels,
+    labels_of,
 )
 from finetune_keras.training.label_watch import LabelWatch
 
@@ -56,7 +57,7 @@ class Inputs:
         self.check = functools.partial(check_labels, model, name=name)
         for labels in self._labels():
             self.check(labels)
-        self.watch = LabelWatch(self.check)
+        self.watch = LabelWatch(self.check, name)
 
     @property
     def data(self):
@@ -88,12 +89,14 @@ class Inputs:
             # So many steps need not be an epoch, and go on in the next one.
             return self.source.fit_arguments(self.shuffle, bool(self.steps))
         arguments = self.source.fit_arguments()
-        return {**arguments, "x": self.watch.over(arguments["x"])}
+        if not isinstance(self.source, Arrays):
+            arguments["x"] = self.watch.over(self.source)
+        return arguments
 
     @property
     def validation_arguments(self):
         """Dict of what `fit` takes to validate on it."""
-        return {"validation_data": self.watch.over(self.source.validation())}
+        return {"validation_data": self.watch.over(self.source)}
 
     @property
     def num_batches(self):
@@ -104,7 +107,7 @@ class Inputs:
     def batches(self):
         """Iterates once over batches, an epoch at most."""
         for batch in itertools.islice(self.source.batches(), self.steps):
-            self.check(batch[1])
+            self.check(labels_of(batch, self.name))
             yield batch
 
     def example(self):
@@ -125,12 +128,8 @@ class Inputs:
                 f"`{self.name}` must hold labels: a tuple (x, y) or (x, y, "
                 f"sample_weight). Received: a tuple of {len(parts)}"
             )
-        if isinstance(source, Dataset) and not has_labels(source.spec()):
-            raise ValueError(
-                f"`{self.name}` must hold labels: its elements must be tuples "
-                "(x, y) or (x, y, sample_weight). Received: elements of "
-                f"{source.spec()}"
-            )
+        if isinstance(source, Dataset):
+            labels_of(source.spec(), self.name)
         if source.is_exhausted and self.steps is None:
             training = self.name == "train"
             steps = "steps_per_epoch" if training else "validation_steps"
@@ -180,7 +179,7 @@ class Inputs:
                 f"`{self.name}` is empty: it has no batch. "
                 f"Received: {self.name}={self.data!r}"
             )
-        return [] if first is None else [first[1]]
+        return [] if first is None else [labels_of(first, self.name)]
 
 
 def evaluation_arguments(data):
@@ -245,9 +244,10 @@ def labels_rank(train):
         if isinstance(y, (list, tuple)) and len(y):
             return 1 + np.ndim(y[0])
         return _rank(np.shape(y))
-    spec = getattr(train, "element_spec", None)
-    if isinstance(spec, tuple) and len(spec) > 1:
-        return _rank(getattr(spec[1], "shape", ()) or ())
+    source = Source.of(train, name="train")
+    batch = source.spec() or source.first()
+    if has_labels(batch):
+        return _rank(getattr(batch[1], "shape", ()) or ())
     return None
 
 

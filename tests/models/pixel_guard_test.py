@@ -147,6 +147,33 @@ def test_py_dataset_is_looked_at():
     assert len(messages(make().fit, Data(), verbose=0)) == 1
 
 
+def batches(x):
+    return ((x[i : i + 8], TARGETS[i : i + 8]) for i in range(0, 40, 8))
+
+
+def test_generators_are_looked_at_as_they_flow_by():
+    assert len(messages(make().fit, batches(SCALED), verbose=0)) == 1
+    assert not messages(make().fit, batches(RAW), verbose=0)
+
+
+def test_a_loader_is_looked_at_and_trains_as_before():
+    torch = pytest.importorskip("torch")
+
+    def loader(x):
+        pairs = torch.utils.data.TensorDataset(*map(torch.tensor, (x, TARGETS)))
+        torch.manual_seed(4)
+        return torch.utils.data.DataLoader(pairs, 8, shuffle=True)
+
+    assert len(messages(make().fit, loader(SCALED), verbose=0)) == 1
+    trained = []
+    for guard in (guard_pixels, lambda model: model):
+        model = make(guard)
+        assert not messages(model.fit, loader(RAW), verbose=0, shuffle=False)
+        trained.append(model.get_weights())
+    for guarded, plain in zip(*trained, strict=True):
+        np.testing.assert_array_equal(guarded, plain)
+
+
 def dataset(x, seed=3):
     import tensorflow as tf
 

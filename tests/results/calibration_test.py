@@ -168,9 +168,9 @@ def test_it_replaces_an_earlier_calibration():
     assert find_calibration(twice).scale == find_calibration(once).scale
 
 
+@pytest.mark.backends
 def test_it_works_on_a_dataset_and_on_sigmoids():
-    import tensorflow as tf
-
+    tf = pytest.importorskip("tensorflow")
     rng = np.random.default_rng(0)
     x = rng.normal(size=(600, 3)).astype("float32")
     y = (rng.random((600, 3)) < 1 / (1 + np.exp(-x))).astype(int)

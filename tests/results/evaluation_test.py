@@ -174,6 +174,14 @@ def test_ragged_and_data_frame_inputs():
     assert report.metrics == run(softmax_model(), (X, Y)).metrics
 
 
+def test_slices_of_a_loader_that_shuffles_are_refused():
+    torch = pytest.importorskip("torch")
+    pairs = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
+    loader = torch.utils.data.DataLoader(pairs, 8, shuffle=True)
+    with pytest.raises(ValueError, match="dataset that shuffles"):
+        run(softmax_model(), loader, slices={"site": Y})
+
+
 def test_slices():
     site = np.array(["north", "south", None], object)[np.arange(COUNT) % 3]
     size = np.where(np.arange(COUNT) < 20, 10, 9).astype(float)

@@ -81,3 +81,15 @@ def test_a_dataset_without_an_end_needs_steps():
         check_fit({}, finite, endless)
     fit = {"steps_per_epoch": 2, "validation_steps": 1}
     assert check_fit(fit, endless, endless)[0] is endless
+
+
+class Endless(Batches):
+    num_batches = None
+
+
+def test_batches_that_may_not_end_need_steps():
+    iterable = type("Iterable", (), {"__iter__": lambda self: iter([(X, Y)])})
+    for data in (Endless(), iterable()):
+        with pytest.raises(ValueError, match="`train` never.*or may not"):
+            check_fit({}, data)
+        assert check_fit({"steps_per_epoch": 2}, data)[0] is data

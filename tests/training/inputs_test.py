@@ -87,6 +87,13 @@ def test_batches_and_the_example_of_several_outputs():
 
 
 def test_the_rank_of_several_labels_is_asked_without_an_error():
+    class Data(keras.utils.PyDataset):
+        def __getitem__(self, index):
+            return X, np.eye(3)[Y]
+
+        num_batches = 1
+
+    assert labels_rank(Data()) == 2
     assert labels_rank((X, {"a": Y, "b": Z})) is None
     assert labels_rank((X, (Y, Z))) == labels_rank((X, [Y, Z])) == 2
 
@@ -169,6 +176,21 @@ def test_a_loader_of_torch_shows_a_batch():
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*shuffle.*")
         model.fit(**inputs.fit_arguments, verbose=0)
+    assert not inputs.remembers_passes
+    loader = torch.utils.data.DataLoader(tensors, batch_size=4, shuffle=True)
+    inputs = Inputs(loader, model, "train")
+    assert inputs.remembers_passes and inputs.example() is None
+
+
+def test_an_iterable_without_a_length_goes_on_where_steps_end_within_it():
+    class Two:
+        def __iter__(self):
+            return iter([(X[:4], Y[:4]), (X[4:8], Y[4:8])])
+
+    model = one_output(3, "sparse_categorical_crossentropy")
+    data = Inputs(Two(), model, "train", steps=3).fit_arguments["x"]
+    for index, start in enumerate((0, 4, 0, 4)):
+        np.testing.assert_array_equal(data[index][1], Y[start : start + 4])
 
 
 def test_buckets_keep_their_order_where_that_is_asked_for():

@@ -47,11 +47,32 @@ def generator(y):
         yield from (data[i] for i in range(3))
 
 
+def loader(y):
+    torch = pytest.importorskip("torch")
+    tensors = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(y))
+    return torch.utils.data.DataLoader(tensors, 4)
+
+
+class Iterable:
+    """What `fit` of Keras itself does not take."""
+
+    def __init__(self, y):
+        self.y = y
+
+    def __len__(self):
+        return 3
+
+    def __iter__(self):
+        return iter([Batches(self.y)[i] for i in range(3)])
+
+
 DATA = {
     "dataset": dataset,
     "shuffled dataset": lambda y: dataset(y, shuffle=True),
     "PyDataset": Batches,
     "generator": generator,
+    "loader": loader,
+    "iterable": Iterable,
 }
 
 
@@ -86,6 +107,32 @@ def test_it_is_told_before_training_where_activations_are_stored():
         ft.fine_tune(model, plan, dataset(LATE), verbose=0, cache="memory")
     for a, b in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_batches_without_labels_are_refused():
+    class Inputs(Batches):
+        def __getitem__(self, index):
+            return X[:4]
+
+    with pytest.raises(ValueError, match="`train` must hold labels"):
+        ft.fine_tune(network(), PLAN, Inputs(Y), verbose=0)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("kind", ["loader", "iterable"])
+def test_batches_in_order_train_as_arrays(kind):
+    data = DATA[kind](Y)
+    ends = []
+    for train in (data, (X, Y)):
+        keras.utils.set_random_seed(1)
+        model = network()
+        options = {"batch_size": 4, "shuffle": False, "cache": "off"}
+        history = ft.fine_tune(
+            model, PLAN, train, train, verbose=0, **options
+        ).history
+        ends.append([*model.get_weights(), history["val_loss"]])
+    for one, other in zip(*ends, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def test_what_is_looked_at_trains_as_what_is_not():
