@@ -14,6 +14,7 @@ from finetune_keras.data.source import Source
 from finetune_keras.data.task import Task
 from finetune_keras.engine import backend
 from finetune_keras.results.outcomes import Outcomes
+from finetune_keras.training.data_checks import check_tuple, labels_of
 
 
 def collect(model, data, told, threshold, worst, batch_size, steps, verbose):
@@ -119,11 +120,7 @@ def _join(parts):
 
 
 def _checked_arrays(data):
-    if len(data) not in (2, 3):
-        raise ValueError(
-            "`data` must hold labels: a tuple (x, y) or (x, y, "
-            f"sample_weight). Received: a {type(data).__name__} of {len(data)}"
-        )
+    check_tuple(data, "data")
     parts = tuple(map(as_arrays, data))
     sizes = [len(x) for x in keras.tree.flatten(parts) if x is not None]
     if 0 in sizes or len(set(sizes)) > 1:
@@ -157,11 +154,7 @@ def _are_texts(part):
 
 
 def _parts(batch):
-    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
-        raise ValueError(
-            "`data` must hold labels: its batches must be tuples (x, y) or "
-            f"(x, y, sample_weight). Received: a {type(batch).__name__}"
-        )
+    labels_of(batch, "data")
     x, y, *weight = batch
     if isinstance(y, (dict, list, tuple)):
         raise ValueError(

@@ -10,6 +10,7 @@ from finetune_keras.data.source import Arrays, Generator, kind_of
 from finetune_keras.search.distribution import workers_named
 from finetune_keras.search.hypermodel import FineTuneHyperModel
 from finetune_keras.search.parts import largest_epochs
+from finetune_keras.training.data_checks import check_tuple
 from finetune_keras.training.fine_tune import fine_tune
 
 ALGORITHMS = ("bayesian", "random", "grid", "hyperband")
@@ -147,11 +148,8 @@ def _check_data(hypermodel, options, train, validation):
         )
     steps = {"train": "steps_per_epoch", "validation": "validation_steps"}
     for name, data in (("train", train), ("validation", validation)):
-        if kind_of(data) is Arrays and len(data) not in (2, 3):
-            raise ValueError(
-                f"`{name}` must hold labels: a tuple (x, y) or (x, y, "
-                f"sample_weight). Received: a tuple of {len(data)}"
-            )
+        if kind_of(data) is Arrays:
+            check_tuple(data, name)
         if kind_of(data) is Generator and steps[name] not in options:
             raise ValueError(
                 f"`{name}` is a generator, which the first trial would "

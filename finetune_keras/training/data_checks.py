@@ -7,13 +7,24 @@ from finetune_keras.data.source import Dataset, kind_of
 
 
 def has_labels(spec):
-    """Tells whether elements of a dataset are `(x, y)`, with weights or not."""
-    return isinstance(spec, tuple) and len(spec) in (2, 3)
+    """Tells whether elements of data are `(x, y)`, with weights or not."""
+    # A loader of torch gives lists.
+    return isinstance(spec, (tuple, list)) and len(spec) in (2, 3)
+
+
+def check_tuple(arrays, name):
+    """Refuses a tuple of arrays that holds no labels."""
+    if not has_labels(arrays):
+        raise ValueError(
+            f"`{name}` must hold labels: a tuple (x, y) or (x, y, "
+            f"sample_weight). Received: a {type(arrays).__name__} of "
+            f"{len(arrays)}"
+        )
 
 
 def labels_of(batch, name):
     """Labels of a batch, or what a spec says of them; refuses others."""
-    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+    if not has_labels(batch):
         raise ValueError(
             f"`{name}` must hold labels: its elements must be tuples (x, y) "
             f"or (x, y, sample_weight). Received: elements of {batch!r:.300}"

@@ -19,6 +19,7 @@ from finetune_keras.models.outside_graph import (
 from finetune_keras.training.data_checks import (
     check_batched,
     check_names,
+    check_tuple,
     has_labels,
     labels_of,
 )
@@ -122,12 +123,8 @@ class Inputs:
         source = self.source
         buckets = isinstance(source, TextBuckets)
         parts = self.data.parts[0] if buckets else self.data
-        tuples = buckets or isinstance(source, Arrays)
-        if tuples and len(parts) not in (2, 3):
-            raise ValueError(
-                f"`{self.name}` must hold labels: a tuple (x, y) or (x, y, "
-                f"sample_weight). Received: a tuple of {len(parts)}"
-            )
+        if buckets or isinstance(source, Arrays):
+            check_tuple(parts, self.name)
         if isinstance(source, Dataset):
             labels_of(source.spec(), self.name)
         if source.is_exhausted and self.steps is None:

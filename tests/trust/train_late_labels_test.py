@@ -109,6 +109,12 @@ def test_it_is_told_before_training_where_activations_are_stored():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("kind", ["PyDataset", "loader", "iterable"])
+def test_a_sweep_of_rates_is_told_too(kind):
+    with pytest.raises(ValueError, match=TOLD.replace("train", "data")):
+        ft.find_learning_rate(network(), DATA[kind](LATE), verbose=0)
+
+
 def test_batches_without_labels_are_refused():
     class Inputs(Batches):
         def __getitem__(self, index):
