@@ -50,8 +50,8 @@ class Inputs:
         self.given = Source.of(data, batch_size, name)
         if encoder_of(model) is not None:
             data = model.tokenize(data, batch_size, training=name == "train")
-        elif isinstance(self.given, Arrays) and prepares_inputs(model):
-            data = texts_as_arrays(data)
+        elif prepares_inputs(model):
+            data = _to_prepare(data, self.given, name)
         self.source = Source.of(data, batch_size, name)
         self.name, self.steps, self.shuffle = name, steps, True
         self._check_form()
@@ -177,6 +177,20 @@ class Inputs:
                 f"Received: {self.name}={self.data!r}"
             )
         return [] if first is None else [labels_of(first, self.name)]
+
+
+def _to_prepare(data, source, name):
+    """Data for a model that prepares them; refuses what it cannot map."""
+    if isinstance(source, Arrays):
+        return texts_as_arrays(data)
+    if not hasattr(data, "map"):
+        raise ValueError(
+            "A model with a preprocessor takes arrays or a `tf.data.Dataset`, "
+            "to run it over them. Pass one, or set `model.preprocessor = None` "
+            f"and prepare the data yourself. Received: {name} of type "
+            f"{type(data).__name__}"
+        )
+    return data
 
 
 def evaluation_arguments(data):

@@ -201,3 +201,15 @@ def test_buckets_keep_their_order_where_that_is_asked_for():
     dataset = inputs.fit_arguments["x"]
     for start, (_, y) in zip((0, 5, 0), dataset, strict=False):
         np.testing.assert_array_equal(y, Y[start : start + 5])
+
+
+def test_a_model_that_prepares_its_data_says_which_it_takes():
+    class Prepares(keras.Sequential):
+        def preprocess_samples(self, x, y=None, sample_weight=None):
+            return x, y, sample_weight
+
+    model = Prepares([keras.Input((6,)), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    assert Inputs((X, Z), model, "train").num_batches == 1
+    with pytest.raises(ValueError, match="takes arrays.*train of type End"):
+        Inputs(Endless(), model, "train", steps=2)
