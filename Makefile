@@ -36,14 +36,17 @@ lint: $(VENV)/.installed-dev
 clean:
 	rm -rf $(VENV) build *.egg-info
 
+# What is imported is compiled then; the rest need not be.
+PIP := $(BIN)/python -m pip install --quiet --no-compile
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The stamps keep an unchanged environment from being installed again.
 $(VENV)/.installed: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(PIP) --editable .
 	touch $@
 
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(PIP) --editable ".[dev]"
 	touch $@ $(VENV)/.installed
