@@ -53,10 +53,13 @@ from finetune_keras.results.cross_validation import (
     CrossValidation,
     cross_validate,
 )
+from finetune_keras.results.ensembles import ensemble
 from finetune_keras.results.evaluation import evaluate
 from finetune_keras.results.predictions import Predictions
 from finetune_keras.results.record import save_record
 from finetune_keras.results.report import Report
+from finetune_keras.results.soups import average_weights
+from finetune_keras.results.views import test_time_augmentation
 from finetune_keras.search.distribution import distribution
 from finetune_keras.search.parts import model_options
 from finetune_keras.search.result import Search
@@ -123,6 +126,7 @@ __all__ = [
     "UnfreezeOnPlateau",
     "add_adapters",
     "answer_scores",
+    "average_weights",
     "backbone",
     "calibrate",
     "compare",
@@ -130,6 +134,7 @@ __all__ = [
     "disable_adapters",
     "distribution",
     "dry_run",
+    "ensemble",
     "entity_scores",
     "evaluate",
     "find_learning_rate",
@@ -169,6 +174,7 @@ __all__ = [
     "set_adapter",
     "show_augmentation",
     "table_augmentation",
+    "test_time_augmentation",
     "text_augmentation",
     "text_backbone",
     "text_classifier",

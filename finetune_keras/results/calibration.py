@@ -9,7 +9,7 @@ from finetune_keras.data.task import Task, refuse_unclear
 from finetune_keras.engine import graph
 from finetune_keras.models.heads import rebuild
 from finetune_keras.models.model import keep_task
-from finetune_keras.results.collect import open_data, predict_batch
+from finetune_keras.results.collect import predict_all
 from finetune_keras.results.decisions import (
     abstention_threshold,
     conformal_threshold,
@@ -164,10 +164,12 @@ def calibrate(
     - [Sadinle et al., 2019](https://arxiv.org/abs/1609.00451), sets
     """
     _check(method, metric, coverage, error, conformal)
-    plain, task = _with_probabilities(_without_calibration(model))
+    plain, task = with_probabilities(_without_calibration(model), "calibrate")
+    if not task.has_chances:
+        refuse_unclear(model)
     activation = task.output_activation
     check_batched(validation, plain, "validation")
-    probabilities, labels = _predictions(plain, validation)
+    probabilities, labels, _ = predict_all(plain, validation, "validation")
     labels = task.labels(labels, "validation")
     # One sigmoid is calibrated as that of a label.
     labels = labels[:, None] if activation != task.activation else labels
@@ -198,7 +200,7 @@ def calibrate(
     }
     calibrated = rebuild(plain, layer(plain.outputs[0]))
     keep_task(calibrated, vars(model).get("task"))
-    return _compiled_like(calibrated, model)
+    return compiled_like(calibrated, model)
 
 
 def find_calibration(model):
@@ -237,12 +239,12 @@ def _without_calibration(model):
     return rebuild(model, inner)
 
 
-def _with_probabilities(model):
+def with_probabilities(model, verb):
     """The same model with a softmax or sigmoids behind logits, and its task."""
     outputs = getattr(model, "outputs", None) or [None]
-    check_shape(outputs if len(outputs) > 1 else outputs[0], "calibrate")
+    check_shape(outputs if len(outputs) > 1 else outputs[0], verb)
     task = Task.of(model)
-    if task is None or not task.has_chances or task.logits is None:
+    if task is None or task.logits is None:
         refuse_unclear(model)
     if not task.logits:
         return model, task
@@ -251,19 +253,7 @@ def _with_probabilities(model):
     return rebuild(model, layer(outputs[0])), task
 
 
-def _predictions(model, data):
-    """Predicts and keeps the labels, in one pass."""
-    batches, _ = open_data(data, name="validation")
-    parts = [(predict_batch(model, x), y) for x, y, _ in batches]
-    if not parts:
-        raise ValueError(
-            f"`validation` holds no example. Received: validation={data!r}"
-        )
-    predicted, labels = zip(*parts, strict=True)
-    return np.concatenate(predicted), np.concatenate(labels)
-
-
-def _compiled_like(calibrated, model):
+def compiled_like(calibrated, model):
     """Compiles it for `evaluate`, with metrics of its own."""
     if getattr(model, "compiled", False):
         config = model.get_compile_config() or {}

@@ -64,6 +64,20 @@ def predict_batch(model, x):
     return keras.tree.map_structure(lambda array: array[:count], outputs)
 
 
+def predict_all(model, data, name="data"):
+    """Predicts all of the data, in one pass: `(outputs, labels, weights)`."""
+    batches, _ = open_data(data, name=name)
+    parts = [(predict_batch(model, x), y, weight) for x, y, weight in batches]
+    if not parts:
+        raise ValueError(
+            f"`{name}` holds no example. Received: {name}={data!r}"
+        )
+    outputs, labels, weights = zip(*parts, strict=True)
+    labels, weighted = np.concatenate(labels), weights[0] is not None
+    weights = np.concatenate(weights) if weighted else None
+    return np.concatenate(outputs), labels, _weights(weights, len(labels))
+
+
 def open_data(data, batch_size=32, steps=None, name="data"):
     """Returns an iterator over `(x, y, sample_weight)` and its length.
 

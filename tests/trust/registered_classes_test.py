@@ -102,6 +102,7 @@ ARGUMENTS = {
     "SlantedTriangular": lambda _: (0.1, 10),
     "TagEncoder": lambda tokenizer: (tokenizer, 128, ["a", "b"]),
     "TextEncoder": lambda tokenizer: (tokenizer, 128, ["a", "b"]),
+    "WeightedAverage": lambda _: ([0.5, 0.5], "softmax"),
 }
 
 
