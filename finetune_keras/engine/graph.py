@@ -110,19 +110,21 @@ def _answer(operation, calls):
     return answer
 
 
-def cut_points(steps, output_keys, passes=lambda tensor: False):
+def cut_points(steps, output_keys, passes=lambda tensor: False, beside=()):
     """Dict from the place of a step to the only `KerasTensor` alive after it.
 
     Inputs of the model, such as a padding mask, may pass a cut by: whoever
     stores the tensor has them at hand. So may what `passes` holds for, such
-    as `is_mask`: right for telling blocks, wrong for cutting.
+    as `is_mask`, and what the steps at the places in `beside` read and make:
+    right for telling blocks, wrong for cutting.
     """
     last_use = {key: len(steps) for key in output_keys}
-    for position, step in enumerate(steps):
+    steps = [(i, step) for i, step in enumerate(steps) if i not in beside]
+    for position, step in steps:
         for key in step.inputs:
             last_use[key] = max(position, last_use.get(key, position))
     cuts, alive = {}, {}
-    for position, step in enumerate(steps):
+    for position, step in steps:
         made = zip(step.outputs, step.tensors, strict=True)
         alive.update((key, x) for key, x in made if not passes(x))
         for key in [k for k in alive if last_use.get(k, -1) <= position]:

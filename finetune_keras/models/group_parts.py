@@ -12,7 +12,7 @@ from finetune_keras.models.block_names import (
     is_block_key,
     unique_names,
 )
-from finetune_keras.models.head_finder import find_head
+from finetune_keras.models.head_finder import find_head, trunk_cuts
 from finetune_keras.models.subclassed import is_norm, parts_by_call
 
 OUTSIDE = "outside the graph"
@@ -96,6 +96,7 @@ def parts_of(model, walked, granularity="block", names=None):
     atoms = weighted_atoms(steps)
     head = find_head(steps, joints, outputs, atoms)
     body = [atom for atom in atoms if atom not in head]
+    joints = trunk_cuts(steps, outputs, weights_of(head))
     if granularity == "layer":
         parts = [(atom.path.split("/")[-1], [atom]) for atom in body]
     else:
@@ -173,6 +174,11 @@ def weighted_atoms(steps):
             elif layer.weights:
                 atoms[layer] = Atom(layer, path, position)
     return list(atoms.values())
+
+
+def weights_of(atoms):
+    """The identities of the weights of atoms."""
+    return {id(weight) for atom in atoms for weight in atom.layer.weights}
 
 
 def _open(layer, path):

@@ -4,7 +4,7 @@ import re
 
 import keras
 
-from finetune_keras.engine.graph import is_mask
+from finetune_keras.engine.graph import cut_points, is_mask
 
 
 def find_head(steps, cuts, output_keys, atoms):
@@ -138,3 +138,56 @@ def _needed_steps(steps, key):
             needed.add(position)
             left.extend(steps[position].inputs)
     return needed
+
+
+def trunk_cuts(steps, output_keys, head):
+    """Cut points of a backbone, whatever the head reads of its depths.
+
+    `head` has the identities of the weights of the head. What goes on in the
+    backbone is one tensor there, though means of it go past the rest.
+    """
+    beside = _side_branches(steps, head)
+    return cut_points(steps, output_keys, is_mask, beside)
+
+
+def _side_branches(steps, head):
+    """Places of steps that take vectors from amid the backbone to the head."""
+    body = {i for i, step in enumerate(steps) if _has_weights(step, head)}
+    going_on = set()
+    for position in reversed(range(len(steps))):
+        step = steps[position]
+        if position in body or not going_on.isdisjoint(step.outputs):
+            going_on.update(step.inputs)
+    made, side = set(), []
+    for position, step in enumerate(steps):
+        known = all(
+            key in going_on or key in made or key[0] == "input"
+            for key in step.inputs
+        )
+        leaves = position not in body and going_on.isdisjoint(step.outputs)
+        if known and leaves:
+            side.append(position)
+            made.update(step.outputs)
+    return _that_collapse(steps, side)
+
+
+def _has_weights(step, head):
+    if not isinstance(step.operation, keras.layers.Layer):
+        return False
+    return any(id(weight) not in head for weight in step.operation.weights)
+
+
+def _that_collapse(steps, side):
+    """Those of side branches up to a vector: the rest may be a shortcut."""
+    readers = {}
+    for position, step in enumerate(steps):
+        for key in step.inputs:
+            readers.setdefault(key, []).append(position)
+    ends = set()
+    for position in reversed(side):
+        step = steps[position]
+        after = [i for key in step.outputs for i in readers.get(key, ())]
+        named = re.match("head(_|$)", step.operation.name)
+        if named or collapses(step) or (after and ends.issuperset(after)):
+            ends.add(position)
+    return ends

@@ -20,7 +20,7 @@ def split_head(model):
     model = in_one_piece(model)
     steps, _, outputs = graph.walk(model)
     if len(outputs) > 1:
-        return opened(model), _backbone_features(model)
+        return opened(model), backbone_features(model)
     cuts = graph.cut_points(steps, outputs, graph.is_mask)
     atoms = weighted_atoms(steps)
     head = find_head(steps, cuts, outputs, atoms)
@@ -28,7 +28,7 @@ def split_head(model):
     if not head:
         return flat, graph.graph_of(flat).outputs[0]
     tensor = _end_of_backbone(model, steps, cuts, atoms, head)
-    return flat, _same_tensor(flat, steps, tensor)
+    return flat, same_tensor(flat, steps, tensor)
 
 
 def _end_of_backbone(model, steps, cuts, atoms, head):
@@ -43,7 +43,7 @@ def _end_of_backbone(model, steps, cuts, atoms, head):
     best = None
     for position in [p for p in range(start, stop) if p in cuts]:
         between = steps[start + 1 : position + 1]
-        if best is not None and any(map(_is_of_head, between)):
+        if best is not None and any(map(is_of_head, between)):
             break
         best = cuts[position]
     if best is None:
@@ -56,13 +56,13 @@ def _end_of_backbone(model, steps, cuts, atoms, head):
     return best
 
 
-def _is_of_head(step):
+def is_of_head(step):
     """Tells whether a step flattens, pools, or is random, as dropout is."""
     flattens = isinstance(step.operation, keras.layers.Flatten)
     return flattens or collapses(step) or graph.is_random(step.operation)
 
 
-def _same_tensor(flat, steps, tensor):
+def same_tensor(flat, steps, tensor):
     """Output of the same call in the flattened model."""
     position, place = next(
         (i, [x is tensor for x in step.tensors].index(True))
@@ -88,7 +88,7 @@ def _outside(model, tensor):
     return known[id(tensor)]
 
 
-def _backbone_features(model):
+def backbone_features(model):
     """Features of a transformer backbone; other models must have one output."""
     outputs = model.output
     if isinstance(outputs, dict) and "sequence_output" in outputs:

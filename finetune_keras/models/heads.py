@@ -8,6 +8,7 @@ from finetune_keras.arguments import check, integer, one_of, part
 from finetune_keras.data.task import Task
 from finetune_keras.engine import graph
 from finetune_keras.models.adapters_by_path import adapters_by_name
+from finetune_keras.models.depths import split_depths
 from finetune_keras.models.head_split import split_head
 from finetune_keras.models.model import (
     encoder_of,
@@ -17,6 +18,7 @@ from finetune_keras.models.model import (
 )
 from finetune_keras.models.outside_graph import with_preprocessing
 from finetune_keras.models.pixel_guard import guard_like
+from finetune_keras.models.pooling import padding_mask, pool, pool_depths
 from finetune_keras.models.text_encoder import TextEncoder
 
 _POOLINGS = ("avg", "max", "flatten", "token")
@@ -33,6 +35,7 @@ def replace_head(
     batch_norm=False,
     kernel_regularizer=None,
     task="classification",
+    features=None,
 ):
     """Puts a new head in the place of a model's own.
 
@@ -61,6 +64,13 @@ def replace_head(
             `keras.regularizers.L2(1e-4)`. Defaults to `None`.
         task: `"classification"` (softmax), `"multi_label"` (sigmoid) or
             `"regression"` (linear). Defaults to `"classification"`.
+        features: What the head reads. `"blocks"` is the outputs of all layer
+            groups of the backbone, each pooled, all concatenated; a list of
+            names of groups, see `layer_groups`, those of these alone, without
+            what stands above the last of them; an integer n those of the last
+            n. With `pooling="token"` it is the first token and the mean of
+            each sequence, and the mean of each map. Groups within a residual
+            block have no output. Defaults to `None`, the last output alone.
 
     Returns:
         A functional `keras.Model` with float32 outputs. Inner models of
@@ -68,7 +78,8 @@ def replace_head(
 
     Raises:
         ValueError: If `model` has several outputs or no graph, if its head
-            reads several tensors, or if an option is out of range.
+            reads several tensors, if `features` names no group or one that
+            ends in no single tensor, or if an option is out of range.
 
     Example:
 
@@ -81,17 +92,24 @@ def replace_head(
                             hidden_units=(32, 16), dropout=0.2)
     ft.freeze(model, vgg.layers[:-4])
     print(model.output_shape)  # (None, 10)
+    deep = ft.replace_head(vgg, 10, features=["block3", "block5"])
+    print(deep.get_layer("head_features").output.shape)  # (None, 768)
     ```
 
     Reference:
         - [He et al., 2015](https://arxiv.org/abs/1502.01852)
         - [Glorot and Bengio, 2010](
             https://proceedings.mlr.press/v9/glorot10a.html)
+        - [Evci et al., 2022](https://arxiv.org/abs/2201.03529), of features
+            of all depths
     """
-    flat, features = split_head(model)
+    if features is None:
+        flat, below = split_head(model)
+    else:
+        flat, below = split_depths(model, features)
     mask = padding_mask(flat)
     outputs = build_head(
-        features,
+        below,
         num_classes,
         mask,
         pooling,
@@ -158,14 +176,6 @@ def rebuild(model, outputs, whole=None):
     return graph.speaks_for_its_layers(new)
 
 
-def padding_mask(model):
-    """Finds the input that tells the tokens of a text from its padding."""
-    for tensor in graph.graph_of(model).inputs:
-        if tensor.name == "padding_mask" and len(tensor.shape) == 2:
-            return tensor
-    return None
-
-
 def build_head(
     features,
     num_classes,
@@ -178,10 +188,14 @@ def build_head(
     kernel_regularizer=None,
     task="classification",
 ):
-    """Adds a head to symbolic features; see `replace_head` for the options."""
+    """Adds a head to symbolic features; see `replace_head` for the options.
+
+    A list of them is of several depths.
+    """
     task = Task.named(task)
     _check_head(num_classes, pooling, hidden_units, dropout, task)
-    x = _pool(features, pooling, mask)
+    read = pool_depths if isinstance(features, list) else pool
+    x = read(features, pooling, mask)
     for i, units in enumerate(hidden_units, start=1):
         x = _drop(x, dropout, f"head_dropout_{i}")
         x = _hidden(x, units, activation, batch_norm, kernel_regularizer, i)
@@ -215,52 +229,6 @@ def _hidden(x, units, activation, batch_norm, regularizer, number):
         return x
     x = keras.layers.BatchNormalization(name=f"head_norm_{number}")(x)
     return keras.layers.Activation(function, name=f"head_act_{number}")(x)
-
-
-def _pool(features, pooling, mask):
-    if isinstance(features, dict):
-        if pooling == "token" and "pooled_output" in features:
-            return features["pooled_output"]
-        features = features["sequence_output"]
-    rank = len(features.shape)
-    if rank == 2:
-        return features
-    if pooling == "flatten":
-        return _flatten(features)
-    if pooling == "token":
-        return _first_token(features)
-    # That of an `Embedding(mask_zero=True)` goes along with the features.
-    mask = getattr(features, "_keras_mask", None) if mask is None else mask
-    word = {"avg": "Average", "max": "Max"}[pooling]
-    layer = getattr(keras.layers, f"Global{word}Pooling{rank - 2}D")
-    layer = layer(name="head_pooling")
-    if mask is None or rank != 3:
-        return layer(features)
-    if pooling == "avg":
-        return layer(features, mask=mask)
-    # Keras's layer has no mask; this is low enough in half precision, too.
-    real = keras.ops.cast(mask[:, :, None], "bool")
-    return layer(keras.ops.where(real, features, -3e4))
-
-
-def _flatten(features):
-    if None in features.shape[1:]:
-        raise ValueError(
-            '`pooling="flatten"` needs features of a fixed size. Give the '
-            "backbone a full `input_shape`, or pool by average. "
-            f"Received: features of shape {features.shape}"
-        )
-    return keras.layers.Flatten(name="head_flatten")(features)
-
-
-def _first_token(features):
-    if len(features.shape) != 3:
-        raise ValueError(
-            '`pooling="token"` takes the first token of a sequence, of shape '
-            '(batch, time, features). For images use "avg", "max" or '
-            f'"flatten". Received: features of shape {features.shape}'
-        )
-    return features[:, 0]
 
 
 def _check_head(num_classes, pooling, hidden_units, dropout, task):

@@ -23,6 +23,7 @@ def image_classifier(
     batch_norm=False,
     kernel_regularizer=None,
     task="classification",
+    features=None,
 ):
     """Builds an image model that takes raw pixels and ends in a new head.
 
@@ -37,7 +38,7 @@ def image_classifier(
             pixels. It is part of the model and active in training only.
             Defaults to `None`.
         pooling, hidden_units, activation, dropout, batch_norm,
-            kernel_regularizer, task: As in `replace_head`.
+            kernel_regularizer, task, features: As in `replace_head`.
 
     Returns:
         A functional `keras.Model`, all of it trainable, that maps images of
@@ -74,6 +75,7 @@ def image_classifier(
         batch_norm,
         kernel_regularizer,
         task,
+        features,
     )
     if augmentation is not None:
         model = _augmented(model, augmentation)

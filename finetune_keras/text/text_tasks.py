@@ -1,8 +1,10 @@
 """Whole models for texts and pairs of texts: classes and values."""
 
 from finetune_keras.data.labels import count_classes
-from finetune_keras.models.heads import build_head, padding_mask
+from finetune_keras.models.depths import split_depths
+from finetune_keras.models.heads import build_head
 from finetune_keras.models.model import text_model
+from finetune_keras.models.pooling import padding_mask
 from finetune_keras.models.text_encoder import TextEncoder
 from finetune_keras.text.text_backbones import base_of, sequence_of
 
@@ -19,6 +21,7 @@ def text_classifier(
     activation=None,
     batch_norm=False,
     kernel_regularizer=None,
+    features=None,
 ):
     """Builds a model that sorts raw texts, or pairs of them, into classes.
 
@@ -43,6 +46,9 @@ def text_classifier(
             first token that is not pooled, else `"relu"`.
         batch_norm: See `replace_head`. Defaults to `False`.
         kernel_regularizer: See `replace_head`. Defaults to `None`.
+        features: See `replace_head`: `"blocks"`, a list of names of groups or
+            an integer, the first token and the mean of the outputs of several
+            layers, with no new pooler. Defaults to `None`.
 
     Returns:
         A `FineTuneModel`, all of it trainable, that maps raw texts to
@@ -73,13 +79,15 @@ def text_classifier(
     """
     base, options = base_of(backbone, sequence_length, tokenizer)
     num_classes, names = count_classes(classes)
-    features = base.output
-    pooled = isinstance(features, dict) and "pooled_output" in features
-    new_pooler = pooling == "token" and not pooled
+    below = base.output
+    pooled = isinstance(below, dict) and "pooled_output" in below
+    new_pooler = pooling == "token" and not pooled and features is None
     if hidden_units is None:
         hidden_units = (sequence_of(base).shape[-1],) if new_pooler else ()
+    if features is not None:
+        base, below = split_depths(base, features)
     outputs = build_head(
-        features,
+        below,
         num_classes,
         padding_mask(base),
         pooling,
@@ -105,6 +113,7 @@ def text_regressor(
     activation=None,
     batch_norm=False,
     kernel_regularizer=None,
+    features=None,
 ):
     """Builds a model that gives a number for each raw text, or for each pair.
 
@@ -112,7 +121,7 @@ def text_regressor(
         backbone: What `text_backbone` returns or takes.
         num_outputs: Integer, how many numbers. Defaults to `1`.
         sequence_length, tokenizer, dropout, pooling, hidden_units, activation,
-            batch_norm, kernel_regularizer: As in `text_classifier`.
+            batch_norm, kernel_regularizer, features: As in `text_classifier`.
 
     Returns:
         A `FineTuneModel`.
@@ -149,4 +158,5 @@ def text_regressor(
         activation,
         batch_norm,
         kernel_regularizer,
+        features,
     )
