@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+# Threads of NumPy in two processes would wait for each other.
+export OPENBLAS_NUM_THREADS ?= 1
 # Processes that tests start need not compile the package once more.
 unexport PYTHONDONTWRITEBYTECODE
 

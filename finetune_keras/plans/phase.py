@@ -244,4 +244,5 @@ CHECKS = {
     "batch_norm": (one_of(*BATCH_NORM), None),
     "schedule": (one_of(*SCHEDULES), None),
 }
-_OF_A_PLAN = {"head_initializer": (one_of(None, "auto", "ridge", "lda"), None)}
+_SOLVERS = one_of(None, "auto", "logistic", "ridge", "lda")
+_OF_A_PLAN = {"head_initializer": (_SOLVERS, None)}

@@ -19,12 +19,13 @@ class Plan:
 
     Args:
         phases: List of `Phase`s, in the order in which they run.
-        head_initializer: `"ridge"` or `"lda"`: solve the linear head in closed
-            form on the features of the backbone before the first phase.
-            `"auto"` does so by ridge where the head is one dense softmax
-            layer and the labels are classes; a first phase that trains the
-            head alone is then done, and left out. `None` starts from the head
-            as it is. Defaults to `None`.
+        head_initializer: `"logistic"`, `"ridge"` or `"lda"`: solve the linear
+            head on the features of the backbone before the first phase.
+            `"auto"` does so where the head is one dense layer under a
+            cross-entropy (by logistic regression or ridge, whichever is better
+            in cross-validation) or the squared error of values (by ridge); a
+            first phase that trains the head alone is then done, and left out.
+            `None` starts from the head as it is. Defaults to `None`.
 
     Raises:
         ValueError: If `phases` holds something else, or `head_initializer` is

@@ -1,30 +1,32 @@
-"""A linear head solved in closed form, so that training starts ahead."""
+"""The head of a plan, solved before its first epoch."""
 
 import keras
 import numpy as np
 
 from finetune_keras.data.labels import check_class_ids, one_column
-from finetune_keras.data.outputs import activation_of
+from finetune_keras.data.outputs import activation_of, loss_name, loss_of
 from finetune_keras.data.task import Task
 from finetune_keras.engine import graph
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.outside_graph import own_methods
+from finetune_keras.training.linear_probe import solve_probe
 
 
 class ClosedFormHead:
-    """The closed-form start that a plan asks for.
+    """The solved head that a plan asks for.
 
     Args:
-        model: A `keras.Model`.
+        model: A compiled `keras.Model`.
         plan: A `Plan`.
 
     Attributes:
         is_due: Boolean, whether the head is to be solved.
+        is_solved: Boolean, whether it has been.
         report: String, what was done, for the history.
 
     Raises:
         ValueError: If the plan insists on it, and the head is not linear or
-            does not tell one class among several apart.
+            is for something else than classes or values.
     """
 
     def __init__(self, model, plan):
@@ -34,26 +36,38 @@ class ClosedFormHead:
         if plan.head_initializer is not None:
             try:
                 _check_graph(model)
-                _check_task(model, self.optional)
-                self.head = linear_head(model)
+                self.loss = _convex_loss(model, self.optional)
+                _check_method(plan.head_initializer, self.loss)
+                self.smoothing = _smoothing(model)
                 _check_methods(model)
+                head = linear_head(model)
+                if self.optional:
+                    _check_penalty(head)
+                self.head = head
             except ValueError as error:
                 self._leave(error)
-        self.is_due = self.head is not None
+        self.is_due, self.is_solved = self.head is not None, False
 
-    def solve(self, model, batches):
+    def solve(self, model, batches, class_weight=None):
         """Solves the head, by batches that `model` takes, once over all.
 
         Returns:
             Boolean, whether the first phase has nothing left to do.
         """
-        method = "ridge" if self.optional else self.plan.head_initializer
+        head, method = self.head, self.plan.head_initializer
         try:
-            start_head(model, self.head, batches, method)
+            x, y, weight = read_features(model, head, batches)
+            y = _targets(y, head.units, self.loss)
+            weight = _weights(y, weight, class_weight)
+            y = _smoothed(y, self.smoothing, self.loss)
+            probe = solve_probe(x, y, self.loss, method, weight, head.use_bias)
         except ValueError as error:
             self._leave(error)
             return False
-        self.report = method
+        head.kernel.assign(probe.kernel)
+        if head.use_bias:
+            head.bias.assign(probe.bias)
+        self.report, self.is_solved = str(probe), True
         return self.optional and self.plan[0].layers in ("head", 0)
 
     def _leave(self, error):
@@ -71,17 +85,54 @@ def _check_graph(model):
         )
 
 
-def _check_task(model, optional):
-    """Raises where a head does not tell one class among several apart."""
-    task = Task.of(model)
-    fits = task == "classification" or (task is None and not optional)
-    softmax = activation_of(model) == "softmax" or (task and task.logits)
-    if not fits or (optional and not softmax):
+def _convex_loss(model, optional):
+    """What the outputs are for, `"softmax"`, `"sigmoid"` or `"mse"`.
+
+    Raises:
+        ValueError: If it is something that a linear head is not solved for.
+    """
+    task, ending = Task.of(model), activation_of(model)
+    loss = loss_name(loss_of(model))
+    logits = bool(task and task.logits)
+    if not optional and task in ("classification", None):
+        return "softmax"
+    if loss == "mean_squared_error" and ending in ("linear", None):
+        return "mse"
+    if loss == "binary_crossentropy" and (ending == "sigmoid" or logits):
+        return "sigmoid"
+    by_class = loss.endswith("categorical_crossentropy")
+    if by_class and (ending == "softmax" or logits):
+        return "softmax"
+    raise ValueError(
+        "Only a head under a cross-entropy of classes or labels, or the mean "
+        "squared error of values, can be solved: leave out "
+        f"`head_initializer`. Received: {task=}, loss={loss!r}, "
+        f"model={model.name!r} that ends in {ending!r}"
+    )
+
+
+def _check_method(method, loss):
+    fitting = {"sigmoid": "logistic", "mse": "ridge"}.get(loss, method)
+    if method not in ("auto", fitting):
         raise ValueError(
-            "Only a head that tells one class among several apart can be "
-            "solved in closed form: it ends in a softmax, or in the logits of "
-            f"one, and this one ends in no softmax. Received: {task=}, "
-            f"model={model.name!r} that ends in {activation_of(model)!r}"
+            f"A head under this loss is solved by {fitting!r} alone. Received: "
+            f"head_initializer={method!r}, for outputs of {loss!r}"
+        )
+
+
+def _smoothing(model):
+    loss = loss_of(model)
+    told = getattr(loss, "keywords", None) or {}
+    told = told.get("label_smoothing", getattr(loss, "label_smoothing", 0))
+    return told or 0.0
+
+
+def _check_penalty(head):
+    own = head.kernel_regularizer or head.bias_regularizer
+    if own or head.kernel_constraint or head.bias_constraint:
+        raise ValueError(
+            "The head has a regularizer or a constraint of its own, which the "
+            f"epochs keep to. Received: head={head.name!r}"
         )
 
 
@@ -114,37 +165,28 @@ def linear_head(model):
     return layers[0]
 
 
-def start_head(model, head, batches, method):
-    """Sets the weights of a linear head by one pass over the data.
-
-    `"ridge"` is least squares on the classes; `"lda"` is linear discriminant
-    analysis with a shrunk covariance, whose logits are those of its posterior
-    probabilities (Ledoit and Wolf, 2004, doi 10.1016/S0047-259X(03)00096-4).
+def read_features(model, head, batches):
+    """Reads what a head sees: features, labels and weights, all as arrays.
 
     Raises:
-        ValueError: If the labels are not classes, or a class has no example.
+        ValueError: If there is no number among the features.
     """
     features = keras.Model(model.input, _input_of(model, head))
-    x, y = [], []
+    x, y, weights = [], [], []
     for batch in batches:
         y.append(np.asarray(batch[1]))
         # Of several replicas each predicts the batch, one after the other.
         found = features.predict_on_batch(batch[0])[: len(y[-1])]
-        x.append(_rows(found))
-    x, y = np.concatenate(x), np.concatenate(y)
-    y = one_column(y)
-    y = y.argmax(axis=1) if y.ndim > 1 else y
-    check_class_ids(y, max(head.units, 2), "train")
-    missing = set(range(head.units)) - set(np.unique(y).tolist())
-    if missing or head.units < 2:
+        x.append(np.asarray(found, "float32").reshape(len(found), -1))
+        weights.append(np.asarray(batch[2]) if len(batch) > 2 else None)
+    x = np.concatenate(x)
+    if not np.isfinite(x).all():
         raise ValueError(
-            "A closed-form start of the head needs examples of each of its "
-            f"{head.units} classes. Received: no example of {sorted(missing)}"
+            "The features of the backbone are no numbers: look at the data and "
+            "at the weights. Received: NaN or infinity among them"
         )
-    kernel, bias = _solve(x, y, method)
-    head.kernel.assign(kernel)
-    if head.use_bias:
-        head.bias.assign(bias)
+    weights = None if weights[0] is None else np.concatenate(weights)
+    return x, np.concatenate(y), weights
 
 
 def _input_of(model, head):
@@ -156,63 +198,34 @@ def _input_of(model, head):
     raise ValueError(f"The head {head.name!r} is not in the model.")
 
 
-def _rows(features):
-    return np.asarray(features, "float32").reshape(len(features), -1)
+def _targets(y, units, loss):
+    """Labels as a row of shares, labels or values for each example."""
+    y = one_column(y)
+    if len(y) < 2:
+        raise ValueError("A head is solved by two examples or more.")
+    if loss != "softmax":
+        return y.reshape(len(y), -1).astype("float64")
+    if y.ndim == 1:
+        check_class_ids(y, max(units, 2), "train")
+        y = np.eye(units)[y.astype("int64")]
+    missing = np.flatnonzero(y.sum(axis=0) == 0)
+    if len(missing) or units < 2:
+        raise ValueError(
+            "A head is solved by examples of each of its "
+            f"{units} classes. Received: no example of {missing.tolist()}"
+        )
+    return y
 
 
-def _solve(x, y, method):
-    if method == "lda":
-        from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-
-        lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-        lda.fit(x, y)
-        kernel, bias = lda.coef_.T, lda.intercept_
-        if kernel.shape[1] == 1:
-            # Two classes come as one difference of logits.
-            kernel = np.concatenate([-kernel / 2, kernel / 2], axis=1)
-            bias = np.concatenate([-bias / 2, bias / 2])
-        return kernel, bias
-    return _solve_ridge(x.astype("float64"), np.eye(y.max() + 1)[y])
+def _weights(y, weight, class_weight):
+    """Weights of examples, from those that Keras takes of classes."""
+    if class_weight is None:
+        return weight
+    places = y.argmax(axis=1) if y.shape[1] > 1 else y[:, 0].astype("int64")
+    return np.array([class_weight[place] for place in places])
 
 
-def _solve_ridge(x, targets):
-    """Ridge, with strength and sharpness by leaving one out.
-
-    Targets 0 and 1 as logits would give a softmax that is nearly flat, and
-    the first steps of training would spoil the features to sharpen it.
-    """
-    x_mean, y_mean = x.mean(0), targets.mean(0)
-    centred, y = x - x_mean, targets - y_mean
-    values, vectors = np.linalg.eigh(centred.T @ centred)
-    values, rotated = np.maximum(values, 0), centred @ vectors
-    products, best = rotated.T @ y, (np.inf,)
-    # Strengths relative to the features, whatever their scale.
-    for strength in values.mean() * np.logspace(-5, 3, 17) + 1e-12:
-        shrunk = 1 / (values + strength)
-        leverage = rotated**2 @ shrunk + 1 / len(x)
-        solution = products * shrunk[:, None]
-        left_out = (y - rotated @ solution) / (1 - leverage[:, None])
-        error = np.mean(left_out**2)
-        if error < best[0]:
-            best = error, solution, targets - left_out
-    _, solution, predicted = best
-    sharpness = _sharpness(predicted, targets)
-    kernel = vectors @ solution
-    bias = y_mean - x_mean @ kernel
-    return kernel * sharpness, bias * sharpness
-
-
-def _sharpness(predicted, targets):
-    """The factor on predictions under which the classes are most likely."""
-    from scipy import optimize, special
-
-    # As Platt does: where no example is wrong the factor would be infinite.
-    number, classes = targets.shape
-    targets = (targets * number + 1) / (number + classes)
-
-    def loss(log_factor):
-        logits = predicted * np.exp(log_factor)
-        return -np.sum(targets * special.log_softmax(logits, axis=1))
-
-    found = optimize.minimize_scalar(loss, bounds=(-2, 6), method="bounded")
-    return np.exp(found.x)
+def _smoothed(y, smoothing, loss):
+    """Targets as the loss smooths them."""
+    classes = y.shape[1] if loss == "softmax" else 2
+    return y * (1 - smoothing) + smoothing / classes

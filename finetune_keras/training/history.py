@@ -74,13 +74,22 @@ class FineTuneHistory:
         vars(history).update(config)
         return history
 
+    @property
+    def _solved(self):
+        """Dict of metrics of the head that was solved, or `None`."""
+        return self.phases[0].get("solved") if self.phases else None
+
     def __str__(self):
-        metrics = list(self.history)
+        solved = self._solved
+        metrics = list(self.history or solved or ())
         rows = [
             [row["epoch"] + 1, self.phases[row["phase"]]["name"]]
             + [as_text(row.get(name)) for name in metrics]
             for row in self.epochs
         ]
+        if solved is not None:
+            start = [as_text(solved.get(name)) for name in metrics]
+            rows.insert(0, ["solved", self.phases[0]["name"], *start])
         table = format_table(["epoch", "phase", *metrics], rows)
         if self.best_epoch is None:
             return table
@@ -102,9 +111,10 @@ class FineTuneHistory:
         Raises:
             ImportError: If matplotlib is not installed.
         """
-        names = [n for n in self.history if not n.startswith("val_")]
+        names = [*self.history, *(self._solved or ())]
+        names = dict.fromkeys(name.removeprefix("val_") for name in names)
         names = [n for n in names if n not in ("learning_rate", "seconds")]
-        figure = new_figure(5 * len(names), 3.5)
+        figure = new_figure(5 * max(len(names), 1), 3.5)
         for i, name in enumerate(names, start=1):
             self._draw(figure.add_subplot(1, len(names), i), name)
         return figure
@@ -115,6 +125,9 @@ class FineTuneHistory:
             if key in self.history:
                 values = [_mean(value) for value in self.history[key]]
                 axes.plot(epochs, values, marker=".", label=label)
+        if f"val_{name}" in (self._solved or ()):
+            solved = _mean(self._solved[f"val_{name}"])
+            axes.plot([0], [solved], "o", label="solved head, validation")
         for phase in self.phases:
             start = phase["first_epoch"] + 0.5
             axes.axvline(start, color="0.7", linewidth=1)

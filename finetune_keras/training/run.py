@@ -181,17 +181,18 @@ class Run:
         """Solves the head, if it is due, and with it may end the phase."""
         solved = False
         if self.start.is_due:
+            weights = self.fit.get("class_weight")
             with self.flat.opened():
-                solved = self.start.solve(*self.work.first_pass())
+                solved = self.start.solve(*self.work.first_pass(), weights)
         if self.plan.head_initializer:
             self.state.phase["head_initializer"] = self.start.report
         if solved:
             self.best.keep()
             self.state.over = True
             self.progress.total -= self.phase.epochs
-        if solved and self.data[1] is not None:
+        if self.start.is_solved:
             # It competes with the epochs to come.
-            logs = self.work.evaluate()
+            logs = {} if self.data[1] is None else self.work.evaluate()
             logs = {f"val_{name}": as_plain(x) for name, x in logs.items()}
             self.state.phase["solved"] = logs
             if self.best.monitor in logs:

@@ -63,9 +63,12 @@ def test_fit_evaluate_predict_take_texts(model):
 @pytest.mark.usefixtures("op_by_op")
 def test_labels_may_be_names(model):
     names = np.array(["neg", "pos"])[LABELS]
-    plan = ft.plans.linear_probe(epochs=2)
+    plan = ft.Plan([ft.Phase("head", epochs=2, learning_rate=1e-3)])
     history = ft.fine_tune(model, plan, (LONG, names), verbose=0)
     assert len(history.epochs) == 2
+    solved = ft.plans.linear_probe()
+    history = ft.fine_tune(model, solved, (LONG, names), verbose=0)
+    assert "strength" in history.phases[0]["head_initializer"]
 
 
 @pytest.mark.usefixtures("op_by_op")

@@ -272,7 +272,7 @@ def test_strategies_train_what_they_say(model):
 
 def test_strategies_pass_their_arguments_on():
     assert plans.linear_probe(3, 0.1, patience=2) == Plan(
-        [Phase("head", 3, 0.1, patience=2)]
+        [Phase("head", 3, 0.1, patience=2)], head_initializer="auto"
     )
     assert plans.top_layers(4, epochs=3, learning_rate=0.1, patience=2) == Plan(
         [Phase(4, 3, 0.1, patience=2)]

@@ -62,7 +62,7 @@ def test_shared_activations_change_nothing_and_save_work():
 
 
 def test_a_plan_that_waits_never_sees_the_fold_it_is_judged_on():
-    plan = ft.plans.linear_probe(epochs=6, learning_rate=0.05, patience=2)
+    plan = ft.Plan([ft.Phase("head", 6, learning_rate=0.05, patience=2)])
     found = ft.cross_validate(build, plan, data(70), folds=5, verbose=0)
     history = found.histories[0]
     assert "val_loss" in history.history

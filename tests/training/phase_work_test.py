@@ -177,7 +177,7 @@ def test_a_head_is_solved_on_a_dataset_without_a_cache():
     dataset = tf.data.Dataset.from_tensor_slices(data()).batch(6)
     plan = ft.Plan([ft.Phase("all", 1, 1e-3)], head_initializer="ridge")
     history = ft.fine_tune(network(), plan, dataset, cache="off", verbose=0)
-    assert history.phases[0]["head_initializer"] == "ridge"
+    assert "ridge" in history.phases[0]["head_initializer"]
 
 
 class Counts(layers.Layer):

@@ -256,6 +256,6 @@ def test_a_column_of_labels_solves_the_head_as_a_row():
         model = ft.replace_head(body, 3)
         plan = ft.Plan([ft.Phase("head", epochs=1)], head_initializer="ridge")
         history = ft.fine_tune(model, plan, (X, y), verbose=0)
-        assert history.phases[0]["head_initializer"] == "ridge"
+        assert "ridge" in history.phases[0]["head_initializer"]
         kernels.append(model.layers[-1].get_weights()[0])
     np.testing.assert_allclose(*kernels, rtol=1e-6)

@@ -320,6 +320,6 @@ def test_a_head_of_logits_is_solved_as_that_of_a_softmax():
 def test_a_head_of_values_or_labels_is_not_solved_as_one_of_classes(loss):
     """Rows of values or labels would be read as one-hot classes."""
     model = with_head("sigmoid" if "binary" in loss else None, loss)
-    plan = ft.Plan([ft.Phase("head", 1, 1e-5)], head_initializer="ridge")
-    with pytest.raises(ValueError, match="ends in no softmax"):
+    plan = ft.Plan([ft.Phase("head", 1, 1e-5)], head_initializer="lda")
+    with pytest.raises(ValueError, match="is solved by '(ridge|logistic)'"):
         ft.fine_tune(model, plan, blobs("rows"), verbose=0)

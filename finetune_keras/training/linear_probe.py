@@ -1,0 +1,276 @@
+"""A linear head, solved on features until nothing is left to gain."""
+
+import numpy as np
+
+from finetune_keras.training.probe_table import ProbeTable, losses_of
+
+# The strength of the penalty is chosen on so many examples at most.
+MOST_ROWS = 4000
+# More outputs than these have a solution by least squares alone.
+MOST_COLUMNS = 200
+# Strengths that are tried, from the strongest on, until they fit too closely.
+STRENGTHS = np.logspace(2, -6, 17)
+# Where no example is wrong, each would be a little better than that before.
+LEAST_GAIN = 5e-3
+
+
+class Probe:
+    """A linear map from features to logits, or to values.
+
+    Attributes:
+        kernel: Float array (features, outputs).
+        bias: Float array (outputs,).
+        method: String, `"logistic"`, `"ridge"` or `"lda"`.
+        strength: Float, of the penalty on the squares of the kernel of
+            standardised features, beside the mean loss; `None` of `"lda"`.
+        left_out: Float array (examples, outputs), logits or values of each
+            example by a solution without it. `None` where none were made.
+        loss: Float, the mean loss of these.
+    """
+
+    def __init__(
+        self, kernel, bias, method, strength=None, left_out=None, loss=None
+    ):
+        self.kernel, self.bias, self.method = kernel, bias, method
+        self.strength, self.left_out, self.loss = strength, left_out, loss
+
+    def __str__(self):
+        if self.strength is None:
+            return self.method
+        return f"{self.method}, strength {self.strength:.2g}"
+
+
+def solve_probe(
+    x, y, loss="softmax", method="auto", weight=None, bias=True, seed=0
+):
+    """Solves a linear head on features.
+
+    `"logistic"` is the regression of scikit-learn on standardised features,
+    with `C = 1 / (examples * strength)`, twice that for two classes: convex,
+    and solved by L-BFGS. `"ridge"` is least squares, sharpened to logits. The
+    strength of their penalty is chosen by cross-validation. `"auto"` is the
+    better of the two.
+
+    Args:
+        x: Float array (examples, features).
+        y: Float array (examples, outputs): shares of classes that sum to one,
+            labels in [0, 1], or values.
+        loss: `"softmax"`, `"sigmoid"` or `"mse"`, what the outputs are for.
+        method: `"auto"`, `"logistic"`, `"ridge"` or `"lda"`. Defaults to
+            `"auto"`.
+        weight: Float array (examples,), or `None`. Defaults to `None`.
+        bias: Boolean, whether the head has one. Defaults to `True`.
+        seed: Integer, of the folds. Defaults to `0`.
+
+    Returns:
+        A `Probe`.
+
+    Reference:
+
+    - [Ledoit and Wolf, 2004](https://doi.org/10.1016/S0047-259X(03)00096-4),
+      for the covariance of `"lda"`
+    """
+    if method == "lda":
+        return Probe(*_lda(x, y.argmax(axis=1)), method)
+    if len(x) > MOST_ROWS:
+        return _solve_many(x, y, loss, method, weight, bias, seed)
+    with _one_thread():
+        table = ProbeTable(x, y, loss, weight, bias, seed)
+        names = _methods(method, loss, y.shape[1])
+        probes = [_SOLVERS[name](table) for name in names]
+    best = min(probes, key=lambda probe: probe.loss)
+    best.kernel, best.bias = table.unfolded(best.kernel, best.bias)
+    return best
+
+
+def _one_thread():
+    """Products of such matrices are over before threads have met."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1, "blas")
+
+
+def _methods(method, loss, columns):
+    if method != "auto":
+        return [method]
+    if loss == "sigmoid":
+        return ["logistic"]
+    few = loss == "softmax" and columns <= MOST_COLUMNS
+    return ["logistic", "ridge"] if few else ["ridge"]
+
+
+def _solve_many(x, y, loss, method, weight, bias, seed):
+    """Solves on all examples as some of them have chosen to."""
+    some = np.random.default_rng(seed).permutation(len(x))[:MOST_ROWS]
+    part = None if weight is None else weight[some]
+    chosen = solve_probe(x[some], y[some], loss, method, part, bias, seed)
+    table = ProbeTable(x, y, loss, weight, bias, seed)
+    # A penalty weighs the less, the more examples there are.
+    strength = chosen.strength * MOST_ROWS / len(x)
+    if chosen.method == "ridge":
+        kernel, bias = _least_squares(table, table.weight, strength)
+        outputs = table.x @ kernel + bias
+        factor = 1.0 if loss == "mse" else _sharpness(table, outputs)
+        solution = kernel * factor, bias * factor
+    else:
+        kernel, bias = _descend(table, table.weight[None], strength, None, 1e-6)
+        solution = kernel[0], bias[0]
+    probe = Probe(*table.unfolded(*solution), chosen.method, strength)
+    probe.loss = chosen.loss
+    return probe
+
+
+# === Logistic regression ===
+
+
+def _logistic(table):
+    """Kernel, bias, strength, and left-out logits, by L-BFGS.
+
+    The folds are solved at once: what is one after the other for the others
+    costs one product of matrices.
+    """
+    weights, start = table.train_weights(), None
+    best, worse = (np.inf,), 0
+    for strength in STRENGTHS:
+        start = _descend(table, weights, strength, start, 1e-3)
+        outputs = table.held_out(*start)
+        loss = table.mean_loss(outputs)
+        if loss < best[0] - LEAST_GAIN:
+            best, worse = (loss, strength, outputs, start), 0
+        else:
+            worse += 1
+        if worse == 2:
+            break
+    _, strength, outputs, (kernels, biases) = best
+    start = kernels.mean(0, keepdims=True), biases.mean(0, keepdims=True)
+    solved = _descend(table, table.weight[None], strength, start, 1e-6)
+    solution = solved[0][0], solved[1][0]
+    return Probe(*solution, "logistic", strength, outputs, best[0])
+
+
+def _descend(table, weights, strength, start, tolerance):
+    """Kernels (problems, features, outputs) and biases of several problems.
+
+    Each is the mean loss by its weights, and half the strength times the
+    squares of the kernel.
+    """
+    from scipy import optimize
+
+    problems, outputs = len(weights), table.y.shape[1]
+    shape = problems, table.x.shape[1] + 1, outputs
+    weights = weights / weights.sum(axis=1, keepdims=True)
+    # Few numbers are 1 in all examples; this one may train freely.
+    x = np.hstack([table.x, np.full((len(table.x), 1), float(table.bias))])
+    first = np.zeros(shape)
+    if start is not None:
+        first = np.concatenate([start[0], start[1][:, None]], axis=1)
+
+    def objective(flat):
+        matrix = flat.reshape(shape)
+        wide = np.moveaxis(matrix, 0, 1).reshape(shape[1], -1)
+        logits = np.moveaxis((x @ wide).reshape(-1, *matrix.shape[::2]), 1, 0)
+        losses, slopes = losses_of(logits, table.y, table.kind)
+        slopes = np.moveaxis(weights[..., None] * slopes, 0, 1)
+        gradient = x.T @ slopes.reshape(len(x), -1)
+        gradient = np.moveaxis(
+            gradient.reshape(shape[1], problems, outputs), 1, 0
+        )
+        kernel = np.concatenate([matrix[:, :-1], 0 * matrix[:, -1:]], axis=1)
+        value = np.sum(weights * losses) + strength / 2 * np.sum(kernel**2)
+        return value, (gradient + strength * kernel).ravel()
+
+    found = optimize.minimize(
+        objective,
+        first.ravel(),
+        jac=True,
+        method="L-BFGS-B",
+        options={"gtol": tolerance, "ftol": 1e-12, "maxiter": 1000},
+    )
+    matrix = found.x.reshape(shape)
+    return matrix[:, :-1], matrix[:, -1] * table.bias
+
+
+# === Least squares ===
+
+
+def _ridge(table):
+    """Kernel, bias, strength, and outputs with the fold of each left out.
+
+    Targets 0 and 1 as logits would give a softmax that is nearly flat, and
+    the first steps of training would spoil the features to sharpen it.
+    """
+    weight = table.weight / table.weight.sum()
+    y, root = table.y - (weight @ table.y) * table.bias, np.sqrt(weight)
+    strength = _best_strength(
+        table.x * root[:, None], y * root[:, None], len(weight)
+    )
+    solutions = [
+        _least_squares(table, w, strength) for w in table.train_weights()
+    ]
+    outputs = table.held_out(*zip(*solutions, strict=True))
+    factor = 1.0 if table.kind == "mse" else _sharpness(table, outputs)
+    kernel, bias = _least_squares(table, table.weight, strength)
+    outputs = outputs * factor
+    loss = table.mean_loss(outputs)
+    return Probe(
+        kernel * factor, bias * factor, "ridge", strength, outputs, loss
+    )
+
+
+def _best_strength(x, y, count):
+    """The strength with the least error where each example is left out."""
+    values, vectors = np.linalg.eigh(x.T @ x)
+    values, rotated = np.maximum(values, 0), x @ vectors
+    products, best = rotated.T @ y, (np.inf, 0.0)
+    # Strengths relative to the features, whatever their scale.
+    for strength in values.mean() * np.logspace(-5, 3, 17) + 1e-12:
+        shrunk = 1 / (values + strength)
+        leverage = rotated**2 @ shrunk + 1 / count
+        solution = products * shrunk[:, None]
+        left = (y - rotated @ solution) / (1 - leverage[:, None]).clip(1e-9)
+        best = min(best, (np.sum(left**2), strength))
+    return best[1]
+
+
+def _least_squares(table, weight, strength):
+    weight = weight / weight.sum()
+    x_mean = (weight @ table.x) * table.bias
+    y_mean = (weight @ table.y) * table.bias
+    x, y = table.x - x_mean, table.y - y_mean
+    weighted = x * weight[:, None]
+    gram = weighted.T @ x + strength * np.eye(x.shape[1])
+    kernel = np.linalg.solve(gram, weighted.T @ y)
+    return kernel, y_mean - x_mean @ kernel
+
+
+def _sharpness(table, outputs):
+    """The factor on outputs under which the targets are most likely."""
+    from scipy import optimize
+
+    # As Platt does: where no example is wrong the factor would be infinite.
+    number, columns = table.y.shape
+    classes = columns if table.kind == "softmax" else 2
+    y = (table.y * number + 1) / (number + classes)
+
+    def loss(log_factor):
+        losses = losses_of(outputs * np.exp(log_factor), y, table.kind)[0]
+        return np.average(losses, weights=table.weight)
+
+    found = optimize.minimize_scalar(loss, bounds=(-2, 6), method="bounded")
+    return np.exp(found.x)
+
+
+def _lda(x, y):
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    lda.fit(x, y)
+    kernel, bias = lda.coef_.T, lda.intercept_
+    if kernel.shape[1] == 1:
+        # Two classes come as one difference of logits.
+        kernel = np.concatenate([-kernel / 2, kernel / 2], axis=1)
+        bias = np.concatenate([-bias / 2, bias / 2])
+    return kernel, bias
+
+
+_SOLVERS = {"logistic": _logistic, "ridge": _ridge}

@@ -1,0 +1,85 @@
+"""Features and targets of a linear head, as its solvers take them."""
+
+import numpy as np
+
+FOLDS = 5
+
+
+class ProbeTable:
+    """Standardised features, targets, weights and folds.
+
+    Where there are more features than examples, they are turned into as many
+    as there are examples: a penalised solution lies among them.
+    """
+
+    def __init__(self, x, y, loss, weight, bias, seed):
+        x, self.y = np.asarray(x, "float64"), np.asarray(y, "float64")
+        self.kind, self.bias = loss, bias
+        rows = len(x)
+        self.weight = np.ones(rows) if weight is None else weight / 1.0
+        self.mean = np.average(x, axis=0, weights=self.weight) * bias
+        scale = np.sqrt(np.average((x - self.mean) ** 2, 0, self.weight))
+        # A feature that is the same everywhere tells nothing.
+        self.scale = np.where(scale > 1e-7 * (np.abs(self.mean) + 1), scale, 0)
+        inverse = np.divide(1, self.scale, where=self.scale > 0, out=0 * scale)
+        self.inverse = inverse
+        self.x, self.turn = (x - self.mean) * inverse, None
+        if x.shape[1] > rows:
+            values, vectors = np.linalg.eigh(self.x @ self.x.T)
+            kept = values > 1e-10 * values.max(initial=1e-300)
+            lengths = np.sqrt(values[kept])
+            self.turn = self.x.T @ (vectors[:, kept] / lengths)
+            self.x = vectors[:, kept] * lengths
+        self.folds = _folds(self.y, loss, seed)
+
+    def train_weights(self):
+        """Array (folds, examples): weights of those of the other folds."""
+        return np.stack([self.weight * (self.folds != k) for k in range(FOLDS)])
+
+    def losses(self, outputs):
+        """Loss of each example."""
+        return losses_of(outputs, self.y, self.kind)[0]
+
+    def held_out(self, kernels, biases):
+        """Outputs of each example by the solution without its fold."""
+        outputs = np.zeros(self.y.shape)
+        for fold in range(FOLDS):
+            rows = self.folds == fold
+            outputs[rows] = self.x[rows] @ kernels[fold] + biases[fold]
+        return outputs
+
+    def mean_loss(self, outputs):
+        return np.average(self.losses(outputs), weights=self.weight)
+
+    def unfolded(self, kernel, bias):
+        """Kernel and bias for features as they are."""
+        kernel = kernel if self.turn is None else self.turn @ kernel
+        kernel = kernel * self.inverse[:, None]
+        return kernel, (bias - self.mean @ kernel) * self.bias
+
+
+def _folds(y, loss, seed):
+    """Number of the fold of each example; classes are spread evenly."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(y))
+    if loss == "softmax":
+        order = order[np.argsort(y[order].argmax(axis=1), kind="stable")]
+    folds = np.empty(len(y), int)
+    folds[order] = np.arange(len(y)) % FOLDS
+    return folds
+
+
+def losses_of(outputs, y, kind):
+    """Loss of each example, and its slope by the outputs."""
+    if kind == "mse":
+        return np.sum((outputs - y) ** 2, axis=-1), 2 * (outputs - y)
+    if kind == "sigmoid":
+        losses = np.logaddexp(0, outputs) - y * outputs
+        # Keras takes the mean over the labels.
+        slopes = 0.5 * (1 + np.tanh(0.5 * outputs)) - y
+        return losses.mean(axis=-1), slopes / y.shape[-1]
+    shifted = outputs - outputs.max(axis=-1, keepdims=True)
+    powers = np.exp(shifted)
+    sums = powers.sum(axis=-1, keepdims=True)
+    losses = np.log(sums[..., 0]) - np.sum(y * shifted, axis=-1)
+    return losses, powers / sums - y

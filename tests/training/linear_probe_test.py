@@ -1,0 +1,176 @@
+import keras
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression, Ridge
+
+import finetune_keras as ft
+from finetune_keras.training.linear_probe import solve_probe
+
+
+def features(rows=80, columns=6, classes=3, seed=0):
+    """Features of many scales, and labels that are not quite linear."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(rows, columns)) * np.logspace(-2, 2, columns) + 3
+    z = (x - x.mean(0)) / x.std(0)
+    scores = z[:, :classes] * 1.5 + rng.gumbel(size=(rows, classes))
+    return x, z, scores.argmax(axis=1)
+
+
+def log_loss(logits, y, weight=None):
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    chances = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return np.average(-chances[np.arange(len(y)), y], weights=weight)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("columns", [6, 150])
+def test_it_is_the_regression_of_scikit_learn(classes, columns):
+    x, z, y = features(columns=columns, classes=classes)
+    probe = solve_probe(x, np.eye(classes)[y], method="logistic")
+    strength = 1 / (len(y) * probe.strength) * (2 if classes == 2 else 1)
+    other = LogisticRegression(C=strength, tol=1e-10, max_iter=9999).fit(z, y)
+    logits = other.decision_function(z)
+    if classes == 2:
+        logits = np.stack([-logits / 2, logits / 2], axis=1)
+    found = x @ probe.kernel + probe.bias
+    np.testing.assert_allclose(log_loss(found, y), log_loss(logits, y), 1e-5)
+    assert log_loss(probe.left_out, y) == pytest.approx(probe.loss)
+    # It is chosen by what was left out, and does better than the labels alone.
+    shares = np.bincount(y) / len(y)
+    assert probe.loss < -np.sum(shares * np.log(shares))
+
+
+def test_labels_of_their_own_are_regressions_of_their_own():
+    x, z, y = features()
+    labels = np.stack([y == 0, y != 1], axis=1).astype("float64")
+    probe = solve_probe(x, labels, "sigmoid")
+    for column in range(2):
+        other = LogisticRegression(
+            C=1 / (2 * len(y) * probe.strength), tol=1e-10, max_iter=9999
+        ).fit(z, labels[:, column])
+        np.testing.assert_allclose(
+            x @ probe.kernel[:, column] + probe.bias[column],
+            other.decision_function(z),
+            atol=1e-2,
+        )
+
+
+def test_values_are_ridge_regression():
+    x, z, _ = features()
+    y = z[:, :2] @ [[1.0, 2.0], [3.0, -1.0]] + 5
+    probe = solve_probe(x, y, "mse")
+    other = Ridge(alpha=probe.strength * len(y)).fit(z, y)
+    np.testing.assert_allclose(
+        x @ probe.kernel + probe.bias, other.predict(z), atol=1e-6
+    )
+
+
+def test_weights_stand_for_copies():
+    x, _, y = features(rows=40)
+    y = np.eye(3)[y]
+    weight = np.where(np.arange(40) < 10, 3.0, 1.0)
+    copies = np.repeat(np.arange(40), weight.astype(int))
+    weighed = solve_probe(x, y, method="logistic", weight=weight)
+    copied = solve_probe(x[copies], y[copies], method="logistic")
+    losses = [
+        log_loss(x @ p.kernel + p.bias, y.argmax(1), weight)
+        for p in (weighed, copied)
+    ]
+    if weighed.strength == copied.strength:
+        np.testing.assert_allclose(*losses, rtol=1e-4)
+    assert losses[0] < log_loss(np.zeros((40, 3)), y.argmax(1), weight)
+
+
+def test_a_head_without_bias_gets_none():
+    x, _, y = features()
+    for method in ("logistic", "ridge"):
+        probe = solve_probe(x, np.eye(3)[y], method=method, bias=False)
+        assert not np.any(probe.bias)
+        assert log_loss(x @ probe.kernel, y) < np.log(3)
+
+
+def test_few_of_many_examples_choose_for_all(monkeypatch):
+    from finetune_keras.training import linear_probe
+
+    x, _, y = features(rows=300)
+    whole = solve_probe(x, np.eye(3)[y])
+    monkeypatch.setattr(linear_probe, "MOST_ROWS", 200)
+    part = solve_probe(x, np.eye(3)[y])
+    losses = [log_loss(x @ p.kernel + p.bias, y) for p in (whole, part)]
+    np.testing.assert_allclose(*losses, rtol=0.05)
+
+
+# === In a plan ===
+
+
+def network(classes=3, task="classification"):
+    keras.utils.set_random_seed(4)
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(8, activation="tanh", name="low")(inputs)
+    return ft.replace_head(keras.Model(inputs, x), classes, task=task)
+
+
+@pytest.mark.backends
+def test_a_linear_probe_is_solved_in_place_of_its_epochs():
+    _, z, y = features()
+    model = network()
+    data = z[:60], y[:60]
+    low = model.get_layer("low").get_weights()
+    history = ft.fine_tune(
+        model, ft.plans.linear_probe(), data, (z[60:], y[60:]), verbose=0
+    )
+    assert history.epochs == [] and history.best_epoch == -1
+    assert "solved" in str(history)
+    assert len(history.plot().axes) == 2
+    report = history.phases[0]["head_initializer"]
+    assert report.startswith(("logistic, strength", "ridge, strength"))
+    np.testing.assert_array_equal(low[0], model.get_layer("low").kernel)
+    solved = history.phases[0]["solved"]
+    judged = model.evaluate(z[60:], y[60:], verbose=0)
+    assert judged[0] == pytest.approx(solved["val_loss"], rel=1e-5)
+    # No epoch of a head alone gets below it on what it was solved for.
+    loss = model.evaluate(*data, verbose=0)[0]
+    assert loss < log_loss(np.zeros((60, 3)), y[:60])
+
+
+def test_values_and_labels_are_solved_too():
+    _, z, y = features()
+    numbers = network(1, "regression")
+    ft.fine_tune(numbers, ft.plans.linear_probe(), (z, z[:, 0]), verbose=0)
+    errors = numbers.predict(z, verbose=0)[:, 0] - z[:, 0]
+    assert np.mean(errors**2) < 0.3 * np.var(z[:, 0])
+    several = network(2, "multi_label")
+    labels = np.stack([y == 0, y != 1], axis=1).astype("float32")
+    history = ft.fine_tune(
+        several, ft.plans.linear_probe(), (z, labels), verbose=0
+    )
+    assert history.epochs == []
+    right = (several.predict(z, verbose=0) > 0.5) == labels
+    assert right.mean() > 0.75
+
+
+def test_weights_of_classes_reach_the_solution():
+    _, z, y = features()
+    shares = []
+    for weight in (None, {0: 20.0, 1: 1.0, 2: 1.0}):
+        model = network()
+        ft.fine_tune(
+            model,
+            ft.plans.linear_probe(),
+            (z, y),
+            class_weight=weight,
+            verbose=0,
+        )
+        shares.append(np.mean(model.predict(z, verbose=0).argmax(1) == 0))
+    assert shares[1] > shares[0] + 0.2
+
+
+def test_smoothed_labels_are_solved_as_they_are_smoothed():
+    _, z, y = features()
+    model = network()
+    model.compile(
+        "sgd", keras.losses.CategoricalCrossentropy(label_smoothing=0.8)
+    )
+    data = z, np.eye(3)[y]
+    ft.fine_tune(model, ft.plans.linear_probe(), data, verbose=0)
+    assert model.predict(z, verbose=0).max() < 0.8
