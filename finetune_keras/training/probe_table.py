@@ -19,14 +19,13 @@ class ProbeTable:
         self.weight = np.ones(rows) if weight is None else weight / 1.0
         self.mean = np.average(x, axis=0, weights=self.weight) * bias
         scale = np.sqrt(np.average((x - self.mean) ** 2, 0, self.weight))
-        # A feature that is the same everywhere tells nothing.
-        self.scale = np.where(scale > 1e-7 * (np.abs(self.mean) + 1), scale, 0)
-        inverse = np.divide(1, self.scale, where=self.scale > 0, out=0 * scale)
-        self.inverse = inverse
-        self.x, self.turn = (x - self.mean) * inverse, None
-        if x.shape[1] > rows:
+        # What is the same everywhere, but for rounding, tells nothing.
+        tells = scale > 1e-6 * np.abs(x).max(axis=0)
+        self.inverse = np.divide(1, scale, where=tells, out=0 * scale)
+        self.x, self.turn = (x - self.mean) * self.inverse, None
+        if x.shape[1] > rows and tells.any():
             values, vectors = np.linalg.eigh(self.x @ self.x.T)
-            kept = values > 1e-10 * values.max(initial=1e-300)
+            kept = values > 1e-10 * values.max()
             lengths = np.sqrt(values[kept])
             self.turn = self.x.T @ (vectors[:, kept] / lengths)
             self.x = vectors[:, kept] * lengths

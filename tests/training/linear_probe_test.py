@@ -89,6 +89,14 @@ def test_a_head_without_bias_gets_none():
         assert log_loss(x @ probe.kernel, y) < np.log(3)
 
 
+def test_features_that_tell_nothing_give_the_shares_of_the_classes():
+    x = np.full((30, 40), 7.0) + np.arange(40)
+    y = np.arange(30) % 3 % 2
+    probe = solve_probe(x, np.eye(2)[y])
+    logits = x @ probe.kernel + probe.bias
+    np.testing.assert_allclose(np.diff(logits), np.log(0.5), atol=0.05)
+
+
 def test_few_of_many_examples_choose_for_all(monkeypatch):
     from finetune_keras.training import linear_probe
 
