@@ -7,6 +7,7 @@ import numpy as np
 
 from finetune_keras.data.source import Source
 from finetune_keras.models.model import encoder_of
+from finetune_keras.models.outside_graph import prepares_inputs
 from finetune_keras.models.text_encoder import is_raw
 
 _MOST_BATCHES = 100
@@ -42,6 +43,8 @@ def _inputs(model, batch):
     x = batch[0] if isinstance(batch, (tuple, list)) else batch
     if encoder_of(model) is not None and is_raw(x):
         return model.arrays(x)
+    if prepares_inputs(model):
+        x = model.preprocess_samples(x)
     return keras.tree.map_structure(keras.ops.convert_to_tensor, x)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from finetune_keras.arguments import check, is_number, list_of, maybe, one_of
 from finetune_keras.data.outputs import as_columns
 from finetune_keras.engine import graph
+from finetune_keras.engine.fit_state import compile_arguments
 from finetune_keras.models.adapters_by_path import adapters_by_name
 from finetune_keras.models.trainable_set import paths_now
 from finetune_keras.results.batch_statistics import renew_statistics
@@ -20,13 +21,14 @@ def average_weights(
 ):
     """Averages the weights of models of one architecture, as a new model.
 
-    Models that were fine-tuned from the same pretrained weights often lie in
-    one valley, where the mean of their weights is better than each of them and
-    costs no more to run: a soup. Between a model before and after fine-tuning
-    (WiSE-FT), `average_weights([before, after], weights=[0.5, 0.5])` keeps
-    more of what the pretrained one knew of other data. Models that were
-    trained from other starting points have nothing in between: judge what
-    comes out by `ft.evaluate`, or use `ft.ensemble`.
+    Models that were fine-tuned from one start, the head's weights included, at
+    small rates often lie in one valley, where the mean of their weights is
+    better than each of them and costs no more to run: a soup. Between a model
+    before and after fine-tuning (WiSE-FT),
+    `average_weights([before, after], weights=[0.5, 0.5])` keeps more of what
+    the first one knew of other data. Models from other starts, or that went
+    far, have nothing good in between: let `"greedy"` leave them out, judge
+    what comes out by `ft.evaluate`, or use `ft.ensemble`.
 
     Args:
         models: List of `keras.Model`s of one architecture; the first says all
@@ -115,8 +117,11 @@ class _Soup:
         self.data = data
         self.model = copied(models[0])
         if getattr(models[0], "compiled", False):
-            config = models[0].get_compile_config()
-            self.model.compile_from_config(config)
+            arguments = keras.tree.map_structure(
+                _with_no_state, compile_arguments(models[0])
+            )
+            # A model may have a `compile` of its own, with other arguments.
+            keras.Model.compile(self.model, **arguments)
         # Each layer of the copy, and that in its place in every model.
         rows = [_layers_like(self.model, model) for model in models]
         self.rows = list(zip(_leaves(self.model), *rows, strict=True))
@@ -164,6 +169,13 @@ class _Soup:
                 members, least = [*members, i], found
         loss(members)
         return self.model
+
+
+def _with_no_state(part):
+    """An optimizer or a metric anew; anything else as it is."""
+    if isinstance(part, (keras.Optimizer, keras.Metric)):
+        return type(part).from_config(part.get_config())
+    return part
 
 
 def _layers_like(first, model):

@@ -104,7 +104,8 @@ def _size(inputs, model):
 def _variants(names):
     """Lists `(crop, mirrored)`, the image as it is first."""
     crops = [None, *(x for name in names for x in _VIEWS[name] or ())]
-    return list(itertools.product(crops, {False, "flip" in names}))
+    mirrored = [False, True] if "flip" in names else [False]
+    return list(itertools.product(crops, mirrored))
 
 
 def _predicted(members, variants, size):

@@ -155,6 +155,55 @@ def test_a_calibrated_task_still_scales_its_pixels():
     )
 
 
+def test_tasks_that_predict_together_each_scale_their_pixels():
+    x, y = pixels()
+    tasks = [image_task(), image_task()]
+    kernel, bias = tasks[1].layers[-1].get_weights()
+    tasks[1].layers[-1].set_weights([3 * kernel, bias + [0.5, 0]])
+    found = ft.ensemble(tasks).predict(x.astype("float32"), verbose=0)
+    chances = [keras.ops.softmax(t.predict(x, verbose=0)) for t in tasks]
+    expected = np.mean([keras.ops.convert_to_numpy(c) for c in chances], 0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    soup = ft.average_weights(tasks, (x, y), method="greedy")
+    judged = ft.evaluate(soup, (x, y), bootstrap=0, verbose=0).metrics
+    least = min(
+        ft.evaluate(t, (x, y), bootstrap=0, verbose=0).metrics["log_loss"]
+        for t in tasks
+    )
+    assert judged["log_loss"] <= least + 1e-6
+
+
+def residual_task(seed):
+    keras.utils.set_random_seed(seed)
+    backbone = hub.models.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[3],
+        stackwise_num_filters=[64],
+        stackwise_num_blocks=[1],
+        stackwise_num_strides=[1],
+        block_type="basic_block",
+        image_shape=(16, 16, 3),
+    )
+    converter = hub.layers.ImageConverter(image_size=(16, 16), scale=1 / 255)
+    preprocessor = hub.models.ImageClassifierPreprocessor(converter)
+    task = hub.models.ImageClassifier(backbone, 2, preprocessor=preprocessor)
+    norms = [x for x in backbone.layers if hasattr(x, "moving_mean")]
+    norms[0].moving_mean.assign(norms[0].moving_mean + seed)
+    return task
+
+
+def test_statistics_are_of_pixels_as_the_task_scales_them():
+    x, y = pixels()
+    tasks = [residual_task(0), residual_task(1)]
+    soup = ft.average_weights(tasks, data=(x, y)).get_weights()
+    scaled = keras.ops.convert_to_numpy(tasks[0].preprocessor(x))
+    for task in tasks:
+        task.preprocessor = None
+    expected = ft.average_weights(tasks, data=(scaled, y)).get_weights()
+    for pair in zip(soup, expected, strict=True):
+        np.testing.assert_allclose(*pair, atol=1e-5)
+
+
 def test_a_new_head_on_a_task_of_texts_takes_texts():
     task = text_task()
     expected = task.predict(TEXTS, verbose=0)
