@@ -62,6 +62,7 @@ from finetune_keras.results.soups import average_weights
 from finetune_keras.results.views import test_time_augmentation
 from finetune_keras.search.distribution import distribution
 from finetune_keras.search.parts import model_options
+from finetune_keras.search.ranking import BackboneRanking, rank_backbones
 from finetune_keras.search.result import Search
 from finetune_keras.search.space import SearchSpace, search_space
 from finetune_keras.text.text_augmentation import text_augmentation
@@ -92,6 +93,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Augmentation",
+    "BackboneRanking",
     "BitFit",
     "Bottleneck",
     "Bundle",
@@ -160,6 +162,7 @@ __all__ = [
     "model_options",
     "plans",
     "question_answerer",
+    "rank_backbones",
     "read_conll",
     "read_squad",
     "remove_adapters",

@@ -223,7 +223,8 @@ def _best_strength(x, y, count):
     values, rotated = np.maximum(values, 0), x @ vectors
     products, best = rotated.T @ y, (np.inf, 0.0)
     # Strengths relative to the features, whatever their scale.
-    for strength in values.mean() * np.logspace(-5, 3, 17) + 1e-12:
+    scale = values.sum() / max(len(values), 1)
+    for strength in scale * np.logspace(-5, 3, 17) + 1e-12:
         shrunk = 1 / (values + strength)
         leverage = rotated**2 @ shrunk + 1 / count
         solution = products * shrunk[:, None]
