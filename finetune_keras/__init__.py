@@ -55,6 +55,10 @@ from finetune_keras.results.cross_validation import (
 )
 from finetune_keras.results.ensembles import ensemble
 from finetune_keras.results.evaluation import evaluate
+from finetune_keras.results.label_errors import (
+    LabelErrors,
+    find_label_errors,
+)
 from finetune_keras.results.predictions import Predictions
 from finetune_keras.results.record import save_record
 from finetune_keras.results.report import Report
@@ -107,6 +111,7 @@ __all__ = [
     "GradualUnfreeze",
     "HubLayer",
     "IA3",
+    "LabelErrors",
     "LayerGroup",
     "LayerGroups",
     "LearningRateSweep",
@@ -139,6 +144,7 @@ __all__ = [
     "ensemble",
     "entity_scores",
     "evaluate",
+    "find_label_errors",
     "find_learning_rate",
     "fine_tune",
     "inline_models",

@@ -93,6 +93,8 @@ def rank_backbones(
     - [Ibrahim et al., 2021](https://arxiv.org/abs/2110.06893), its shrinkage
     - [Nguyen et al., 2020](https://arxiv.org/abs/2002.12462), LEEP
     """
+    from threadpoolctl import threadpool_limits
+
     check(
         task=(task, maybe(one_of(*Task.judged()))),
         batch_size=(batch_size, integer(1)),
@@ -109,7 +111,9 @@ def rank_backbones(
     # The scores of more examples differ little, and take long.
     rows = np.random.default_rng(seed).permutation(rows)[:MOST_ROWS]
     targets = _targets(labels[rows], task)
-    scored = [_scored(one, rows, targets, seed) for one in candidates]
+    # Threads that share out such matrices wait for each other.
+    with threadpool_limits(1, "blas"):
+        scored = [_scored(one, rows, targets, seed) for one in candidates]
     return BackboneRanking(scored, named, targets.task, len(rows))
 
 
