@@ -8,6 +8,7 @@ from finetune_keras.cache.activation_store import CacheRefused
 from finetune_keras.engine import graph
 from finetune_keras.engine.private import get_keras_mask
 from finetune_keras.models.group_parts import best_cut
+from finetune_keras.models.head_finder import side_branches
 from finetune_keras.models.inline import opened
 
 
@@ -22,7 +23,8 @@ class FlatModel:
         self.groups = groups
         self.model = None
         self._names, self._steps = (), ()
-        self._cuts, self._places = {}, {}
+        self._cuts, self._loose_cuts, self._places = {}, {}, {}
+        self._beside = set()
 
     @contextlib.contextmanager
     def opened(self):
@@ -46,10 +48,11 @@ class FlatModel:
                 operation.name = name
 
     def cut(self, trained):
-        """Cuts below the first group that trains: `(tensor, below, above)`.
+        """Cuts below the first group that trains: `(tensors, below, above)`.
 
-        The `KerasTensor` carries all across, and the lists of `Step`s are on
-        both sides of it. Where no single tensor does, it is refused.
+        One `KerasTensor` carries all across, but for vectors that go past it
+        to the head, which come after it, and the lists of `Step`s are on both
+        sides of it. Where no such tensor does, it is refused.
         """
         groups = list(self.groups)
         trains = [
@@ -58,11 +61,13 @@ class FlatModel:
         # What trains may stand beside the graph alone.
         first = trains.index(True) if any(trains) else 0
         for index in range(first, 0, -1):
-            position = self._cut_before(groups, index)
-            if position is not None:
-                below = self._steps[: position + 1]
-                above = self._steps[position + 1 :]
-                return self._cuts[position], below, above
+            for cuts in (self._cuts, self._loose_cuts):
+                position = self._cut_before(groups, index, cuts)
+                if position is None:
+                    continue
+                carried, *sides = self._split(position, cuts[position])
+                if all(get_keras_mask(x) is None for x in carried):
+                    return carried, *sides
         raise CacheRefused(
             "no tensor carries all that a frozen part below would compute, "
             "without a mask that goes along"
@@ -73,27 +78,80 @@ class FlatModel:
         flat = graph.graph_of(flat)
         self.model = keras.Model(flat.input, flat.output)
         self._steps, _, outputs = graph.walk(self.model)
-        # What is stored has lost the mask that went with the tensor, and
-        # attention, recurrent layers and means above would read the padding.
-        self._cuts = {
-            position: tensor
-            for position, tensor in graph.cut_points(
-                self._steps, outputs
-            ).items()
-            if get_keras_mask(tensor) is None
+        head = self.groups.head.variables if self.groups.head else ()
+        self._beside = {
+            place
+            for place in side_branches(self._steps, {id(v) for v in head})
+            if not _must_stay_above(self._steps[place].operation)
         }
+        self._cuts = _without_mask(graph.cut_points(self._steps, outputs))
+        self._loose_cuts = _without_mask(
+            graph.cut_points(self._steps, outputs, beside=self._beside)
+        )
         self._places = {}
         for place, step in enumerate(self._steps):
             for variable in getattr(step.operation, "variables", ()):
                 self._places.setdefault(id(variable), []).append(place)
 
-    def _cut_before(self, groups, index):
+    def _split(self, position, tensor):
+        """What is stored of a cut, and the steps below and above it."""
+        below = [
+            step
+            for place, step in enumerate(self._steps[: position + 1])
+            if place not in self._beside
+        ]
+        past, free = self._past(below)
+        known = {*below, *(x for x in past if free.isdisjoint(x.outputs))}
+        above = [step for step in self._steps if step not in known]
+        needed = {key for step in above for key in step.inputs} - free
+        vectors = [
+            vector
+            for step in past
+            for key, vector in zip(step.outputs, step.tensors, strict=True)
+            if key in needed
+        ]
+        return [tensor, *vectors], past + below, above
+
+    def _past(self, below):
+        """Steps of side branches that are run with those below a cut.
+
+        What is made of the inputs alone, whose keys come second, is run on
+        both sides: the inputs are at hand there.
+        """
+        made = {key for step in below for key in step.outputs}
+        past, free = [], set()
+        for place in sorted(self._beside):
+            step = self._steps[place]
+            read = {key for key in step.inputs if key[0] != "input"}
+            if read <= free:
+                free.update(step.outputs)
+            elif not read <= made | free:
+                continue
+            made.update(step.outputs)
+            past.append(step)
+        return past, free
+
+    def _cut_before(self, groups, index, cuts):
         below, above = (
             [p for g in part for v in g.variables for p in self._of(v)]
             for part in (groups[:index], groups[index:])
         )
         start, stop = max(below, default=0), min(above, default=0)
-        return best_cut(self._steps, self._cuts, start, stop)
+        return best_cut(self._steps, cuts, start, stop)
 
     def _of(self, variable):
         return self._places.get(id(variable), ())
+
+
+def _without_mask(cuts):
+    """Cuts at tensors that no mask goes with.
+
+    What is stored has lost it, and attention, recurrent layers and means above
+    would read the padding.
+    """
+    return {i: x for i, x in cuts.items() if get_keras_mask(x) is None}
+
+
+def _must_stay_above(operation):
+    """Tells whether an operation would be a reason not to store anything."""
+    return graph.is_random(operation) or bool(getattr(operation, "weights", ()))

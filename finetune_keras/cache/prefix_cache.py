@@ -80,7 +80,7 @@ class PrefixCache:
 
     def _cut(self, model, flat, opened):
         trained = {id(v) for v in model.trainable_variables}
-        tensor, below, above = flat.cut(trained)
+        carried, below, above = flat.cut(trained)
         self.below = [step.operation for step in below]
         check_below(self.below, trained)
         self.unknown = not all(map(is_known, self.below))
@@ -90,7 +90,7 @@ class PrefixCache:
             for i, tensor in enumerate(opened.inputs)
             if ("input", i) in passing
         ]
-        stored = [tensor, *passing]
+        stored = [*carried, *passing]
         self.prefix = keras.Model(opened.input, stored)
         self.suffix = tail(stored, opened.output)
         # Optimizers know weights by their place, and so does JAX.

@@ -143,15 +143,18 @@ def _needed_steps(steps, key):
 def trunk_cuts(steps, output_keys, head):
     """Cut points of a backbone, whatever the head reads of its depths.
 
-    `head` has the identities of the weights of the head. What goes on in the
-    backbone is one tensor there, though means of it go past the rest.
+    What goes on in the backbone is one tensor there, though means of it go
+    past the rest; `head` is that of `side_branches`.
     """
-    beside = _side_branches(steps, head)
+    beside = side_branches(steps, head)
     return cut_points(steps, output_keys, is_mask, beside)
 
 
-def _side_branches(steps, head):
-    """Places of steps that take vectors from amid the backbone to the head."""
+def side_branches(steps, head):
+    """Places of steps that take vectors from amid the backbone to the head.
+
+    `head` has the identities of the weights of the head.
+    """
     body = {i for i, step in enumerate(steps) if _has_weights(step, head)}
     going_on = set()
     for position in reversed(range(len(steps))):

@@ -5,6 +5,9 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.cache.activation_store import cache_options
+from finetune_keras.cache.flat_model import FlatModel
+from finetune_keras.cache.prefix_cache import PrefixCache
 from finetune_keras.testing import randomize
 from finetune_keras.testing.arrays import to_numpy
 from finetune_keras.testing.processes import FreshProcess
@@ -339,3 +342,72 @@ def test_it_loads_in_a_fresh_process(tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-6)
     again = keras.models.load_model(tmp_path / "model.keras")
     assert names(again) == names(model)
+
+
+# === The cache ===
+
+
+def stored_of(model, x, trained):
+    """What the cache stores of a phase, and what its end makes of it."""
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    ft.freeze(model)
+    ft.unfreeze(model, trained)
+    flat = FlatModel(ft.layer_groups(model))
+    cache = PrefixCache(flat, cache_options("auto"))
+    stored = keras.tree.flatten(cache.prefix(x))
+    return stored, cache.suffix(stored if len(stored) > 1 else stored[0])
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize(
+    "trained, sizes", [("head", [16]), (1, [8 * 8 * 4, 4, 4, 4])]
+)
+def test_vectors_of_depths_go_past_a_cut(trained, sizes):
+    model = ft.replace_head(residual(), 3, features="blocks", dropout=0.2)
+    x, _ = photos()
+    stored, outputs = stored_of(model, x, trained)
+    assert [to_numpy(a)[0].size for a in stored] == sizes
+    np.testing.assert_allclose(to_numpy(outputs), to_numpy(model(x)), atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max", "token"])
+@pytest.mark.parametrize("trained", ["head", 1, 2])
+def test_vectors_of_texts_go_past_a_cut(small_bert, pooling, trained):
+    config = {**small_bert[0].get_config(), "dropout": 0.0}
+    body = randomize(type(small_bert[0]).from_config(config))
+    model = ft.replace_head(body, 3, pooling, features="blocks")
+    stored, outputs = stored_of(model, padded(7), trained)
+    np.testing.assert_allclose(
+        to_numpy(outputs), to_numpy(model(padded(7))), atol=1e-6
+    )
+    # No sequences but the one at the cut: below the pooler it is a vector.
+    long = [x for x in stored if len(x.shape) > 2]
+    assert len(long) == (trained == 2)
+
+
+def test_noise_on_the_way_to_the_head_stays_above_a_cut():
+    body = residual()
+    depth = layers.GaussianNoise(0.5)(body.get_layer("join_a").output)
+    pools = [
+        layers.GlobalAveragePooling2D()(x)
+        for x in (depth, body.get_layer("end").output)
+    ]
+    x = layers.Dense(3, name="head")(layers.concatenate(pools))
+    model = keras.Model(body.input, x)
+    x, _ = photos()
+    stored, outputs = stored_of(model, x, 1)
+    assert [a.shape[1:] for a in stored] == [(8, 8, 4)]
+    np.testing.assert_allclose(to_numpy(outputs), to_numpy(model(x)), atol=1e-6)
+
+
+@pytest.mark.usefixtures("op_by_op")
+def test_a_cached_phase_is_the_phase():
+    plan = ft.Plan([ft.Phase(1, epochs=2, learning_rate=1e-2)])
+    outputs = []
+    for cache in ("auto", "off"):
+        keras.utils.set_random_seed(0)
+        model = randomize(ft.replace_head(residual(), 3, features="blocks"))
+        history = ft.fine_tune(model, plan, photos(), cache=cache, verbose=0)
+        outputs.append(model.predict(photos()[0], verbose=0))
+        assert ("join_b" in history.phases[0]["cache"]) == (cache == "auto")
+    np.testing.assert_allclose(*outputs, atol=1e-6)
