@@ -39,7 +39,7 @@ def rank_backbones(
     - LEEP, how well the classes of the old head predict the new ones, for
       classifiers that still have it.
 
-    Of all scores, higher is better. They tell of features as they are; a
+    Of these three, higher is better. All tell of features as they are; a
     backbone that gains much by training may end above one that needs none.
 
     Args:
