@@ -64,6 +64,7 @@ from finetune_keras.results.record import save_record
 from finetune_keras.results.report import Report
 from finetune_keras.results.soups import average_weights
 from finetune_keras.results.views import test_time_augmentation
+from finetune_keras.search.advice import Advice, advise
 from finetune_keras.search.distribution import distribution
 from finetune_keras.search.parts import model_options
 from finetune_keras.search.ranking import BackboneRanking, rank_backbones
@@ -96,6 +97,7 @@ from finetune_keras.training.optimizers import layerwise_optimizer
 __version__ = "0.1.0"
 
 __all__ = [
+    "Advice",
     "Augmentation",
     "BackboneRanking",
     "BitFit",
@@ -132,6 +134,7 @@ __all__ = [
     "UnfreezeCallback",
     "UnfreezeOnPlateau",
     "add_adapters",
+    "advise",
     "answer_scores",
     "average_weights",
     "backbone",

@@ -13,7 +13,7 @@ class TextLayer(RandomLayer):
 
     separator = " "
 
-    def __init__(self, rate, seed=None, **kwargs):
+    def __init__(self, rate=0.1, seed=None, **kwargs):
         if not backend.on("tensorflow"):
             raise ValueError(
                 "Raw texts are tensors of TensorFlow only. Augment token ids "

@@ -57,7 +57,7 @@ class ClosedFormHead:
         head, method = self.head, self.plan.head_initializer
         try:
             x, y, weight = read_features(model, head, batches)
-            y = _targets(y, head.units, self.loss)
+            y = targets_of(y, head.units, self.loss)
             weight = _weights(y, weight, class_weight)
             y = _smoothed(y, self.smoothing, self.loss)
             probe = solve_probe(x, y, self.loss, method, weight, head.use_bias)
@@ -171,7 +171,7 @@ def read_features(model, head, batches):
     Raises:
         ValueError: If there is no number among the features.
     """
-    features = keras.Model(model.input, _input_of(model, head))
+    features = keras.Model(model.input, input_of(model, head))
     x, y, weights = [], [], []
     for batch in batches:
         y.append(np.asarray(batch[1]))
@@ -189,7 +189,7 @@ def read_features(model, head, batches):
     return x, np.concatenate(y), weights
 
 
-def _input_of(model, head):
+def input_of(model, head):
     tensors = {}
     for step in graph.walk(model)[0]:
         if step.operation is head:
@@ -198,7 +198,7 @@ def _input_of(model, head):
     raise ValueError(f"The head {head.name!r} is not in the model.")
 
 
-def _targets(y, units, loss):
+def targets_of(y, units, loss):
     """Labels as a row of shares, labels or values for each example."""
     y = one_column(y)
     if len(y) < 2:
