@@ -50,6 +50,8 @@ class Best(Observer):
             none.
         value: Float, its value, or `None`.
         seen: Float, the value of the last epoch, or `None`.
+        noise: Float, by how much an epoch must be better than a solved head,
+            so that this is no chance. 0 until it is set.
 
     Raises:
         ValueError: If `mode` is `"auto"` and cannot be told.
@@ -66,7 +68,7 @@ class Best(Observer):
         self.places = {id(v): i for i, v in enumerate(self.weights)}
         # Of the best epoch, the variables by their places.
         self.values, self.optimizer_values = {}, None
-        self.epoch, self.value = None, None
+        self.epoch, self.value, self.noise = None, None, 0.0
         self.seen, self.returns, self.running, self.batch = None, False, 0, 0
 
     def begin_phase(self, phase):
@@ -152,6 +154,8 @@ class Best(Observer):
                 stacklevel=2,
             )
         best = math.nan if self.value is None else self.value
+        if self.epoch == -1:
+            best += self.noise if self.rising else -self.noise
         if self.is_better(value, best):
             self.keep()
             self.epoch, self.value = epoch, value
@@ -189,7 +193,7 @@ class Best(Observer):
         return optimizer_values(self.model.optimizer, self.places)
 
     def state(self):
-        names = "epoch", "value", "values", "optimizer_values"
+        names = "epoch", "value", "noise", "values", "optimizer_values"
         return {name: getattr(self, name) for name in names}
 
     def load_state(self, state):

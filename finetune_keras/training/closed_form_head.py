@@ -70,6 +70,19 @@ class ClosedFormHead:
         self.report, self.is_solved = str(probe), True
         return self.optional and self.plan[0].layers in ("head", 0)
 
+    def noise_of(self, work):
+        """By how much a validation loss must fall to be better, not lucky.
+
+        Half the standard error of that of the solved head: what is hard for
+        both models cancels out in the difference of two. 0 is not known.
+        """
+        task = Task.of(work.model)
+        judged = task is not None and task.is_judged and not self.smoothing
+        losses = work.validation_losses(task) if judged else None
+        if losses is None:
+            return 0.0
+        return float(losses.std() / np.sqrt(len(losses)) / 2)
+
     def _leave(self, error):
         if not self.optional:
             raise error

@@ -4,11 +4,13 @@ import contextlib
 import itertools
 
 import keras
+import numpy as np
 
 from finetune_keras.cache.activation_store import CacheRefused
 from finetune_keras.cache.cache_checks import check_data
 from finetune_keras.cache.prefix_cache import PrefixCache
 from finetune_keras.data.buckets import Buckets
+from finetune_keras.data.source import Source
 from finetune_keras.engine import backend
 from finetune_keras.engine.fit_state import (
     build_before_trace,
@@ -137,6 +139,17 @@ class PhaseWork:
         arguments = {"steps": self.validation.steps}
         arguments.update(evaluation_arguments(data))
         return self.target.evaluate(**arguments, verbose=0, return_dict=True)
+
+    def validation_losses(self, task):
+        """Loss of each example of stored validation data, or `None`."""
+        if self._stored_validation is None:
+            return None
+        source, losses = Source.of(self._stored_validation, 256), []
+        for x, y, *_ in source.batches():
+            labels = task.labels(keras.ops.convert_to_numpy(y))
+            outputs = self.target.predict_on_batch(x)[: len(labels)]
+            losses.append(task.losses(labels, task.scores(outputs)))
+        return np.concatenate(losses)
 
     @contextlib.contextmanager
     def readable(self):

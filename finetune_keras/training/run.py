@@ -197,6 +197,8 @@ class Run:
             self.state.phase["solved"] = logs
             if self.best.monitor in logs:
                 self.best.offer(-1, self.best.value_of(logs))
+            if self.best.monitor == "val_loss":
+                self.best.noise = self.start.noise_of(self.work)
             self.state.note(self.observers, self.best)
 
     def _give_up(self, error):

@@ -4,6 +4,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
 import finetune_keras as ft
+from finetune_keras.training.best import Best
 from finetune_keras.training.linear_probe import solve_probe
 
 
@@ -182,3 +183,33 @@ def test_smoothed_labels_are_solved_as_they_are_smoothed():
     data = z, np.eye(3)[y]
     ft.fine_tune(model, ft.plans.linear_probe(), data, verbose=0)
     assert model.predict(z, verbose=0).max() < 0.8
+
+
+def test_a_solved_head_is_left_for_a_gain_beyond_noise_alone():
+    x = np.random.default_rng(0).normal(size=(160, 6))
+    # No linear map of the features tells these classes apart.
+    y = (np.abs(x[:, 0]) > 0.67).astype(int)
+    best = {}
+    for rate in (1e-6, 0.1):
+        phases = [ft.Phase("head"), ft.Phase("all", 20, rate)]
+        plan = ft.Plan(phases, head_initializer="auto")
+        data = (x[:100], y[:100]), (x[100:], y[100:])
+        history = ft.fine_tune(network(2), plan, *data, verbose=0)
+        solved = history.phases[0]["solved"]["val_loss"]
+        gain = solved - min(history.history["val_loss"])
+        best[rate] = history.best_epoch, gain
+    # Steps so small change the loss by less than chance does.
+    assert best[1e-6][0] == -1 and abs(best[1e-6][1]) < 1e-3
+    assert best[0.1][0] >= 0 and best[0.1][1] > 0.1
+
+
+def test_only_the_solved_head_has_noise_on_its_side():
+    best = Best("val_loss")
+    best.keep = lambda: None
+    best.offer(-1, 0.50)
+    best.noise = 0.05
+    found = []
+    for epoch, value in enumerate((0.47, 0.44, 0.43)):
+        best.offer(epoch, value)
+        found.append(best.epoch)
+    assert found == [-1, 1, 2]
