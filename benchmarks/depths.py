@@ -30,7 +30,10 @@ SIZES, SEEDS, GROUPS = (160, 224), 3, (1, 2, 4, 7, 99)
 def read(folder, size, name, weights, alpha):
     """Features of each depth, and the labels."""
     photos = keras.utils.image_dataset_from_directory(
-        folder / "train", (size, size), shuffle=False, verbose=False
+        folder / "train",
+        image_size=(size, size),
+        shuffle=False,
+        verbose=False,
     )
     backbone = ft.backbone(
         name, input_shape=(size, size, 3), weights=weights, alpha=alpha
