@@ -166,6 +166,8 @@ def _card(record, model, history, plan, reports, figures):
     if plan is not None:
         lines += ["## Plan", "", _code(str(plan)), ""]
     lines += ["## Training, as it happened", "", _code(_phases(history)), ""]
+    lines += [f"- {as_markdown(one)}" for one in history.findings]
+    lines += [""]
     for name, report in reports.items():
         lines += [f"## Metrics: {as_markdown(str(name))}", ""]
         lines += [_code(metric_table(report)), ""]

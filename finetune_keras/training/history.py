@@ -6,6 +6,7 @@ import numpy as np
 from finetune_keras.data.figure import as_label, new_figure
 from finetune_keras.data.printable import printable
 from finetune_keras.data.table import format_table
+from finetune_keras.training.findings import find
 
 
 class FineTuneHistory:
@@ -62,6 +63,17 @@ class FineTuneHistory:
             name: [row.get(name) for row in self.epochs]
             for name in dict.fromkeys(names)
         }
+
+    @property
+    def findings(self):
+        """List of sentences: what the losses say, with figures and a cure.
+
+        Over-fitting, under-fitting, a rate that is too high, a phase that
+        undoes what was reached before it, epochs that gained nothing over the
+        solved head, a validation that is too good to be true. Empty where
+        there is nothing to say.
+        """
+        return find(self)
 
     def get_config(self):
         """Returns all of it as plain data, for a checkpoint or a record."""
