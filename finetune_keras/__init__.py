@@ -65,6 +65,7 @@ from finetune_keras.results.report import Report
 from finetune_keras.results.soups import average_weights
 from finetune_keras.results.views import test_time_augmentation
 from finetune_keras.search.advice import Advice, advise
+from finetune_keras.search.best_model import BestModel, best_model
 from finetune_keras.search.distribution import distribution
 from finetune_keras.search.parts import model_options
 from finetune_keras.search.ranking import BackboneRanking, rank_backbones
@@ -100,6 +101,7 @@ __all__ = [
     "Advice",
     "Augmentation",
     "BackboneRanking",
+    "BestModel",
     "BitFit",
     "Bottleneck",
     "Bundle",
@@ -138,6 +140,7 @@ __all__ = [
     "answer_scores",
     "average_weights",
     "backbone",
+    "best_model",
     "calibrate",
     "compare",
     "cross_validate",

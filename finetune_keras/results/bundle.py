@@ -80,9 +80,21 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
             "A bundle is a Keras file: give it a name that ends in `.keras`. "
             f"Received: path={str(path)!r}"
         )
+    facts = facts_of(model, data, classes, plan)
+    keep_trainable_set(model)
+    with replacing(path) as new:
+        model.save(new.name)
+        _read_back(model, new.name)
+        with zipfile.ZipFile(new.name, "a") as file:
+            file.writestr(MEMBER, json.dumps(facts))
+    return str(path)
+
+
+def facts_of(model, data=None, classes=None, plan=None):
+    """What a bundle knows beside its model; raises if it cannot predict."""
     check_predicts(model)
     task = _task(model, data, classes)
-    facts = {
+    return {
         "format": FORMAT,
         "classes": task.classes,
         "task": str(task),
@@ -94,13 +106,6 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
         "plan": plan and plan.to_dict(),
         "environment": describe_environment(),
     }
-    keep_trainable_set(model)
-    with replacing(path) as new:
-        model.save(new.name)
-        _read_back(model, new.name)
-        with zipfile.ZipFile(new.name, "a") as file:
-            file.writestr(MEMBER, json.dumps(facts))
-    return str(path)
 
 
 def _task(model, data, classes):

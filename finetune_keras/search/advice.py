@@ -91,7 +91,7 @@ def advise(backbones, data, dropout=0.0, seed=0, verbose=1):
         )
     several = isinstance(backbones, (list, tuple, dict))
     named = by_name(backbones if several else [backbones])
-    steps = _Steps(data, seed, verbose)
+    steps = Steps(data, seed, verbose)
     name = steps.choose_backbone(named)
     proposal = Proposal(named[name], data, dropout)
     steps.look(proposal)
@@ -156,7 +156,14 @@ class Advice:
     __repr__ = __str__
 
 
-class _Steps:
+def short_phase(proposal):
+    """A short training behind the solved head, which is tried."""
+    if proposal.is_text:
+        return Phase("all", 2, 5e-5, schedule="cosine")
+    return Phase(2, 4, 3e-4, schedule="cosine")
+
+
+class Steps:
     """The steps of an advice, and what each has found."""
 
     def __init__(self, data, seed, verbose):
@@ -222,9 +229,7 @@ class _Steps:
         if self.data.validation is None:
             self.note("training", "no validation data", "the head alone")
             return probe
-        phase = Phase(2, 4, 3e-4, schedule="cosine")
-        if proposal.is_text:
-            phase = Phase("all", 2, 5e-5, schedule="cosine")
+        phase = short_phase(proposal)
         gain, error = self._gain_of(phase, proposal, features)
         found = f"{phase.name}: log loss"
         if self.data.task == "regression":

@@ -150,7 +150,7 @@ def read_features(backbones, data, batch_size, verbose):
             full = len(y)
         keys += _digests(x, y)
         labels.append(y)
-        with _no_word_of_traces():
+        with no_word_of_traces():
             for candidate in candidates:
                 candidate.read(_filled(x, full), len(y))
         if bar is not None:
@@ -171,7 +171,7 @@ def _filled(x, count):
 
 
 @contextlib.contextmanager
-def _no_word_of_traces():
+def no_word_of_traces():
     """Each backbone is traced, of which TensorFlow warns from the fifth on."""
     logger = logging.getLogger("tensorflow")
 
