@@ -24,8 +24,8 @@ def trained(shared_data):
         alpha=0.25,
     )
     model = ft.image_classifier(backbone, data.classes)
-    # Long enough to be too sure of itself.
-    plan = ft.plans.linear_probe(epochs=60, learning_rate=1e-2)
+    # Long enough to be too sure of itself, as a solved head is not.
+    plan = ft.Plan([ft.Phase("head", epochs=60, learning_rate=1e-2)])
     ft.fine_tune(model, plan, data.train, verbose=0)
     return model, data
 
