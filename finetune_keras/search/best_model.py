@@ -16,10 +16,11 @@ def best_model(data, backbones, minutes=10, seed=0, verbose=1):
     the depths that cross-validation chooses; then the short training that
     `advise` tries; then a training of all layers, that of the best backbone
     first. The validation data judge them. The simplest wins, unless another
-    has a lower loss by more than the standard error of the difference. By the
-    same rule the winner gives way to the mean of the best candidates
-    (`ensemble`), and of photos to the mean over flipped and zoomed views
-    (`test_time_augmentation`). The test data are not touched.
+    has a lower loss by more than the standard error of the difference. The
+    winner gives way to the mean of the best candidates (`ensemble`) where that
+    has a lower loss, which hangs less on the luck of few examples; and of
+    photos, by the rule of the standard error, to the mean over flipped and
+    zoomed views (`test_time_augmentation`). The test data are not touched.
 
     Each candidate has a copy of the backbone: those that are given stay as
     they are.
@@ -162,7 +163,7 @@ class BestModel:
         metric = list(self.leaderboard[0])[3]
         header = ["candidate", "loss", "95 %", metric, "seconds"]
         table = format_table(header, [_cells(x) for x in self.leaderboard])
-        chosen = f"Chosen: {self.name}, the simplest that is not clearly worse."
+        chosen = f"Chosen: {self.name}"
         return "\n".join([table, "", chosen, *self.notes])
 
     __repr__ = __str__
