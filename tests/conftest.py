@@ -41,7 +41,7 @@ keras.config.disable_traceback_filtering()
 def collected():
     """What a file of tests leaves is freed at its end."""
     yield
-    keras.backend.clear_session(free_memory=False)
+    keras.backend.clear_session()
     gc.unfreeze()
     if gc.get_count()[0] > MANY_OBJECTS:
         gc.collect()
