@@ -1,5 +1,7 @@
 import contextlib
 import json
+import os
+import pathlib
 import re
 import sys
 import warnings
@@ -21,12 +23,14 @@ from finetune_keras.search.space import search_space
 from finetune_keras.search.trials import Trials
 from finetune_keras.search.tune import tune
 from finetune_keras.testing import fresh_process
+from finetune_keras.testing.processes import FreshProcess
 from finetune_keras.training.history import FineTuneHistory
 
 pytestmark = pytest.mark.usefixtures("op_by_op", "garbage_stays")
 tensorflow_only = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="of TensorFlow"
 )
+ROOT = pathlib.Path(__file__).parents[2]
 ALGORITHMS = ("random", "grid", "bayesian", "hyperband")
 SMALL = search_space(
     groups=[1, 0],
@@ -372,11 +376,17 @@ def test_what_the_user_has_set_stays(tmp_path):
 
 
 @tensorflow_only
-# Op by op, the thread of a replica may meet another at work.
-@pytest.mark.traced
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("around", [False, True])
 def test_trials_of_a_strategy(tmp_path, compiled, around):
+    # Behind what ran op by op, threads of replicas may crash TensorFlow.
+    arguments = __file__, tmp_path / "s", int(compiled), int(around)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = FreshProcess(*arguments, env=env)
+    assert process.wait() == 0, process.stderr[-3000:]
+
+
+def _trials_of_a_strategy(folder, compiled, around):
     import tensorflow as tf
 
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
@@ -394,7 +404,7 @@ def test_trials_of_a_strategy(tmp_path, compiled, around):
 
     space = SMALL.change(groups=1, batch_size=16, learning_rate=1e-2)
     with strategy.scope() if around else contextlib.nullcontext():
-        found = run(tmp_path / "s", distributed, space, max_trials=1)
+        found = run(folder, distributed, space, max_trials=1)
     assert "reason" not in found.trials[0]
     assert seen == [strategy] * 2
     model, _ = found.best()
@@ -854,3 +864,7 @@ def test_build_may_return_the_plan_as_well(tmp_path):
         assert values["train"] == phase.layers
         assert values.get("rate", 0.1) == phase.learning_rate
     assert search.best()[1][0] in [phase for _, phase in phases]
+
+
+if __name__ == "__main__":
+    _trials_of_a_strategy(sys.argv[1], *map(int, sys.argv[2:]))
