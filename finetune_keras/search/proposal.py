@@ -21,12 +21,7 @@ from finetune_keras.training.closed_form_head import (
     linear_head,
     targets_of,
 )
-
-_LOSSES = {
-    "classification": "softmax",
-    "multi_label": "sigmoid",
-    "regression": "mse",
-}
+from finetune_keras.training.linear_probe import LOSSES
 
 
 class Proposal:
@@ -46,7 +41,7 @@ class Proposal:
     def __init__(self, backbone, data, dropout):
         self.task, self.classes = str(data.task), data.classes
         self.outputs = data.task.outputs or len(data.classes or [1])
-        self.loss, self.dropout = _LOSSES[self.task], dropout
+        self.loss, self.dropout = LOSSES[self.task], dropout
         spec = data.train.element_spec[0]
         shape = tuple(getattr(spec, "shape", ()))
         self.is_text = "string" in str(getattr(spec, "dtype", ""))

@@ -13,13 +13,11 @@ from finetune_keras.data.task import Task
 from finetune_keras.search.candidates import by_name, read_features
 from finetune_keras.search.transferability import h_score, leep, logme
 from finetune_keras.training.data_checks import check_given
-from finetune_keras.training.linear_probe import MOST_ROWS, solve_probe
-
-_LOSSES = {
-    "classification": "softmax",
-    "multi_label": "sigmoid",
-    "regression": "mse",
-}
+from finetune_keras.training.linear_probe import (
+    LOSSES,
+    MOST_ROWS,
+    solve_probe,
+)
 
 
 def rank_backbones(
@@ -243,7 +241,7 @@ def _scored(candidate, rows, targets, seed):
     x, (task, y) = candidate.features(rows), targets
     columns = task.members(y) if task.has_chances else y.reshape(len(y), -1)
     columns = columns.astype("float64")
-    probe = solve_probe(x, columns, _LOSSES[str(task)], seed=seed)
+    probe = solve_probe(x, columns, LOSSES[str(task)], seed=seed)
     judged, losses = _judged(task, y, probe.left_out)
     row = {
         "name": candidate.name,

@@ -150,6 +150,9 @@ class RandomCharacterNoise(TextLayer):
 
     separator = ""
 
+    def __init__(self, rate=0.03, seed=None, **kwargs):
+        super().__init__(rate, seed, **kwargs)
+
     def split(self, texts):
         import tensorflow as tf
 

@@ -4,6 +4,12 @@ import numpy as np
 
 from finetune_keras.training.probe_table import ProbeTable, losses_of
 
+# By task, what the outputs of its head are for.
+LOSSES = {
+    "classification": "softmax",
+    "multi_label": "sigmoid",
+    "regression": "mse",
+}
 # The strength of the penalty is chosen on so many examples at most.
 MOST_ROWS = 4000
 # More outputs than these have a solution by least squares alone.
