@@ -264,6 +264,7 @@ def _notes(predictions, results):
     notes = []
     if results["per_class"] and predictions.task.has_chances:
         notes += _missing_classes(predictions)
+        notes += _never_predicted(predictions)
     if results["metrics"].get("r2", 0) is None:
         notes.append("R2 is undefined: the true values are all the same.")
     late = [
@@ -288,16 +289,31 @@ def _missing_classes(predictions):
         (member.any(axis=0), "no"),
         (~member.all(axis=0), "only"),
     ):
-        names = [
-            name
-            for name, good in zip(predictions.classes, found, strict=True)
-            if not good
-        ]
-        if names:
-            shown = ", ".join(repr(name) for name in names[:5])
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        if not found.all():
             notes.append(
                 f"ROC-AUC and PR-AUC are undefined: {word} examples of "
-                f"{shown}{more} in the data."
+                f"{_shown(predictions.classes, ~found)} in the data."
             )
     return notes
+
+
+def _never_predicted(predictions):
+    """A note on classes that occur, and that the model never names."""
+    member = predictions.membership
+    chosen = predictions.task.members(predictions.y_pred)
+    never = member.any(axis=0) & ~chosen.any(axis=0)
+    if not never.any():
+        return []
+    return [
+        f"Never predicted: {_shown(predictions.classes, never)}, true of "
+        f"{member[:, never].any(axis=1).sum():,} of {len(member):,} examples. "
+        "Try more of their examples, `class_weight`, or for labels "
+        '`ft.calibrate(metric="f1")`.'
+    ]
+
+
+def _shown(classes, chosen):
+    """Names of the first of the chosen classes, and how many more."""
+    names = [n for n, good in zip(classes, chosen, strict=True) if good]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(map(repr, names[:5])) + more

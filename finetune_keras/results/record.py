@@ -171,6 +171,7 @@ def _card(record, model, history, plan, reports, figures):
     for name, report in reports.items():
         lines += [f"## Metrics: {as_markdown(str(name))}", ""]
         lines += [_code(metric_table(report)), ""]
+        lines += [*(f"- {as_markdown(note)}" for note in report.notes), ""]
     lines += [f"![{n}]({quote(n)})" for n in figures]
     lines += ["", "## Use and limits", "", _TO_FILL_IN, ""]
     environment = json.dumps(record["environment"], indent=1)

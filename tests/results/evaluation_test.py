@@ -221,6 +221,18 @@ def test_a_missing_class_is_noted():
     str(report)
 
 
+def test_a_class_that_is_never_predicted_is_noted():
+    away = X - np.array([0, 20, 0], "float32")
+    (note,) = run(softmax_model(), (away, Y), classes=["a", "b", "c"]).notes
+    assert f"Never predicted: 'b', true of {(Y == 1).sum()} of 50" in note
+    labels = layers.Dense(2, "sigmoid")
+    model = keras.Sequential([keras.Input((3,)), labels])
+    labels.set_weights([np.zeros((3, 2)), np.array([-9, 9])])
+    y = np.stack([Y == 0, Y == 1], axis=1).astype("float32")
+    (note,) = run(model, (X, y), classes=["a", "b"]).notes
+    assert f"Never predicted: 'a', true of {(Y == 0).sum()} of 50" in note
+
+
 def test_names_of_classes_come_with_the_dataset():
     dataset = tf_dataset(X, Y).batch(8)
     dataset.class_names = ["a", "b", "c"]

@@ -41,10 +41,12 @@ def test_the_record_says_where_a_result_came_from(run, tmp_path):
 def test_the_card_is_for_people(run, tmp_path):
     model, history, plan, data = run
     report = ft.evaluate(model, data.test, classes=data.classes, verbose=0)
+    report.notes.append("Never predicted: 'ant'")
     save_record(tmp_path, model, history, plan, data, {"test": report})
     card = (tmp_path / "MODEL_CARD.md").read_text()
     for text in ("## Data", "wasp", "## Plan", "accuracy", "filled in by hand"):
         assert text in card
+    assert "- `Never predicted:" in card
     assert "Best epoch: " in card
     for name in ("history.png", "test_confusion.png"):
         assert f"![{name}]({name})" in card
