@@ -109,8 +109,9 @@ def calibrate(
     """Makes the probabilities of a classifier mean what they say.
 
     Networks are mostly too sure. A factor on the logits, fitted on data that
-    the model was not trained on, cures it and changes no label. The returned
-    model shares all layers with `model`, and is saved and loaded as ever.
+    the model was not trained on, cures it and changes no label; by a prior it
+    stays near 1 where examples are few. The returned model shares all layers
+    with `model`, and is saved and loaded as ever.
 
     Args:
         model: A `keras.Model` that ends in a softmax or in sigmoids, or in

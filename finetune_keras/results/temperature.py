@@ -6,6 +6,8 @@ from finetune_keras.results.formulas import bin_of
 
 # Float32 probabilities end here; further down there are no logits to scale.
 _SMALLEST = 1e-7
+# Standard deviation of the prior of the logarithm of a temperature, around 0.
+_SPREAD = 0.3
 
 
 def scaled(probabilities, scale, bias, activation, ops):
@@ -41,35 +43,44 @@ def log_loss(probabilities, labels):
 
 
 def fit_scaling(probabilities, labels, method, activation):
-    """`(scale, bias)` under which the labels are most likely; plain numbers."""
+    """`(scale, bias)` that are the likeliest by labels and prior; plain."""
     from scipy import optimize
 
     probabilities = np.asarray(probabilities, "float64")
 
-    def loss(scale, bias):
+    def loss(scale, bias=None):
         after = scaled(probabilities, scale, bias, activation, np)
         return log_loss(after, labels)
 
+    def penalised(log_scale):
+        # Beside the labels it weighs the less, the more there are of them.
+        prior = (log_scale / _SPREAD) ** 2 / 2
+        return loss(np.exp(log_scale)) + prior / labels.size
+
+    # Between a hundredth and a hundredfold: beyond it, all is noise.
+    found = optimize.minimize_scalar(
+        penalised, bounds=np.log([0.01, 100]), method="bounded"
+    )
+    scale = float(np.exp(found.x))
     if method == "temperature":
-        # Between a hundredth and a hundredfold: beyond it, all is noise.
-        found = optimize.minimize_scalar(
-            lambda log_scale: loss(np.exp(log_scale), None),
-            bounds=(np.log(0.01), np.log(100)),
-            method="bounded",
-        )
-        return float(np.exp(found.x)), None
-    outputs = probabilities.shape[1]
+        return scale, None
+    return _fit_vector(loss, scale, probabilities.shape[1], len(labels))
+
+
+def _fit_vector(loss, common, outputs, examples):
+    """A factor of each class beside the common one, and a shift."""
+    from scipy import optimize
 
     def penalised(values):
-        scale, bias = np.exp(values[:outputs]), values[outputs:]
+        scale, bias = common * np.exp(values[:outputs]), values[outputs:]
         # A class that is never wrong would get an infinite factor.
-        return loss(list(scale), bias) + np.sum(values**2) / len(labels)
+        return loss(list(scale), bias) + np.sum(values**2) / examples
 
     found = optimize.minimize(
         penalised, np.zeros(2 * outputs), method="L-BFGS-B"
     )
     scale, bias = np.split(found.x, 2)
-    return np.exp(scale).tolist(), bias.tolist()
+    return (common * np.exp(scale)).tolist(), bias.tolist()
 
 
 def confidence(probabilities, thresholds=None):

@@ -59,6 +59,58 @@ def test_vector_scaling_mends_a_shifted_class():
     np.testing.assert_allclose(layer.scale, 1, atol=0.2)
 
 
+@pytest.mark.parametrize("number", [20, 20_000])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_few_examples_move_the_temperature_little(number, activation):
+    from scipy import optimize, stats
+
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=(number, 3))
+    if activation == "softmax":
+        p, y = np.exp(z), (z + rng.gumbel(size=z.shape)).argmax(-1)
+        p = p**3 / (p**3).sum(-1, keepdims=True)
+        terms = [np.arange(number), y]
+    else:
+        p, y = 1 / (1 + np.exp(-3 * z)), rng.logistic(size=z.shape) < z
+    p = p.clip(1e-7, 1 - 1e-7)
+
+    def minus_posterior(log_scale, prior):
+        if activation == "softmax":
+            scaled = p ** np.exp(log_scale)
+            chances = (scaled / scaled.sum(-1, keepdims=True))[*terms]
+        else:
+            odds = (p / (1 - p)) ** np.exp(log_scale)
+            chances = np.where(y, odds / (1 + odds), 1 / (1 + odds))
+        known = prior * stats.norm(0, 0.3).logpdf(log_scale)
+        return -np.log(chances).sum() - known
+
+    best, likely = (
+        np.exp(optimize.brent(minus_posterior, (prior,), (-0.5, 0)))
+        for prior in (1, 0)
+    )
+    found, _ = fit_scaling(p, y.astype(int), "temperature", activation)
+    assert found == pytest.approx(best, rel=1e-4)
+    # Of many, the prior is nothing; of few, half of the way.
+    assert (found / likely < 1.01) == (number > 1000)
+
+
+def test_factors_of_classes_are_found_beside_the_common_one():
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(3), 40)
+    y = rng.integers(0, 3, 40)
+    common, _ = fit_scaling(p, y, "temperature", "softmax")
+    scale, bias = fit_scaling(p, y, "vector", "softmax")
+    values = np.concatenate([np.log(np.array(scale) / common), bias])
+
+    def loss(values):
+        z = np.log(p) * common * np.exp(values[:3]) + values[3:]
+        chances = np.exp(z)[np.arange(40), y] / np.exp(z).sum(-1)
+        return -np.log(chances).sum() + np.sum(values**2)
+
+    assert all(loss(values) < loss(values + 0.01 * row) for row in np.eye(6))
+    assert all(loss(values) < loss(values - 0.01 * row) for row in np.eye(6))
+
+
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_scaling_by_one_changes_nothing(activation):
     p = np.random.default_rng(0).dirichlet(np.ones(3), 20)
