@@ -21,6 +21,9 @@ class ProbeTable:
         scale = np.sqrt(np.average((x - self.mean) ** 2, 0, self.weight))
         # What is the same everywhere, but for rounding, tells nothing.
         tells = scale > 1e-6 * np.abs(x).max(axis=0)
+        # Channels that weight decay has put out, as MiniLM has: to make them
+        # as loud as the others takes a kernel that no later step survives.
+        tells &= scale > 1e-7 * np.median(scale)
         self.inverse = np.divide(1, scale, where=tells, out=0 * scale)
         self.x, self.turn = (x - self.mean) * self.inverse, None
         if x.shape[1] > rows and tells.any():

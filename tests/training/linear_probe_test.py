@@ -98,6 +98,15 @@ def test_features_that_tell_nothing_give_the_shares_of_the_classes():
     np.testing.assert_allclose(np.diff(logits), np.log(0.5), atol=0.05)
 
 
+def test_channels_that_are_put_out_stay_so():
+    x, _, y = features()
+    dead = 1e-31 * x[:, :2] ** 2
+    probe = solve_probe(np.hstack([x, dead]), np.eye(3)[y])
+    np.testing.assert_array_equal(probe.kernel[-2:], 0)
+    expected = solve_probe(x, np.eye(3)[y]).kernel
+    np.testing.assert_allclose(probe.kernel[:-2], expected, rtol=1e-5)
+
+
 def test_few_of_many_examples_choose_for_all(monkeypatch):
     from finetune_keras.training import linear_probe
 
