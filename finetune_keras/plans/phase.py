@@ -7,9 +7,10 @@ from finetune_keras.arguments import (
     is_number,
     maybe,
     one_of,
+    part,
     positive,
 )
-from finetune_keras.plans.schedules import SCHEDULES
+from finetune_keras.plans.schedules import SCHEDULES, rate_factor
 
 BATCH_NORM = ("frozen", "train", "synchronized")
 
@@ -53,8 +54,12 @@ class Phase:
             inference mode, `"train"` trains what `layers` names of it, as in
             `unfreeze`. Defaults to `"frozen"`.
         schedule: `"constant"`, or, from step to step over all epochs of the
-            phase, `"cosine"` (down to 0) or `"one_cycle"`, see
+            phase, `"linear"` or `"cosine"` (down to 0) or `"one_cycle"`, see
             `learning_rate_at`. Defaults to `"constant"`.
+        warmup_fraction: Float in [0, 1). Share of the steps of the phase in
+            which the rate rises to the full one, in a straight line, before
+            the schedule begins. `None` is 0, but for `"one_cycle"` 0.25.
+            Defaults to `None`.
 
     Raises:
         ValueError: If an argument has the wrong type or is out of range.
@@ -80,6 +85,7 @@ class Phase:
         layerwise_lr_decay=None,
         batch_norm="frozen",
         schedule="constant",
+        warmup_fraction=None,
     ):
         self.layers = checked("layers", layers)
         self.epochs = checked("epochs", epochs)
@@ -90,6 +96,7 @@ class Phase:
         )
         self.batch_norm = checked("batch_norm", batch_norm)
         self.schedule = checked("schedule", schedule)
+        self.warmup_fraction = checked("warmup_fraction", warmup_fraction)
 
     @property
     def name(self):
@@ -119,15 +126,39 @@ class Phase:
         check_groups(groups)
         return groups.to_train(self.layers, self.batch_norm)
 
+    @property
+    def has_one_rate(self):
+        """Boolean, whether all steps have the same learning rate."""
+        return self.rate_factor(self.epochs) is None
+
+    def rate_factor(self, num_steps, step_size=1.0):
+        """Makes the function from a step of this phase to a share of its rate.
+
+        Args:
+            num_steps: Integer, the steps of all epochs of the phase.
+            step_size: Float, 0 for a step counted in epochs. Defaults to `1.0`.
+
+        Returns:
+            A function, or `None` where all steps have the full rate.
+        """
+        return rate_factor(
+            self.schedule, num_steps, self.warmup_fraction, step_size
+        )
+
     def learning_rate_at(self, epoch, learning_rate=None):
         """Computes the learning rate of a step, before any decay by depth.
 
         - `"constant"`: the same in all steps.
-        - `"cosine"`: half a cosine from the full rate in the first step to 0
+        - `"linear"`: a straight line from the full rate in the first step to 0
           where a step after the last would follow.
+        - `"cosine"`: half a cosine between the same two.
         - `"one_cycle"`: the cycle that `OneCycle` makes: up from 1/25 of the
-          rate in the first quarter of the phase, then down to 1/100,000, both
-          as half cosines.
+          rate in the first quarter of the phase, or `warmup_fraction` of it,
+          then down to 1/100,000, both as half cosines.
+
+        A `warmup_fraction` comes before the first three: a straight line from
+        0, in which a step has the rate of its end, and the schedule over the
+        steps that are left.
 
         Args:
             epoch: Number, where in this phase the step is, in epochs from 0:
@@ -151,18 +182,16 @@ class Phase:
         rate = self.learning_rate
         if rate is None:
             rate = checked("learning_rate", learning_rate)
-        if rate is None and self.schedule == "constant":
-            return None
+        factor = self.rate_factor(self.epochs, step_size=0.0)
+        if factor is None:
+            return rate
         if rate is None:
             raise ValueError(
                 f"The phase has a {self.schedule!r} schedule and no learning "
                 "rate of its own to start from. Pass that of the compiled "
                 "optimizer. Received: learning_rate=None"
             )
-        if self.schedule == "constant":
-            return rate
-        schedule = SCHEDULES[self.schedule](1.0, self.epochs)
-        return rate * float(schedule(epoch))
+        return rate * float(factor(epoch))
 
     def to_dict(self):
         """Returns a dict of the arguments, of plain values only."""
@@ -243,6 +272,7 @@ CHECKS = {
     "layerwise_lr_decay": (maybe(_DECAY), float),
     "batch_norm": (one_of(*BATCH_NORM), None),
     "schedule": (one_of(*SCHEDULES), None),
+    "warmup_fraction": (maybe(part), float),
 }
 _SOLVERS = one_of(None, "auto", "logistic", "ridge", "lda")
 _OF_A_PLAN = {"head_initializer": (_SOLVERS, None)}

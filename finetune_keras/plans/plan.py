@@ -282,11 +282,11 @@ def _check_something_new(plan, selections, index):
     # The selections tell whether `batch_norm` makes a difference.
     same = selections[index] == selections[index - 1] and all(
         getattr(before, name) == getattr(phase, name)
-        for name in ("learning_rate", "schedule")
+        for name in _RATES
     )
     decays = [one.layerwise_lr_decay or 1.0 for one in (before, phase)]
     # A schedule that begins anew is a warm restart.
-    if same and decays[0] == decays[1] and phase.schedule == "constant":
+    if same and decays[0] == decays[1] and phase.has_one_rate:
         raise ValueError(
             f"Phase {index + 1} does nothing new against phase {index}: the "
             "same layers train at the same rates. Join the two into one phase "
@@ -312,6 +312,8 @@ def _warn_of_high_rate(plan, selections, index):
         )
 
 
+# What two phases must have in common to be one.
+_RATES = ("learning_rate", "schedule", "warmup_fraction")
 _COLUMNS = ["phase", "trains", "epochs", "learning rate", "schedule"]
 _COLUMNS += ["decay", "patience", "batch norm"]
 
@@ -322,11 +324,17 @@ def _cells(number, phase):
         phase.name,
         phase.epochs,
         _figure(phase.learning_rate, "as compiled"),
-        phase.schedule,
+        _schedule(phase),
         _figure(phase.layerwise_lr_decay, "-"),
         _figure(phase.patience, "-"),
         phase.batch_norm,
     )
+
+
+def _schedule(phase):
+    share = phase.warmup_fraction
+    warmup = "" if share is None else f", warm-up {share:.3g}"
+    return f"{phase.schedule}{warmup}"
 
 
 def _figure(value, missing):

@@ -167,9 +167,12 @@ def _prepare(node, source):
                 f"before in line {lines[name]}. Remove one."
             )
         lines[name] = line
-        if name in ("learning_rate", "layerwise_lr_decay"):
+        if name in _NUMBERS:
             if value.tag.endswith(":str") and _is_float(value.value):
                 value.tag = "tag:yaml.org,2002:float"
+
+
+_NUMBERS = ("learning_rate", "layerwise_lr_decay", "warmup_fraction")
 
 
 def _is_float(text):

@@ -173,12 +173,38 @@ class SlantedTriangular(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-# Those that a phase may name; each takes the peak and the number of steps.
-SCHEDULES = {
-    "constant": None,
-    "cosine": keras.optimizers.schedules.CosineDecay,
-    "one_cycle": OneCycle,
-}
+# Those that a phase may name.
+SCHEDULES = ("constant", "linear", "cosine", "one_cycle")
+
+
+def rate_factor(name, num_steps, warmup_fraction=None, step_size=1.0):
+    """Makes the function from a step to its share of the full rate.
+
+    `None` where all steps have the full one. Counted in epochs, a step has
+    the size 0, as if there were many; the first of a few is no step at rate 0.
+    """
+    if name == "one_cycle":
+        rise = 0.25 if warmup_fraction is None else warmup_fraction
+        return OneCycle(1.0, num_steps, rise)
+    rise = (warmup_fraction or 0.0) * num_steps
+    fall = _fall(name, num_steps - rise)
+    if not rise:
+        return fall
+
+    def factor(step):
+        step = ops.cast(step, "float32")
+        up = ops.minimum((step + step_size) / (rise + step_size), 1.0)
+        return up * fall(ops.maximum(step - rise, 0.0)) if fall else up
+
+    return factor
+
+
+def _fall(name, num_steps):
+    if name == "linear":
+        return keras.optimizers.schedules.PolynomialDecay(1.0, num_steps, 0.0)
+    if name == "cosine":
+        return keras.optimizers.schedules.CosineDecay(1.0, num_steps)
+    return None
 
 
 def _half_cosine(start, end, share):

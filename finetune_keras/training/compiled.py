@@ -46,7 +46,7 @@ def check_schedule(plan, optimizer):
     rate = inner.get_config()["learning_rate"]
     scheduled = not isinstance(rate, (int, float))
     if scheduled and any(
-        phase.learning_rate or phase.schedule != "constant" for phase in plan
+        phase.learning_rate or not phase.has_one_rate for phase in plan
     ):
         raise ValueError(
             "The model is compiled with a learning-rate schedule, and the "

@@ -7,7 +7,6 @@ import keras
 from finetune_keras.engine import backend
 from finetune_keras.engine.fit_state import renew_functions
 from finetune_keras.engine.layers import own_rate, raw_iterations, replace_rate
-from finetune_keras.plans.schedules import SCHEDULES
 from finetune_keras.training.compiled import check_schedule
 from finetune_keras.training.observer import Observer
 
@@ -59,7 +58,7 @@ class RateClock(Observer):
     def begin_fit(self, work):
         self.target = work.target
         self.num_steps = work.num_batches or self.num_steps
-        if self.phase.schedule != "constant" and self.factor is None:
+        if self.factor is None and not self.phase.has_one_rate:
             self._set_factor()
 
     def begin_epoch(self, epoch):
@@ -91,7 +90,7 @@ class RateClock(Observer):
     def end(self):
         """Ends a schedule on the model's own rate with that rate."""
         phase = self.phase
-        if phase.learning_rate is None and phase.schedule != "constant":
+        if phase.learning_rate is None and not phase.has_one_rate:
             self.optimizer.learning_rate = self.compiled
 
     def fail(self):
@@ -124,15 +123,15 @@ class RateClock(Observer):
             self.adopt()
 
     def _set_factor(self):
-        phase, schedule = self.phase, SCHEDULES[self.phase.schedule]
+        phase = self.phase
         self.waits = not self.num_steps
         if self.waits:
             _warn_of_one_rate(phase)
             middle = self.place.phase_epoch + 0.5
-            share = float(schedule(1.0, phase.epochs)(middle))
+            share = float(phase.rate_factor(phase.epochs, 0.0)(middle))
             self.factor = lambda step: share
         else:
-            self.factor = schedule(1.0, phase.epochs * self.num_steps)
+            self.factor = phase.rate_factor(phase.epochs * self.num_steps)
         # Keras asks for it in each step that it traces.
         replace_rate(self.optimizer, self._now)
 

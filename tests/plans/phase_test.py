@@ -62,6 +62,8 @@ def model():
         ({"batch_norm": "freeze"}, "Did you mean 'frozen'"),
         ({"batch_norm": None}, "batch_norm=None"),
         ({"schedule": "cosin"}, "Did you mean 'cosine'"),
+        ({"warmup_fraction": 1.0}, "less than 1"),
+        ({"warmup_fraction": "1e-1"}, "warmup_fraction='1e-1'"),
     ],
 )
 def test_phase_refuses_what_is_no_plain_and_sound_value(arguments, message):
@@ -171,6 +173,9 @@ def test_rates_of_the_schedules():
     assert rates == pytest.approx(expected, rel=1e-6)
     assert rates[0] == 0.3
     assert phase.learning_rate_at(2.5) < rates[2]
+    phase = Phase("all", 5, 0.3, schedule="linear", warmup_fraction=0.2)
+    rates = [phase.learning_rate_at(epoch) for epoch in (0, 0.5, 1, 3, 4)]
+    assert rates == pytest.approx([0, 0.15, 0.3, 0.15, 0.075])
     for epochs in (1, 2, 5, 20):
         phase = Phase("all", epochs, 0.3, schedule="one_cycle")
         # Two steps an epoch: step 2 e + 1 is the middle of epoch e.

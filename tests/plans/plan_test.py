@@ -48,6 +48,7 @@ def example():
                 layerwise_lr_decay=0.8,
                 batch_norm="train",
                 schedule="cosine",
+                warmup_fraction=0.1,
             ),
         ],
         head_initializer="ridge",
@@ -176,6 +177,7 @@ def test_check_refuses(model, phases, message):
         {"layerwise_lr_decay": 0.5},
         {"batch_norm": "train"},
         {"schedule": "cosine"},
+        {"warmup_fraction": 0.5},
     ],
 )
 def test_check_takes_any_difference_that_matters(model, options):

@@ -4,7 +4,11 @@ import keras
 import numpy as np
 import pytest
 
-from finetune_keras.plans.schedules import OneCycle, SlantedTriangular
+from finetune_keras.plans.schedules import (
+    OneCycle,
+    SlantedTriangular,
+    rate_factor,
+)
 
 pytestmark = pytest.mark.backends
 
@@ -45,6 +49,25 @@ def test_one_cycle_equals_the_formula(settings):
     np.testing.assert_allclose(
         values(OneCycle(*settings), steps), expected, rtol=2e-5, atol=1e-7
     )
+
+
+def test_a_warm_up_comes_before_the_schedule():
+    linear = values(rate_factor("linear", 20, 0.25), [0, 1, 4, 5, 6, 10, 19])
+    rise = [1 / 6, 2 / 6, 5 / 6]
+    fall = [1, 14 / 15, 10 / 15, 1 / 15]
+    np.testing.assert_allclose(linear, rise + fall, rtol=1e-5)
+    cosine = keras.optimizers.schedules.CosineDecay(1.0, 15)
+    found = values(rate_factor("cosine", 20, 0.25), range(5, 21))
+    np.testing.assert_allclose(found, values(cosine, range(16)), rtol=1e-5)
+    constant = values(rate_factor("constant", 8, 0.5), range(8))
+    np.testing.assert_allclose(constant, [0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1])
+    assert rate_factor("constant", 8) is rate_factor("constant", 8, 0.0) is None
+    # An only step is not lost; in epochs the rise begins at 0.
+    assert float(rate_factor("cosine", 1, 0.2)(0)) > 0.8
+    assert float(rate_factor("cosine", 5, 0.2, step_size=0.0)(0.5)) == 0.5
+    cycle = values(rate_factor("one_cycle", 20, 0.5), range(21))
+    whole = values(OneCycle(1.0, 20, 0.5), range(21))
+    np.testing.assert_array_equal(cycle, whole)
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,23 @@ def test_a_schedule_of_the_own_rate_begins_with_it(tmp_path):
     np.testing.assert_allclose(resumed.history["learning_rate"], rates)
 
 
+@pytest.mark.backends
+def test_a_warm_up_is_in_the_steps():
+    model = keras.Sequential(
+        [keras.Input((1,)), layers.Dense(1, use_bias=False, name="head")]
+    )
+    # The gradient is 1 in each step, so that the weight sinks by the rates.
+    model.compile("sgd", loss=lambda y, output: output)
+    model.set_weights([np.array([[2.0]])])
+    phase = ft.Phase("all", 5, 0.1, schedule="linear", warmup_fraction=0.2)
+    ones = np.ones((8, 1))
+    ft.fine_tune(model, ft.Plan([phase]), (ones, ones), batch_size=4, verbose=0)
+    rates = [1 / 3, 2 / 3, *(1 - i / 8 for i in range(8))]
+    np.testing.assert_allclose(
+        model.get_weights()[0][0, 0], 2 - 0.1 * sum(rates), rtol=1e-5
+    )
+
+
 def test_a_solved_head_is_kept_with_a_training_metric_too():
     model = network()
     start = model.get_layer("head").get_weights()
