@@ -7,7 +7,14 @@ import keras
 import numpy as np
 
 from finetune_keras.data.buckets import Buckets
-from finetune_keras.data.source import Dataset, kind_of
+from finetune_keras.data.source import (
+    Batches,
+    Dataset,
+    Loader,
+    Sequence,
+    Source,
+    kind_of,
+)
 from finetune_keras.data.tf_data import is_augmented
 from finetune_keras.models.text_encoder import is_raw
 
@@ -23,6 +30,7 @@ def tokenize(model, data, batch_size=None, training=False):
         if training and is_augmented(data):
             return _bucket(model, lambda: _gather(data), size, True)
         return tokenize(model, _gather(data), size, training)
+    _check_no_text(data)
     return data
 
 
@@ -92,6 +100,20 @@ def _check_labelled(encoder, data):
             "`masked_language_model`, and for `predict` as they are. "
             f"Received: a {type(data).__name__} of {len(data)} with "
             f"{'texts' if alone else 'no labels'} in it"
+        )
+
+
+def _check_no_text(data):
+    """Refuses batches of texts, which are not tokenised on their way."""
+    if kind_of(data) not in (Sequence, Loader, Batches):
+        return
+    batch = Source.of(data).example()
+    if isinstance(batch, (tuple, list)) and batch and is_raw(batch[0]):
+        raise ValueError(
+            "Texts are tokenised once, before training: pass a tuple "
+            "(texts, labels) of lists or arrays, or a `tf.data.Dataset` of "
+            "batches of them, which may augment them anew in each epoch. "
+            f"Received: a {type(data).__name__} of batches of texts"
         )
 
 

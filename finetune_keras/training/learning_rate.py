@@ -180,6 +180,9 @@ def find_learning_rate(
     """
     _check_model(model)
     _check_range(min_learning_rate, max_learning_rate, num_steps)
+    if isinstance(data, list) and not all(map(has_labels, data)):
+        # Of arrays, and not of batches.
+        data = tuple(data)
     check_batched(data, model, "data")
     if encoder_of(model) is not None:
         data = model.tokenize(data, batch_size, training=True)
@@ -267,7 +270,6 @@ def _one_pass(data, batch_size, number):
         return iter(data.dataset(shuffle=True))
     if isinstance(data, tuple) or hasattr(data, "shape"):
         return _slices(data, batch_size, np.random.default_rng(number))
-    # A list is one of batches here.
     batches = isinstance(data, list)
     return iter(data) if batches else Source.of(data).batches()
 

@@ -1,3 +1,4 @@
+import collections
 import random
 
 import keras
@@ -212,14 +213,40 @@ def test_validation_split_is_refused(model):
         model.fit([], np.zeros(0), verbose=0)
 
 
+class TextBatches(keras.utils.PyDataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        rows = slice(8 * index, 8 * index + 8)
+        return LONG[rows], LABELS[rows]
+
+
+@pytest.mark.parametrize("form", ["sequence", "batches"])
+def test_texts_in_batches_of_others_are_refused(model, form):
+    data = TextBatches()
+    if form == "batches":
+        data = collections.deque(data[i] for i in range(3))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    for train in (
+        lambda: ft.fine_tune(model, ft.plans.full(1), data, verbose=0),
+        lambda: model.fit(data, verbose=0),
+        lambda: ft.find_learning_rate(model, data, verbose=0),
+        lambda: model.evaluate(data, verbose=0),
+    ):
+        with pytest.raises(ValueError, match="pass a tuple"):
+            train()
+
+
 @pytest.mark.usefixtures("op_by_op")
 def test_dry_run_and_rate_finder(model):
     data = LONG, LABELS
     forecast = ft.dry_run(model, ft.plans.full(epochs=2), data, batch_size=12)
     assert forecast.seconds > 0
     model.compile("sgd", "sparse_categorical_crossentropy")
-    sweep = ft.find_learning_rate(model, data, num_steps=4, verbose=0)
-    assert len(sweep.losses) >= 2
+    for form in (data, list(data)):
+        sweep = ft.find_learning_rate(model, form, num_steps=4, verbose=0)
+        assert len(sweep.losses) >= 2
 
 
 @pytest.mark.usefixtures("op_by_op")

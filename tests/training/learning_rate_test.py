@@ -457,6 +457,13 @@ def test_no_data():
         sweep(make_model(), iter([(x[:8], y[:8])] * 3))
 
 
+def test_a_list_is_of_arrays_or_of_batches():
+    x, y = make_data()
+    found = sweep(make_model(), (x, y)).losses
+    np.testing.assert_array_equal(sweep(make_model(), [x, y]).losses, found)
+    assert len(sweep(make_model(), [(x[:8], y[:8])] * 3).losses) >= 2
+
+
 def test_arrays_of_different_lengths():
     x, y = make_data()
     with pytest.raises(ValueError, match="same number of rows"):
