@@ -55,6 +55,7 @@ from finetune_keras.results.cross_validation import (
 )
 from finetune_keras.results.ensembles import ensemble
 from finetune_keras.results.evaluation import evaluate
+from finetune_keras.results.explanation import Explanation, explain
 from finetune_keras.results.label_errors import (
     LabelErrors,
     find_label_errors,
@@ -109,6 +110,7 @@ __all__ = [
     "Comparison",
     "CrossValidation",
     "DataSplits",
+    "Explanation",
     "FineTuneHistory",
     "FineTuneHyperModel",
     "FineTuneModel",
@@ -150,6 +152,7 @@ __all__ = [
     "ensemble",
     "entity_scores",
     "evaluate",
+    "explain",
     "find_label_errors",
     "find_learning_rate",
     "fine_tune",

@@ -9,6 +9,7 @@ from keras import ops
 
 from finetune_keras.adapters.attention import attend
 from finetune_keras.adapters.layer import AdapterLayer
+from finetune_keras.engine.calls import other_activation
 from finetune_keras.engine.layers import ATTENTION, hold, let_go
 from finetune_keras.engine.private import get_keras_mask, set_keras_mask
 from finetune_keras.models.adapters_by_path import adapters_in
@@ -116,14 +117,5 @@ def _without_activation(layer):
         if activation in (None, keras.activations.linear):
             yield None
             return
-        # Past Keras's tracking, which would take this for a new part.
-        members = vars(layer)
-        own = "activation" in members
-        members["activation"] = None
-        try:
+        with other_activation(layer, None):
             yield activation
-        finally:
-            if own:
-                members["activation"] = activation
-            else:
-                del members["activation"]

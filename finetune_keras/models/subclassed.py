@@ -1,7 +1,5 @@
 """The parts of a model without a graph, told by one call of it."""
 
-import contextlib
-import functools
 import re
 import warnings
 import weakref
@@ -9,6 +7,7 @@ import weakref
 import keras
 
 from finetune_keras.engine import graph
+from finetune_keras.engine.calls import changed_calls
 from finetune_keras.engine.layers import call_facts, every_layer
 
 # A call of a large model takes seconds to trace.
@@ -98,7 +97,6 @@ def _tensors(shape, dtype):
     return keras.KerasTensor(tuple(shape), dtype)
 
 
-@contextlib.contextmanager
 def _recorded(children, called):
     """Has each call of a layer, or of one inside, note down its place."""
     places = {}
@@ -106,31 +104,20 @@ def _recorded(children, called):
         for layer in every_layer(child):
             places.setdefault(layer, place)
     places.update((child, place) for place, child in enumerate(children))
-    replaced = []
-    try:
-        for layer, place in places.items():
-            for name in ("call", "quantized_call"):
-                own = vars(layer).get(name)
-                function = getattr(layer, name, None)
-                if function is not None:
-                    replaced.append((layer, name, own))
-                    vars(layer)[name] = _recorder(function, called, place)
-        yield
-    finally:
-        for layer, name, own in replaced:
-            if own is None:
-                del vars(layer)[name]
-            else:
-                vars(layer)[name] = own
+    return changed_calls(
+        [(layer, _recorder(called, place)) for layer, place in places.items()]
+    )
 
 
-def _recorder(function, called, place):
-    @functools.wraps(function)
-    def call(*args, **kwargs):
-        called.append(place)
-        return function(*args, **kwargs)
+def _recorder(called, place):
+    def change(function):
+        def call(*args, **kwargs):
+            called.append(place)
+            return function(*args, **kwargs)
 
-    return call
+        return call
+
+    return change
 
 
 def attribute_names(model):

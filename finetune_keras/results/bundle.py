@@ -93,7 +93,7 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
 def facts_of(model, data=None, classes=None, plan=None):
     """What a bundle knows beside its model; raises if it cannot predict."""
     check_predicts(model)
-    task = _task(model, data, classes)
+    task = told_task(model, data, classes)
     return {
         "format": FORMAT,
         "classes": task.classes,
@@ -108,7 +108,7 @@ def facts_of(model, data=None, classes=None, plan=None):
     }
 
 
-def _task(model, data, classes):
+def told_task(model, data=None, classes=None):
     """What a model predicts: a single value where nothing tells it."""
     if classes is None:
         classes = getattr(data, "classes", None)

@@ -5,6 +5,7 @@ from html import escape
 
 from finetune_keras.results import previews, render_figures
 from finetune_keras.results import render_text as texts
+from finetune_keras.results.explanation import explain_worst
 
 _MOST_CLASSES = 1000
 _STYLE = """
@@ -23,8 +24,11 @@ img { max-width: 100%; } td img { min-width: 6em; }
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def render_html(report):
-    """Returns a `Report` as the text of an HTML page."""
+def render_html(report, model=None):
+    """Returns a `Report` as the text of an HTML page.
+
+    With the model that was judged the worst predictions are explained.
+    """
     parts = [
         f"<h1>{_safe(texts.headline(report))}</h1>",
         _table(texts.metric_rows(report)),
@@ -34,6 +38,7 @@ def render_html(report):
         *_classes(report),
         *_slices(report),
         *_worst(report),
+        *_reasons(report, model),
     ]
     body = "\n".join(parts)
     return (
@@ -93,6 +98,18 @@ def _worst(report):
     return [
         "<h2>Highest losses</h2>",
         f"<table><tr>{cells}</tr>\n{rows}</table>",
+    ]
+
+
+def _reasons(report, model):
+    if model is None or not report.worst:
+        return []
+    figure = explain_worst(report, model).figure()
+    return [
+        "<h2>What spoke for these predictions</h2>",
+        "<p>Of the first ones above, in their order. Red spoke for what is "
+        "named; in texts, blue spoke against it.</p>",
+        _image(render_figures.to_png(figure), "png"),
     ]
 
 

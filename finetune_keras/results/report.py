@@ -176,7 +176,7 @@ class Report:
             raise damaged(source, reason) from error
         return report
 
-    def to_html(self, path):
+    def to_html(self, path, model=None):
         """Writes one HTML file with tables, figures and the worst examples.
 
         Styles and images are inside of it; it loads nothing else.
@@ -184,11 +184,15 @@ class Report:
         Args:
             path: String or `pathlib.Path` of the file; an old one is replaced
                 when the new one is complete.
+            model: The model that was judged: then the page shows what in the
+                five worst photos or texts spoke for what was predicted, see
+                `explain`. Defaults to `None`.
 
         Raises:
             ImportError: If matplotlib is not installed.
+            ValueError: If `model` cannot be explained, or is another one.
         """
-        write_text(path, render_html(self))
+        write_text(path, render_html(self, model))
 
     def plot_confusion(self):
         """Draws the confusion matrix, each row as shares of the true class.

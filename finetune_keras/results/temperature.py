@@ -13,16 +13,22 @@ _SPREAD = 0.3
 def scaled(probabilities, scale, bias, activation, ops):
     """Scales the logits behind probabilities; `ops` is `keras.ops` or NumPy."""
     logits = logits_of(probabilities, activation, ops)
-    dtype = logits.dtype
-    if isinstance(scale, (list, tuple)):
-        scale = ops.reshape(ops.array(scale, dtype=dtype), (1, -1))
-    logits = logits * scale
-    if bias is not None:
-        logits = logits + ops.reshape(ops.array(bias, dtype=dtype), (1, -1))
+    logits = scaled_logits(logits, scale, bias, ops)
     if activation == "sigmoid":
         return 0.5 * (1 + ops.tanh(0.5 * logits))
     powers = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
     return powers / ops.sum(powers, axis=-1, keepdims=True)
+
+
+def scaled_logits(logits, scale, bias, ops):
+    """The logits times `scale`, plus `bias`."""
+    dtype = logits.dtype
+    if isinstance(scale, (list, tuple)):
+        scale = ops.reshape(ops.array(scale, dtype=dtype), (1, -1))
+    logits = logits * scale
+    if bias is None:
+        return logits
+    return logits + ops.reshape(ops.array(bias, dtype=dtype), (1, -1))
 
 
 def logits_of(probabilities, activation, ops):

@@ -1,0 +1,145 @@
+"""What an explanation looks at: photos or texts, inside of a model."""
+
+import keras
+import numpy as np
+
+from finetune_keras.data.labels import as_text
+from finetune_keras.data.outputs import check_shape
+from finetune_keras.engine import graph
+from finetune_keras.engine.nodes import pack_inputs
+from finetune_keras.models.model import encoder_of
+from finetune_keras.models.outside_graph import prepares_inputs
+from finetune_keras.models.text_encoder import is_raw
+from finetune_keras.models.trainable_set import quantized_layers
+from finetune_keras.results.inside import (
+    cutting_layers,
+    heat_maps,
+    map_taps,
+    token_taps,
+)
+from finetune_keras.results.raw_inputs import read_inputs
+
+_FACTS = dict.fromkeys(("image_size", "crop_to_aspect_ratio", "features"))
+
+
+def seen_by(model, x):
+    """`Photos` or `Texts` of a batch, or of one example."""
+    _check(model)
+    kind = Photos if encoder_of(model) is None else Texts
+    seen = kind(model, x)
+    if not seen.shown:
+        raise ValueError("There is no example. Received: x=[]")
+    return seen
+
+
+class Photos:
+    """Photos as a model takes them, and the maps inside of it.
+
+    `x` is the whole batch, `shown` a list of the examples for people, and
+    `taps` tell where the model is looked into.
+    """
+
+    def __init__(self, model, x):
+        self.taps = _taps_of_maps(model)
+        array = read_inputs(_array(x), model, _FACTS)
+        self.x, self.shown = pack_inputs(model, [array]), list(array)
+        first = keras.config.image_data_format() == "channels_first"
+        self.size = array.shape[2:] if first else array.shape[1:3]
+        cutting = cutting_layers(model, *self.size)
+        if cutting:
+            why = f"{cutting} cut or pad photos of the size {self.size}"
+            _refuse(model, why, "Pass photos that are cut already")
+
+    def measure(self, products, part):
+        """Lists the heat maps of a part of the photos."""
+        return list(heat_maps(products, *self.size))
+
+
+def _array(x):
+    if not hasattr(x, "shape"):
+        x = np.stack([np.asarray(one) for one in x])
+    x = keras.ops.convert_to_numpy(x) if keras.ops.is_tensor(x) else x
+    x = np.asarray(x)
+    return x[None] if x.ndim == 3 else x
+
+
+class Texts:
+    """Texts as token ids, and their embeddings in a model; as `Photos`."""
+
+    def __init__(self, model, x):
+        self.taps = token_taps(model)
+        if self.taps is None:
+            why = "no `Embedding` layer reads its token ids"
+            _refuse(model, why, "Models of `ft.text_classifier` have one")
+        if not is_raw(x):
+            raise ValueError(
+                "Pass texts: a string, a list of them, or for pairs a tuple of "
+                f"two lists. Received: x of type {type(x).__name__}"
+            )
+        arrays, self.lengths = model.encoder.encode(x)
+        self.x = {y.name: arrays[y.name] for y in model.inputs}
+        spell = model.encoder.tokenizer.id_to_token
+        rows = zip(arrays["token_ids"], self.lengths, strict=True)
+        self.shown = [
+            [as_text(spell(int(i))) for i in row[:length]]
+            for row, length in rows
+        ]
+
+    def measure(self, products, part):
+        """Lists what each token adds, of a part of the texts."""
+        (product,) = products
+        rows = zip(product.sum(axis=-1), self.lengths[part], strict=True)
+        return [row[:length] for row, length in rows]
+
+
+# === At the door ===
+
+
+def _check(model):
+    if not isinstance(model, keras.Model) or graph.graph_of(model) is None:
+        raise ValueError(
+            "Only a functional or sequential model that has been built, or a "
+            "`Bundle`, can be explained. Give the model an `Input`, or call it "
+            f"on data once. Received: model={model!r}"
+        )
+    outputs = model.outputs
+    check_shape(outputs if len(outputs) > 1 else outputs[0], "explain")
+    task = getattr(model, "task", None)
+    if task is not None and not task.is_judged:
+        _refuse(model, f"it predicts {task}", "Explain a text classifier")
+    if len(model.inputs) > 1 and encoder_of(model) is None:
+        why = f"it has {len(model.inputs)} inputs"
+        _refuse(model, why, "Explain one that takes photos, or texts, alone")
+    if prepares_inputs(model):
+        why = "it prepares its inputs outside of its graph"
+        _refuse(model, why, "Pass `ft.inline_models(model)`")
+    if quantized_layers(model):
+        why = "it is quantised, and through integers lead no gradients"
+        _refuse(model, why, "Explain it as it was before")
+
+
+def _refuse(model, why, how):
+    raise ValueError(
+        f"The model cannot be explained by gradients: {why}. {how}. "
+        f"Received: model={model.name!r}"
+    )
+
+
+def _taps_of_maps(model):
+    (tensor,) = model.inputs
+    if len(tensor.shape) != 4:
+        _refuse(
+            model,
+            f"its inputs are no photos or texts, but of shape {tensor.shape}",
+            "Which columns of a table count tells the `permutation_importance` "
+            "of scikit-learn",
+        )
+    taps = map_taps(model)
+    if taps is None:
+        _refuse(
+            model,
+            "its head reads no maps of features, with a height and a width, "
+            "that layers with kernels make",
+            "Explain a convolutional one, without a transformer of patches",
+        )
+    return taps
