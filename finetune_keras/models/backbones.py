@@ -2,11 +2,13 @@
 
 import difflib
 import numbers
+import warnings
 
 import keras
 
 from finetune_keras.engine.graph import graph_of, speaks_for_its_layers
 from finetune_keras.models.channels import with_channels
+from finetune_keras.models.image_size import too_small
 from finetune_keras.models.inline import inline_models, replay
 from finetune_keras.models.pixel_guard import guard_pixels
 from finetune_keras.models.preprocessing import (
@@ -48,7 +50,8 @@ def backbone(model, input_shape=None, weights="imagenet", **kwargs):
         A functional `keras.Model` under the name that the application gave
         it. It warns, once, when its pixels look scaled already. A model of
         which nobody knows how it wants its pixels is neither scaled nor
-        guarded.
+        guarded. Images smaller than those that the ImageNet weights are for
+        are warned of here.
 
     Raises:
         ValueError: If there is no such model or weights file, the weights do
@@ -74,11 +77,25 @@ def backbone(model, input_shape=None, weights="imagenet", **kwargs):
         built = _adopt(model, shape, weights, kwargs)
     else:
         built = _build(_find_function(model), shape, weights, kwargs)
+        if weights == "imagenet":
+            _warn_if_small(built, model if isinstance(model, str) else None)
     if preprocessing_mode(built) == "inside":
         name = built.name
         built = keras.Model(built.inputs[0], built.output, name=name)
         built = guard_pixels(built)
     return speaks_for_its_layers(built)
+
+
+def _warn_if_small(model, name):
+    found = too_small(model, name)
+    if found is not None:
+        warnings.warn(
+            f"The ImageNet weights of {model.name!r} are for images of "
+            f"{found[1]} pixels on a side. On {found[0]} its features are "
+            "weaker. Enlarge the images, or leave that to "
+            "`ft.image_classifier` by passing it the name.",
+            stacklevel=3,
+        )
 
 
 # === Arguments ===

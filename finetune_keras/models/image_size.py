@@ -1,11 +1,20 @@
 """The size of the images that pretrained weights were made for."""
 
-from finetune_keras.engine.graph import graph_of, walk
+import keras
+
+from finetune_keras.engine.graph import (
+    graph_of,
+    speaks_for_its_layers,
+    walk,
+)
+from finetune_keras.models.inline import replay
+from finetune_keras.models.pixel_guard import guard_like
 from finetune_keras.models.preprocessing import (
     applications,
     channel_axis,
     find_application,
     has_kernel,
+    shape_axis,
 )
 
 # Pixels on a side of what is not made for 224.
@@ -44,6 +53,28 @@ def size_of_weights(name, pixels=None):
     if pixels in _MORE_SIZES.get(name, ()):
         return pixels
     return _SIZES.get(name, 224)
+
+
+def resized(backbone, given):
+    """A backbone that takes photos of the shape `given`, and resizes them."""
+    inputs = keras.Input(given, name="photos")
+    wanted = sides(graph_of(backbone).inputs[0].shape[1:])
+    # As photos are read from their files, and as exactly.
+    resizing = keras.layers.Resizing(*wanted, antialias=True)
+    _, outputs = replay(backbone, resizing(inputs))
+    new = keras.Model(inputs, outputs, name=backbone.name)
+    return speaks_for_its_layers(guard_like(backbone, new))
+
+
+def sides(shape):
+    """Height and width in the shape of an image."""
+    first = shape_axis() == 0
+    return tuple(shape[first : first + 2])
+
+
+def with_sides(shape, height, width):
+    first = shape_axis() == 0
+    return (*shape[:first], height, width, *shape[first + 2 :])
 
 
 def too_small(model, name=None):

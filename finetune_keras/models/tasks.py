@@ -7,9 +7,15 @@ from finetune_keras.data.task import Task
 from finetune_keras.engine.graph import speaks_for_its_layers
 from finetune_keras.models.backbones import backbone as make_backbone
 from finetune_keras.models.heads import replace_head
+from finetune_keras.models.image_size import (
+    resized,
+    size_of_weights,
+    with_sides,
+)
 from finetune_keras.models.inline import replay
 from finetune_keras.models.model import keep_task
 from finetune_keras.models.pixel_guard import guard_like
+from finetune_keras.models.preprocessing import shape_axis
 
 
 def image_classifier(
@@ -30,7 +36,9 @@ def image_classifier(
     Args:
         backbone: A `keras.Model` from `ft.backbone` or of your own, or the
             name of a model in `keras.applications`, which then comes with its
-            ImageNet weights. Pixels are scaled inside, once, as it needs.
+            ImageNet weights, takes images of any size, and resizes them to
+            that which these weights are for. Pixels are scaled inside, once,
+            as it needs.
         num_classes: Integer, number of classes, labels or regressed values;
             or the list of their names, which the model and its file keep.
         augmentation: `"light"`, `"medium"` or `"strong"`, see
@@ -63,10 +71,8 @@ def image_classifier(
     ```
     """
     num_classes, names = count_classes(num_classes, "num_classes")
-    weights = {"weights": "imagenet"} if isinstance(backbone, str) else {}
-    model = make_backbone(backbone, **weights)
     model = replace_head(
-        model,
+        _on_photos(backbone),
         num_classes,
         pooling,
         hidden_units,
@@ -82,6 +88,15 @@ def image_classifier(
     if names is not None:
         keep_task(model, Task.named(task, names, num_classes))
     return model
+
+
+def _on_photos(backbone):
+    if not isinstance(backbone, str):
+        return make_backbone(backbone)
+    pixels, any_size = size_of_weights(backbone), [None] * 3
+    any_size[shape_axis()] = 3
+    shape = with_sides(any_size, pixels, pixels)
+    return resized(make_backbone(backbone, input_shape=shape), any_size)
 
 
 def _augmented(model, augmentation):

@@ -2,18 +2,19 @@
 
 import contextlib
 
-import keras
-
 from finetune_keras.data.task import Task
-from finetune_keras.engine.graph import graph_of, speaks_for_its_layers
+from finetune_keras.engine.graph import graph_of
 from finetune_keras.models.backbones import backbone as make_backbone
 from finetune_keras.models.heads import rebuild, replace_head
-from finetune_keras.models.image_size import size_of_weights
-from finetune_keras.models.inline import replay
+from finetune_keras.models.image_size import (
+    resized,
+    sides,
+    size_of_weights,
+    with_sides,
+)
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.model import encoder_of
 from finetune_keras.models.outside_graph import prepares_inputs
-from finetune_keras.models.pixel_guard import guard_like
 from finetune_keras.models.tasks import image_classifier
 from finetune_keras.text.text_tasks import text_classifier, text_regressor
 from finetune_keras.training.closed_form_head import (
@@ -54,21 +55,15 @@ class Proposal:
     def _on_photos(self, backbone, given):
         if isinstance(backbone, str):
             size = size_of_weights(backbone, given[0])
-            wanted = _with_sides(given, (size, size))
+            wanted = with_sides(given, size, size)
             backbone = make_backbone(backbone, input_shape=wanted)
         else:
             backbone = make_backbone(backbone)
-        wanted = tuple(graph_of(backbone).inputs[0].shape[1:])
-        sides = _sides(wanted)
-        if None in sides or sides == _sides(given):
+        wanted = sides(graph_of(backbone).inputs[0].shape[1:])
+        if None in wanted or wanted == sides(given):
             return backbone
-        self.resized = _text(_sides(given)), _text(sides)
-        inputs = keras.Input(given, name="photos")
-        # As photos are read from their files, and as exactly.
-        resizing = keras.layers.Resizing(*sides, antialias=True)
-        _, outputs = replay(backbone, resizing(inputs))
-        new = keras.Model(inputs, outputs, name=backbone.name)
-        return speaks_for_its_layers(guard_like(backbone, new))
+        self.resized = _text(sides(given)), _text(wanted)
+        return resized(backbone, given)
 
     def model(self, features, augmentation=None):
         """A model with a new head on so many layer groups."""
@@ -125,19 +120,6 @@ def _is_image(backbone, shape):
     one = len(takes) == 1 and len(takes[0].shape) == 4 and len(shape) == 4
     plain = encoder_of(backbone) is None and not prepares_inputs(backbone)
     return one and plain
-
-
-def _first():
-    """Place of the height in the shape of an image."""
-    return keras.config.image_data_format() == "channels_first"
-
-
-def _sides(shape):
-    return tuple(shape[_first() : _first() + 2])
-
-
-def _with_sides(shape, sides):
-    return (*shape[: _first()], *sides, *shape[_first() + 2 :])
 
 
 def _text(sides):

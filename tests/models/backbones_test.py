@@ -1,10 +1,12 @@
 import functools
+import warnings
 
 import keras
 import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.models import backbones
 from finetune_keras.models.pixel_guard import guards_pixels
 from finetune_keras.models.preprocessing import applications
 
@@ -265,3 +267,18 @@ def test_scaling_is_float32_under_mixed_precision():
         assert backbone.get_layer("conv1").compute_dtype == "float16"
     finally:
         keras.config.set_dtype_policy("float32")
+
+
+def test_imagenet_weights_warn_of_smaller_images(monkeypatch):
+    def build(function, weights, **options):
+        return function(weights=None, alpha=0.25, **options)
+
+    # Stands for a download.
+    monkeypatch.setattr(backbones, "build", build)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # There are weights of MobileNet for this size.
+        ft.backbone("MobileNet", input_shape=(128, 128, 3))
+        ft.backbone("MobileNet", input_shape=(64, 64, 3), weights=None)
+    with pytest.warns(UserWarning, match="images of 224 .* On 64 its"):
+        ft.backbone("MobileNet", input_shape=(64, 64, 3))

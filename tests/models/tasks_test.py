@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.models import tasks
 from finetune_keras.testing import randomize
 
 
@@ -65,3 +66,28 @@ def test_an_augmented_model_trains_by_a_plan(tmp_path):
     expected = model.predict(pixels(), verbose=0)
     found = again.predict(pixels(), verbose=0)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.backends
+def test_a_named_backbone_takes_any_size_and_works_at_that_of_its_weights(
+    tmp_path, monkeypatch
+):
+    made = ft.backbone(
+        "MobileNet", input_shape=(96, 96, 3), weights=None, alpha=0.25
+    )
+    randomize(made)
+    # Stands for weights that would be downloaded.
+    monkeypatch.setattr(tasks, "make_backbone", lambda name, **shape: made)
+    named = ft.image_classifier("MobileNet", 3, augmentation="medium")
+    built = ft.image_classifier(made, 3)
+    head = built.get_layer("head_predictions").get_weights()
+    named.get_layer("head_predictions").set_weights(head)
+    assert named.input_shape == (None, None, None, 3)
+    enlarge = keras.layers.Resizing(96, 96, antialias=True)
+    expected = built.predict(keras.ops.convert_to_numpy(enlarge(pixels())))
+    assert np.allclose(named.predict(pixels()), expected, atol=1e-5)
+    named.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert np.allclose(loaded.predict(pixels()), expected, atol=1e-5)
+    named.compile("sgd", "sparse_categorical_crossentropy")
+    named.fit(pixels(), np.arange(6) % 3, verbose=0)
