@@ -68,6 +68,7 @@ from finetune_keras.results.views import test_time_augmentation
 from finetune_keras.search.advice import Advice, advise
 from finetune_keras.search.best_model import BestModel, best_model
 from finetune_keras.search.distribution import distribution
+from finetune_keras.search.inspection import Inspection, inspect
 from finetune_keras.search.parts import model_options
 from finetune_keras.search.ranking import BackboneRanking, rank_backbones
 from finetune_keras.search.result import Search
@@ -117,6 +118,7 @@ __all__ = [
     "GradualUnfreeze",
     "HubLayer",
     "IA3",
+    "Inspection",
     "LabelErrors",
     "LayerGroup",
     "LayerGroups",
@@ -165,6 +167,7 @@ __all__ = [
     "image_augmentation",
     "image_classifier",
     "image_folder",
+    "inspect",
     "layer_groups",
     "layerwise_class",
     "layerwise_optimizer",

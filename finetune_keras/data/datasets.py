@@ -6,7 +6,7 @@ import numpy as np
 
 from finetune_keras.arguments import check, integer
 from finetune_keras.data.describe import describe
-from finetune_keras.data.pipeline import make_dataset
+from finetune_keras.data.pipeline import ImageStore, make_dataset
 from finetune_keras.data.splits import (
     NAMES,
     find_duplicates,
@@ -45,6 +45,10 @@ class DataSplits:
         notes: List of sentences on what is out of the ordinary.
         columns: Dict from split to a dict of arrays by name, in the order of
             the examples; of images, `"path"` is one.
+        names: List of what each example is called, all splits together: files
+            by their names in the folder, rows by their numbers.
+        places: Dict from split to an integer array, where its examples stand
+            in `names`.
         fingerprint: String, a hash of names, labels and contents.
         features: List of strings, the columns of a table that make the
             inputs, or `None`.
@@ -82,6 +86,7 @@ class DataSplits:
         }
         self.groups = self.groups or None
         self.crop_to_aspect_ratio = options.get("crop_to_aspect_ratio", False)
+        self.names, self.places = list(examples.names), parts
         self.sizes = {name: len(parts[name]) for name in NAMES}
         self.counts = {
             name: self.task.counts(targets.y[parts[name]]) for name in NAMES
@@ -102,7 +107,7 @@ class DataSplits:
             *self._findings(examples, targets, parts),
         ]
         self._text = describe(self, examples)
-        self._source = examples.x, targets.y, parts
+        self._source = examples.x, targets.y
         self._make_datasets(examples.x, targets, parts, seed, options)
 
     def __str__(self):
@@ -119,10 +124,23 @@ class DataSplits:
         Returns:
             `(x, y)`, NumPy arrays; images as float32 pixels.
         """
-        x, y, indexes = self._source
-        batches = list(make_dataset(x, y, indexes[split], 64))
+        batches = list(make_dataset(*self._source, self.places[split], 64))
         columns = zip(*batches, strict=True)
         return tuple(np.concatenate([b.numpy() for b in c]) for c in columns)
+
+    def examples(self, places):
+        """Reads some examples of all splits, by their places in `names`.
+
+        Args:
+            places: Integer array.
+
+        Returns:
+            `(x, y)`, NumPy arrays; images as float32 pixels, texts as strings.
+        """
+        x, y = self._source
+        places = np.asarray(places)
+        x = x.batch(places) if isinstance(x, ImageStore) else x[places]
+        return x.astype("float32") if x.dtype == np.uint8 else x, y[places]
 
     def _make_datasets(self, x, targets, parts, seed, options):
         size, balanced = options["batch_size"], options["balanced"]

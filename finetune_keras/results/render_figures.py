@@ -24,7 +24,7 @@ def plot_confusion(report):
     axes = new_figure(side + 1.0, side).add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
     if size <= _MOST_NAMES:
-        names = [_name(name) for name in report.classes]
+        names = [short_label(name) for name in report.classes]
         axes.set_xticks(range(size), names, rotation=90 if size > 4 else 0)
         axes.set_yticks(range(size), names)
     for row, column in np.ndindex(size, size):
@@ -72,15 +72,22 @@ def plot_worst(report, n=9):
             "inputs: `evaluate(..., worst=50)`. "
             f"Received: n={n!r}, with {len(report.worst)} inputs kept"
         )
-    entries = report.worst[:n]
-    columns = int(np.ceil(np.sqrt(len(entries))))
+    return draw_sheet(
+        [(entry["input"], _judgement(entry)) for entry in report.worst[:n]]
+    )
+
+
+def draw_sheet(entries, width=1):
+    """Draws inputs in a square, of pairs of an input and its title."""
+    columns = int(np.ceil(np.sqrt(len(entries) / width)))
     rows = int(np.ceil(len(entries) / columns))
-    figure = new_figure(2.6 * columns, 2.9 * rows)
+    figure = new_figure(2.6 * columns * width, 2.9 * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.ravel():
         axes.axis("off")
-    for axes, entry in zip(grid.ravel(), entries, strict=False):
-        _draw_input(axes, entry)
+    for axes, (value, title) in zip(grid.ravel(), entries, strict=False):
+        _draw_input(axes, value)
+        axes.set_title(title, fontsize=8)
     return figure
 
 
@@ -96,24 +103,27 @@ def to_png(figure):
     return stream.getvalue()
 
 
-def _draw_input(axes, entry):
-    pixels = previews.image_of(entry["input"])
+def _draw_input(axes, value):
+    pixels = previews.image_of(value)
     if pixels is not None:
         axes.imshow(pixels)
-    else:
-        text = as_label(previews.text_of(entry["input"]))
-        text = "\n".join(textwrap.wrap(text, 34)[:9])
-        axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=7)
+        return
+    text = as_label(previews.text_of(value))
+    text = "\n".join(textwrap.wrap(text, 34)[:9])
+    axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=7)
+
+
+def _judgement(entry):
     probability = entry["probability"]
     sure = f" ({chance(probability)})" if isinstance(probability, float) else ""
-    axes.set_title(
-        f"true: {_name(outcome(entry['true']))}\n"
-        f"predicted: {_name(outcome(entry['predicted']))}{sure}",
-        fontsize=8,
+    return (
+        f"true: {short_label(outcome(entry['true']))}\n"
+        f"predicted: {short_label(outcome(entry['predicted']))}{sure}"
     )
 
 
-def _name(value):
+def short_label(value):
+    """Anything as a short line of a figure."""
     return as_label(one_line(value, 24))
 
 

@@ -152,7 +152,7 @@ def read_features(backbones, data, batch_size, verbose):
         labels.append(y)
         with no_word_of_traces():
             for candidate in candidates:
-                candidate.read(_filled(x, full), len(y))
+                candidate.read(filled(x, full), len(y))
         if bar is not None:
             bar.update(len(labels), finalize=False)
     if bar is not None and labels:
@@ -163,7 +163,7 @@ def read_features(backbones, data, batch_size, verbose):
     return candidates, np.concatenate(labels), rows
 
 
-def _filled(x, count):
+def filled(x, count):
     """A last batch, filled up: one more shape would be traced for seconds."""
     return keras.tree.map_structure(
         lambda leaf: leaf[np.arange(max(count, len(leaf))) % len(leaf)], x
