@@ -86,21 +86,27 @@ def text_copies(texts, features):
             yield i, original, 1.0
     # Of equal ones the first is enough.
     places = np.array(list(first.values()))
+    lengths = np.array([len(plain[i]) for i in places])
     for i, others in _similar(features[places]):
-        for j in places[others]:
-            share = _equal_letters(plain[places[i]], plain[j])
+        # Those of other lengths cannot have as many letters in common.
+        some, length = lengths[others], lengths[i]
+        equal = np.minimum(some, length) / (some + length)
+        others = others[2 * equal >= LEAST_TEXT]
+        for j, share in _shares(plain[places[i]], plain, places[others]):
+            yield places[i], j, share
+            break
+
+
+def _shares(text, others, places):
+    """Yields the place and the share of equal letters of nearly equal texts."""
+    # What it knows of the second text serves for all.
+    matcher = difflib.SequenceMatcher(None, b=text, autojunk=False)
+    for i in places:
+        matcher.set_seq1(others[i])
+        if matcher.quick_ratio() >= LEAST_TEXT:
+            share = matcher.ratio()
             if share >= LEAST_TEXT:
-                yield places[i], j, share
-                break
-
-
-def _equal_letters(one, other):
-    matcher = difflib.SequenceMatcher(None, one, other, autojunk=False)
-    # Bounds that cost less, one after the other.
-    for ratio in (matcher.real_quick_ratio, matcher.quick_ratio):
-        if ratio() < LEAST_TEXT:
-            return 0.0
-    return matcher.ratio()
+                yield i, share
 
 
 def plain_text(text):
