@@ -1,11 +1,16 @@
 """A phase of a plan: what trains, at which rate, for how long."""
 
+import copy
+
+import keras
+
 from finetune_keras.arguments import (
     Kind,
     check,
     integer,
     is_number,
     maybe,
+    number,
     one_of,
     part,
     positive,
@@ -60,6 +65,22 @@ class Phase:
             which the rate rises to the full one, in a straight line, before
             the schedule begins. `None` is 0, but for `"one_cycle"` 0.25.
             Defaults to `None`.
+        multipliers: Dict from strings, such as the names of layer groups, to
+            positive floats: factors on the learning rate of these layers, in
+            place of what `layerwise_lr_decay` says, see `layerwise_optimizer`.
+            `None` is none. Defaults to `None`.
+        weight_decay: Float of at least 0, decoupled as in AdamW, of all
+            weights that train but biases and normalisation. `None` is that of
+            the optimizer. Defaults to `None`.
+        optimizer: Name of a Keras optimizer, or one with settings: an
+            optimizer or its serialized form, which is kept. It trains from
+            this phase on, without any state; its own rate is taken where
+            `learning_rate` is `None`. `None` goes on with that of the phase
+            before, in the first with the compiled one, which the model has
+            again when the plan is over. Defaults to `None`.
+        restore_best_weights: Boolean, whether the phase ends with the weights
+            of the best epoch so far, from which the next goes on. `None` does
+            so where there is a `patience`. Defaults to `None`.
 
     Raises:
         ValueError: If an argument has the wrong type or is out of range.
@@ -86,6 +107,10 @@ class Phase:
         batch_norm="frozen",
         schedule="constant",
         warmup_fraction=None,
+        multipliers=None,
+        weight_decay=None,
+        optimizer=None,
+        restore_best_weights=None,
     ):
         self.layers = checked("layers", layers)
         self.epochs = checked("epochs", epochs)
@@ -97,6 +122,12 @@ class Phase:
         self.batch_norm = checked("batch_norm", batch_norm)
         self.schedule = checked("schedule", schedule)
         self.warmup_fraction = checked("warmup_fraction", warmup_fraction)
+        self.multipliers = checked("multipliers", multipliers)
+        self.weight_decay = checked("weight_decay", weight_decay)
+        self.optimizer = checked("optimizer", optimizer)
+        self.restore_best_weights = checked(
+            "restore_best_weights", restore_best_weights
+        )
 
     @property
     def name(self):
@@ -108,6 +139,35 @@ class Phase:
             return "head"
         name = layers if isinstance(layers, str) else ", ".join(layers)
         return name if len(name) <= 40 else f"{name[:37]}..."
+
+    @property
+    def returns_to_best(self):
+        """Boolean, whether the phase ends with the best weights so far."""
+        if self.restore_best_weights is None:
+            return self.patience is not None
+        return self.restore_best_weights
+
+    @property
+    def optimizer_name(self):
+        """String, the optimizer of this phase alone, or `None`."""
+        value = self.optimizer
+        return value["class_name"] if isinstance(value, dict) else value
+
+    @property
+    def settings(self):
+        """String, what else than rate and schedule is set, or `""`."""
+        parts = {
+            "warm-up": self.warmup_fraction,
+            "multipliers": self.multipliers,
+            "weight decay": self.weight_decay,
+            "optimizer": self.optimizer_name,
+        }
+        given = {name: x for name, x in parts.items() if x is not None}
+        return ", ".join(f"{name} {value}" for name, value in given.items())
+
+    def make_optimizer(self):
+        """Makes the optimizer of this phase alone, or returns `None`."""
+        return self.optimizer and _optimizer(self.optimizer)
 
     def select(self, groups):
         """Finds the layers that this phase trains. Changes no flag.
@@ -195,10 +255,7 @@ class Phase:
 
     def to_dict(self):
         """Returns a dict of the arguments, of plain values only."""
-        layers = self.layers
-        values = {name: getattr(self, name) for name in CHECKS}
-        values["layers"] = list(layers) if isinstance(layers, list) else layers
-        return values
+        return copy.deepcopy({name: getattr(self, name) for name in CHECKS})
 
     def __eq__(self, other):
         if not isinstance(other, Phase):
@@ -242,6 +299,41 @@ def _plain_layers(value):
     return value if isinstance(value, str) else int(value)
 
 
+def _is_multipliers(value):
+    return (
+        isinstance(value, dict)
+        and len(value) > 0
+        and all(isinstance(name, str) and name for name in value)
+        and all(positive.holds(factor) for factor in value.values())
+    )
+
+
+def _optimizer(value):
+    # Keras writes into a dict that it reads.
+    return keras.optimizers.get(copy.deepcopy(value))
+
+
+def _is_optimizer(value):
+    if not isinstance(value, (str, dict, keras.optimizers.Optimizer)):
+        return False
+    try:
+        config = _plain_optimizer(value)
+        rate = _optimizer(config).get_config().get("learning_rate")
+    except (ValueError, TypeError, KeyError):
+        return False
+    return is_number(rate)
+
+
+def _plain_optimizer(value):
+    if isinstance(value, str):
+        return value
+    if isinstance(value, keras.optimizers.Optimizer):
+        value = keras.optimizers.serialize(value)
+    # Keras counts the names of optimizers.
+    config = {k: v for k, v in value.get("config", {}).items() if k != "name"}
+    return copy.deepcopy({**value, "config": config})
+
+
 def check_groups(groups):
     """Refuses what is not the layer groups of a model."""
     if not hasattr(groups, "to_train"):
@@ -263,6 +355,16 @@ _LAYERS = Kind(
 _DECAY = Kind(
     "a float over 0 and at most 1", lambda v: is_number(v) and 0 < v <= 1
 )
+_MULTIPLIERS = Kind(
+    "a dict from strings (names of layer groups, or else of layers, or regular "
+    "expressions) to positive floats",
+    _is_multipliers,
+)
+_OPTIMIZER = Kind(
+    "the name of a Keras optimizer, or one with a number as its learning rate "
+    "(an optimizer, or what `keras.optimizers.serialize` returns)",
+    _is_optimizer,
+)
 # By argument, what it must be, and what makes plain data of it.
 CHECKS = {
     "layers": (_LAYERS, _plain_layers),
@@ -273,6 +375,13 @@ CHECKS = {
     "batch_norm": (one_of(*BATCH_NORM), None),
     "schedule": (one_of(*SCHEDULES), None),
     "warmup_fraction": (maybe(part), float),
+    "multipliers": (
+        maybe(_MULTIPLIERS),
+        lambda value: {name: float(x) for name, x in value.items()},
+    ),
+    "weight_decay": (maybe(number(0)), float),
+    "optimizer": (maybe(_OPTIMIZER), _plain_optimizer),
+    "restore_best_weights": (one_of(None, True, False), None),
 }
 _SOLVERS = one_of(None, "auto", "logistic", "ridge", "lda")
 _OF_A_PLAN = {"head_initializer": (_SOLVERS, None)}

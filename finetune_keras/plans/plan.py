@@ -80,7 +80,15 @@ class Plan:
         if self.head_initializer:
             title += f", head initializer: {self.head_initializer}"
         rows = [_cells(number, phase) for number, phase in enumerate(self, 1)]
-        return f"{title}\n{format_table(_COLUMNS, rows)}"
+        rows = [_COLUMNS, *rows]
+        # Most plans leave the last ones alone.
+        used = [
+            column
+            for number, column in enumerate(zip(*rows, strict=True))
+            if number < _ALWAYS or {*column[1:]} - {"-"}
+        ]
+        names, *rows = zip(*used, strict=True)
+        return f"{title}\n{format_table(names, rows)}"
 
     def check(self, groups):
         """Tells whether the plan makes sense for a model, before any training.
@@ -126,6 +134,8 @@ class Plan:
         for number, phase in enumerate(self, 1):
             try:
                 selections.append(set(phase.select(groups)))
+                for layers in phase.multipliers or ():
+                    groups.select(layers)
             except ValueError as error:
                 raise ValueError(
                     f"Phase {number} of the plan ({phase.layers!r}) does not "
@@ -281,8 +291,7 @@ def _check_something_new(plan, selections, index):
     before, phase = plan[index - 1], plan[index]
     # The selections tell whether `batch_norm` makes a difference.
     same = selections[index] == selections[index - 1] and all(
-        getattr(before, name) == getattr(phase, name)
-        for name in _RATES
+        getattr(before, name) == getattr(phase, name) for name in _RATES
     )
     decays = [one.layerwise_lr_decay or 1.0 for one in (before, phase)]
     # A schedule that begins anew is a warm restart.
@@ -313,9 +322,12 @@ def _warn_of_high_rate(plan, selections, index):
 
 
 # What two phases must have in common to be one.
-_RATES = ("learning_rate", "schedule", "warmup_fraction")
+_RATES = ("learning_rate", "schedule", "warmup_fraction", "multipliers")
+_RATES += ("weight_decay", "optimizer")
 _COLUMNS = ["phase", "trains", "epochs", "learning rate", "schedule"]
 _COLUMNS += ["decay", "patience", "batch norm"]
+_ALWAYS = len(_COLUMNS)
+_COLUMNS += ["multipliers", "weight decay", "optimizer", "best restored"]
 
 
 def _cells(number, phase):
@@ -328,7 +340,16 @@ def _cells(number, phase):
         _figure(phase.layerwise_lr_decay, "-"),
         _figure(phase.patience, "-"),
         phase.batch_norm,
+        _multipliers(phase),
+        _figure(phase.weight_decay, "-"),
+        phase.optimizer_name or "-",
+        {None: "-", True: "yes", False: "no"}[phase.restore_best_weights],
     )
+
+
+def _multipliers(phase):
+    factors = phase.multipliers or {}
+    return ", ".join(f"{n} {x:g}" for n, x in factors.items()) or "-"
 
 
 def _schedule(phase):

@@ -167,12 +167,16 @@ def _prepare(node, source):
                 f"before in line {lines[name]}. Remove one."
             )
         lines[name] = line
-        if name in _NUMBERS:
-            if value.tag.endswith(":str") and _is_float(value.value):
-                value.tag = "tag:yaml.org,2002:float"
+        numbers = [value] if name in _NUMBERS else []
+        if name == "multipliers" and value.id == "mapping":
+            numbers = [factor for _, factor in value.value]
+        for one in numbers:
+            if one.tag.endswith(":str") and _is_float(one.value):
+                one.tag = "tag:yaml.org,2002:float"
 
 
 _NUMBERS = ("learning_rate", "layerwise_lr_decay", "warmup_fraction")
+_NUMBERS += ("weight_decay",)
 
 
 def _is_float(text):

@@ -7,7 +7,7 @@ from finetune_keras.adapters.adapter import remove_adapters
 from finetune_keras.engine.fit_state import strategy_scope
 from finetune_keras.search.parts import compile_for, make_plan, put_adapters
 from finetune_keras.search.space import SearchSpace, search_space
-from finetune_keras.search.space_parts import PLAN_PARTS
+from finetune_keras.search.space_parts import PHASE_PARTS
 from finetune_keras.training.fine_tune import fine_tune
 from finetune_keras.training.inputs import labels_rank
 
@@ -131,7 +131,7 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
             return self.made_plan
         values = self._values(hp)
         whole = "plan" in values
-        self.applied |= {"plan"} if whole else {*PLAN_PARTS, "schedule"}
+        self.applied |= {"plan"} if whole else PHASE_PARTS
         return make_plan(self.space, values, self.model)
 
     def data(self, hp, train, validation):

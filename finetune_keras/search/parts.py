@@ -112,6 +112,7 @@ def _phase(layers, values, **options):
         values["epochs"],
         float(f"{values['learning_rate']:.4g}"),
         schedule=schedule,
+        warmup_fraction=values.get("warmup_fraction"),
         **options,
     )
 

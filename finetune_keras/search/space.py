@@ -304,7 +304,10 @@ def search_space(**parts):
               Defaults to `[1.0, 0.8, 0.6]`.
             - `epochs`: Of all phases together. Defaults to `[10, 5, 20]`.
             - `batch_size`: Defaults to `[32, 16, 64]`.
-            - `schedule`, on request: Of each phase. `True` is all three.
+            - `schedule`, on request: Of each phase. `True` is `["constant",
+              "cosine", "one_cycle"]`.
+            - `warmup_fraction`, on request: Of each phase. `True` is
+              `[0.0, 0.1, 0.3]`.
             - `weight_decay`, on request: Of the AdamW that a model which is
               not compiled gets. `True` is `[0.0, 1e-4, 1e-2]`.
             - `adapter`, on request: `"none"`, `"lora"`, `"bottleneck"`,

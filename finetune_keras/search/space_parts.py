@@ -5,6 +5,7 @@ import numbers
 
 from finetune_keras.arguments import nearest
 from finetune_keras.plans.plan import Plan
+from finetune_keras.plans.schedules import SCHEDULES
 from finetune_keras.search.space_values import plain
 
 # The first of a list is the default, and so is the middle of a range.
@@ -31,11 +32,14 @@ ON_REQUEST = {
     "adapter": ["none", "lora", "bottleneck", "ia3", "bitfit"],
     "rank": [8, 4, 16],
     "schedule": ["constant", "cosine", "one_cycle"],
+    "warmup_fraction": [0.0, 0.1, 0.3],
     "plan": None,
 }
+# What a plan is made of.
+PHASE_PARTS = {*PLAN_PARTS, "schedule", "warmup_fraction"}
 # What others depend on comes before them.
 _ORDER = ["backbone", "adapter", "rank", "plan", *PLAN_PARTS, *FIT_PARTS]
-_ORDER += ["schedule", "weight_decay", *ON_REQUEST]
+_ORDER += ["schedule", "warmup_fraction", "weight_decay", *ON_REQUEST]
 CONDITIONS = {
     "rank": ("adapter", lambda value: value in ("lora", "bottleneck")),
     "groups": ("adapter", lambda value: value == "none"),
@@ -63,7 +67,8 @@ _ALLOWED = {
     "decay": (numbers.Real, _RATE[1], 1.0),
     "epochs": _COUNT,
     "batch_size": _COUNT,
-    "schedule": ON_REQUEST["schedule"],
+    "schedule": list(SCHEDULES),
+    "warmup_fraction": (numbers.Real, 0.0, 0.99),
     "adapter": ON_REQUEST["adapter"],
     "rank": _COUNT,
     "hidden_units": _FROM_0,
@@ -147,7 +152,7 @@ def named_plans(plans):
 
 
 def check_whole_plans(parts):
-    extra = [n for n in (*PLAN_PARTS, "schedule") if parts.get(n)]
+    extra = [name for name in parts if name in PHASE_PARTS and parts[name]]
     if extra:
         raise ValueError(
             "`plan` gives whole plans, which have epochs, rates and groups of "

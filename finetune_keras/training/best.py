@@ -73,7 +73,7 @@ class Best(Observer):
 
     def begin_phase(self, phase):
         """Adds the variables that the phase may move, before it begins."""
-        self.returns = phase.patience is not None
+        self.returns = phase.returns_to_best
         if self.optimizer_values is None:
             self.optimizer_values = self._of_optimizer()
         statistics = _moving_statistics(self.groups.leaves)
@@ -238,12 +238,13 @@ class Patience(Observer):
 
 def check_monitor(plan, monitor, validation):
     """Returns the metric to watch; refuses to wait for one without data."""
-    waiting = any(phase.patience for phase in plan)
+    waiting = any(phase.patience or phase.returns_to_best for phase in plan)
     if validation is None and monitor is None and waiting:
         raise ValueError(
-            "A phase with `patience` waits for the validation loss, and there "
-            "is no validation data. Pass `validation`, or the name of a "
-            'training metric as `monitor`, such as "loss". '
+            "A phase with `patience` or `restore_best_weights` goes by the "
+            "validation loss, and there is no validation data. Pass "
+            "`validation`, or the name of a training metric as `monitor`, such "
+            'as "loss". '
             f"Received: validation={validation!r}"
         )
     if validation is None and (monitor or "").startswith("val_"):

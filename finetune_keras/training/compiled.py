@@ -18,25 +18,40 @@ def ensure_compiled(model, plan, labels_rank):
 
     The loss follows from the task and the form of the labels, whose rank may
     be `None`. A layer-wise optimizer takes the place of a plain one where a
-    phase decays its rates by depth.
+    phase has rates by layer, or a weight decay.
     """
     if getattr(model, "optimizer", None) is None:
         arguments = _loss_and_metrics(model, labels_rank)
         optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.0)
-        layerwise = decays(plan) and layerwise_optimizer(optimizer, model)
+        by_layer = _is_by_layer(plan)
+        layerwise = by_layer and layerwise_optimizer(optimizer, model)
         optimizer = layerwise or "adam"
         model.compile(optimizer, **arguments)
-    elif decays(plan) and not is_layerwise(model.optimizer):
-        arguments = compile_arguments(model)
-        optimizer = layerwise_optimizer(model.optimizer, model)
-        # A model may have a `compile` of its own, with other arguments.
-        arguments = {**arguments, "optimizer": optimizer}
-        keras.Model.compile(model, **arguments)
+    elif _is_by_layer(plan) and not is_layerwise(model.optimizer):
+        compile_with(model, model.optimizer, plan)
 
 
-def decays(plan):
-    """Tells whether a phase of a plan decays its rates by depth."""
-    return any(phase.layerwise_lr_decay is not None for phase in plan)
+def compile_with(model, optimizer, plan):
+    """Compiles a model with another optimizer, all else as it was."""
+    if _is_by_layer(plan) and not is_layerwise(optimizer):
+        optimizer = layerwise_optimizer(optimizer, model)
+    # A model may have a `compile` of its own, with other arguments.
+    arguments = {**compile_arguments(model), "optimizer": optimizer}
+    keras.Model.compile(model, **arguments)
+
+
+def sets_rates(plan):
+    """Tells whether a phase of a plan gives layers rates of their own."""
+    return any(
+        phase.layerwise_lr_decay is not None or phase.multipliers
+        for phase in plan
+    )
+
+
+def _is_by_layer(plan):
+    # A layer-wise optimizer knows which weights do not decay.
+    decays = any(phase.weight_decay is not None for phase in plan)
+    return decays or sets_rates(plan)
 
 
 def check_schedule(plan, optimizer):
@@ -46,12 +61,13 @@ def check_schedule(plan, optimizer):
     rate = inner.get_config()["learning_rate"]
     scheduled = not isinstance(rate, (int, float))
     if scheduled and any(
-        phase.learning_rate or not phase.has_one_rate for phase in plan
+        phase.learning_rate or phase.optimizer or not phase.has_one_rate
+        for phase in plan
     ):
         raise ValueError(
             "The model is compiled with a learning-rate schedule, and the "
             "plan gives rates of its own. Compile it with a number, or leave "
-            "out `learning_rate` and `schedule` in the phases. "
+            "out `learning_rate`, `schedule` and `optimizer` in the phases. "
             f"Received: {rate}"
         )
     return scheduled

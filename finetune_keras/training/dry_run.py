@@ -10,7 +10,7 @@ from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.summary import trainable_summary
 from finetune_keras.plans.plan import check_plan
-from finetune_keras.training.compiled import ensure_compiled
+from finetune_keras.training.compiled import compile_with, ensure_compiled
 from finetune_keras.training.data_checks import check_given
 from finetune_keras.training.inputs import Inputs, labels_rank
 from finetune_keras.training.twin_fit import (
@@ -81,7 +81,7 @@ def dry_run(model, plan, train, validation=None, batch_size=None):
         data = [_read(train, target, "train", batch_size)]
         if validation is not None:
             data.append(_read(validation, target, "validation", batch_size))
-        return DryRun([_try(groups, phase, *data) for phase in plan])
+        return DryRun([_try(groups, plan, phase, *data) for phase in plan])
 
 
 class DryRun:
@@ -158,7 +158,9 @@ def _read(data, model, name, batch_size):
     return batch_arguments(batch), count
 
 
-def _try(groups, phase, train, validation=None):
+def _try(groups, plan, phase, train, validation=None):
+    if phase.optimizer:
+        compile_with(groups.model, phase.make_optimizer(), plan)
     TrainOnly(groups)(phase.select(groups), phase.batch_norm)
     # A new one for each phase: JAX would use the trace of the one before.
     trial = compiled_twin(groups.model)

@@ -18,8 +18,10 @@ class FineTuneHistory:
             metrics of Keras; one with a value for each class, such as
             `keras.metrics.F1Score()`, is a list of them.
         phases: List of dicts, one a phase: `name`, `first_epoch`,
-            `last_epoch`, `stopped` (`True` when a plateau ended it) and
-            `cache`, a sentence on the prefix cache; of the first one also
+            `last_epoch`, `stopped` (`True` when a plateau ended it),
+            `cache`, a sentence on the prefix cache, and `settings`, what the
+            plan says beyond rate and schedule; where it ended with the best
+            weights so far, `restored`, their epoch; of the first one also
             `head_initializer`, how the head was solved, and `solved`, the
             metrics right after it.
         ledger: List of dicts, one a phase: group name to a dict with
@@ -103,6 +105,7 @@ class FineTuneHistory:
             start = [as_text(solved.get(name)) for name in metrics]
             rows.insert(0, ["solved", self.phases[0]["name"], *start])
         table = format_table(["epoch", "phase", *metrics], rows)
+        table = "\n".join([table, *_own_words(self.phases)])
         if self.best_epoch is None:
             return table
         return (
@@ -154,6 +157,17 @@ class FineTuneHistory:
 
 
 _COUNTERS = ("epoch", "phase")
+
+
+def _own_words(phases):
+    """Yields what phases had of their own, and what they went back to."""
+    for number, phase in enumerate(phases, 1):
+        words = [phase["settings"]] if phase.get("settings") else []
+        if phase.get("restored", phase["last_epoch"]) < phase["last_epoch"]:
+            words.append(f"ended as after epoch {phase['restored'] + 1}")
+        if words:
+            name = printable(phase["name"])
+            yield f"Phase {number} ({name}): {'; '.join(words)}"
 
 
 def as_plain(value):

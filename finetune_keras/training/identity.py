@@ -9,7 +9,7 @@ from finetune_keras.engine import backend, graph
 from finetune_keras.engine.fit_state import compile_arguments
 from finetune_keras.engine.layers import decays_weight
 from finetune_keras.engine.start_counts import family
-from finetune_keras.training.compiled import decays
+from finetune_keras.training.compiled import sets_rates
 from finetune_keras.training.described import describe, digest
 
 _COMPILED = (
@@ -47,7 +47,7 @@ def facts_of(model, plan, data, cache, fit, callbacks, monitor):
         "backend": backend.name(),
         "plan": plan.to_dict(),
         "model": describe_model(model),
-        "optimizer": _describe_optimizer(model, decays(plan)),
+        "optimizer": _describe_optimizer(model, sets_rates(plan)),
         **{name: describe(compiled.get(name)) for name in _COMPILED},
         **{name: describe(fit.get(name)) for name in _FITTED},
         "shuffle": fit.get("shuffle", True),

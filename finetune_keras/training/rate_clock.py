@@ -26,22 +26,29 @@ class RateClock(Observer):
 
     Attributes:
         compiled: Float, the rate that the optimizer was compiled with.
+        usual: Float, the same of the optimizer that trains now.
         num_steps: Integer, steps an epoch, or `None` where the data does not
             tell and no epoch has been counted.
     """
 
     def __init__(self, model, plan, place):
         self.model, self.plan, self.place = model, plan, place
-        inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-        self.optimizer = inner
         self.is_compiled = check_schedule(plan, model.optimizer)
-        self.compiled = self.base = self._own_rate()
+        self.renew()
+        self.compiled = self.base = self.usual
         self.start = keras.Variable(
             0, dtype="int32", trainable=False, name="start"
         )
         self.phase, self.target = None, None
         self.num_steps, self.factor, self.waits = None, None, False
         self.before, self.batches = 0, 0
+
+    def renew(self):
+        """Takes over the optimizer that the model is compiled with now."""
+        optimizer = self.model.optimizer
+        self.optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        self.usual = self._own_rate()
+        self.weight_decay = self.optimizer.weight_decay
 
     # === Phases and epochs ===
 
@@ -51,8 +58,10 @@ class RateClock(Observer):
         if begins:
             self.start.assign(self._steps())
         if begins and not self.is_compiled:
-            rate = phase.learning_rate or self.compiled
+            rate = phase.learning_rate or self.usual
             self.optimizer.learning_rate = rate
+        if phase.weight_decay is not None:
+            self.optimizer.weight_decay = phase.weight_decay
         self.base = self._own_rate()
 
     def begin_fit(self, work):
@@ -82,16 +91,18 @@ class RateClock(Observer):
 
     def end_phase(self):
         """Leaves the optimizer with a rate that stands still."""
-        if self.factor is not None:
+        decays = self.optimizer.weight_decay != self.weight_decay
+        if self.factor is not None or decays:
             self.factor, self.waits = None, False
             replace_rate(self.optimizer, None)
+            self.optimizer.weight_decay = self.weight_decay
             renew_functions(self.model)
 
     def end(self):
         """Ends a schedule on the model's own rate with that rate."""
         phase = self.phase
         if phase.learning_rate is None and not phase.has_one_rate:
-            self.optimizer.learning_rate = self.compiled
+            self.optimizer.learning_rate = self.usual
 
     def fail(self):
         self.end_phase()
@@ -169,7 +180,8 @@ class RateClock(Observer):
                 "model with the same, or give this run an empty folder. "
                 f"Received: learning_rate={self.compiled:.3g}"
             )
-        self.compiled, self.num_steps = before, state["num_steps"]
+        self.compiled = self.usual = before
+        self.num_steps = state["num_steps"]
         self.start.assign(state["start"])
 
 

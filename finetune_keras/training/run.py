@@ -15,7 +15,7 @@ from finetune_keras.training.audit import Audit
 from finetune_keras.training.best import Best, NoNumber, Patience, check_monitor
 from finetune_keras.training.callback_state import CallbackState
 from finetune_keras.training.closed_form_head import ClosedFormHead
-from finetune_keras.training.compiled import decays
+from finetune_keras.training.compiled import compile_with, sets_rates
 from finetune_keras.training.history import as_plain
 from finetune_keras.training.identity import facts_of
 from finetune_keras.training.inputs import Inputs
@@ -56,6 +56,8 @@ class Run:
         self.groups, self.model, self.plan = groups, model, plan
         self.flat, self.train_only = FlatModel(groups), TrainOnly(groups)
         self.cache, self.fit, self.work = cache, fit, None
+        # The phase that has named the optimizer of now, and the one before.
+        self.named, self.compiled = None, model.optimizer
         # Of several processes the chief alone has the folder.
         self.folder = folder if is_chief(model) else None
         self.callbacks = fit.pop("callbacks")
@@ -120,6 +122,8 @@ class Run:
             except BaseException as error:
                 self._give_up(error)
                 raise
+            finally:
+                self._put_optimizer_back()
         keep_trainable_set(self.model)
         return self.state.history
 
@@ -144,6 +148,8 @@ class Run:
             if self._is_open():
                 self.observers.pause()
         self.observers.end_phase()
+        if self.best.returns and self.best.epoch is not None:
+            self.state.phase["restored"] = self.best.epoch
         self.state.history.ledger[self.state.index :] = [self.audit.ledger]
         # One that was only stopped goes on from where it was.
         if not self._is_open():
@@ -160,13 +166,34 @@ class Run:
     def _is_due(self):
         return not self.state.stopped and self.state.epoch < self.stop_after
 
+    def _set_optimizer(self):
+        """Has the model compiled with what the plan has named last."""
+        phases = self.plan[: self.state.index + 1]
+        named = [i for i, phase in enumerate(phases) if phase.optimizer]
+        if not named or named[-1] == self.named:
+            return
+        self.named = named[-1]
+        optimizer = self.plan[self.named].make_optimizer()
+        compile_with(self.model, optimizer, self.plan)
+        self.rates.renew()
+        if self.named == self.state.index and not self.state.phase_epoch:
+            # What was kept belongs to the one before.
+            self.best.optimizer_values = None
+
+    def _put_optimizer_back(self):
+        if self.named is not None:
+            compile_with(self.model, self.compiled, self.plan)
+            retrace(self.model)
+
     def _set_trainable(self):
+        self._set_optimizer()
         phase, optimizer = self.phase, self.model.optimizer
         self.train_only(phase.select(self.groups), phase.batch_norm)
-        if decays(self.plan) and is_layerwise(optimizer):
+        if sets_rates(self.plan) and is_layerwise(optimizer):
             inner = getattr(optimizer, "inner_optimizer", optimizer)
             decay = phase.layerwise_lr_decay
-            multipliers = multipliers_by_path(self.groups, decay, {})
+            own = phase.multipliers or {}
+            multipliers = multipliers_by_path(self.groups, decay, own)
             inner.set_multipliers(self.model, multipliers)
         retrace(self.model)
 

@@ -48,6 +48,7 @@ class RunState(Observer):
                 "last_epoch": self.epoch,
                 "stopped": False,
                 "cache": "",
+                "settings": phase.settings,
             }
         )
 

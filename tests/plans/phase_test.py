@@ -64,6 +64,21 @@ def model():
         ({"schedule": "cosin"}, "Did you mean 'cosine'"),
         ({"warmup_fraction": 1.0}, "less than 1"),
         ({"warmup_fraction": "1e-1"}, "warmup_fraction='1e-1'"),
+        ({"multipliers": {"stem": 0}}, "to positive floats"),
+        ({"multipliers": {}}, "to positive floats"),
+        ({"weight_decay": -0.1}, "at least 0"),
+        ({"optimizer": "sdg"}, "name of a Keras optimizer"),
+        ({"optimizer": keras.optimizers.SGD}, "name of a Keras optimizer"),
+        ({"optimizer": {"class_name": "sdg"}}, "name of a Keras optimizer"),
+        (
+            {
+                "optimizer": keras.optimizers.SGD(
+                    keras.optimizers.schedules.CosineDecay(0.1, 10)
+                )
+            },
+            "with a number as its learning rate",
+        ),
+        ({"restore_best_weights": 1}, "one of [None, True, False]"),
     ],
 )
 def test_phase_refuses_what_is_no_plain_and_sound_value(arguments, message):

@@ -49,6 +49,10 @@ def example():
                 batch_norm="train",
                 schedule="cosine",
                 warmup_fraction=0.1,
+                multipliers={"stem": 0.5},
+                weight_decay=1e-4,
+                optimizer=keras.optimizers.SGD(momentum=0.9),
+                restore_best_weights=False,
             ),
         ],
         head_initializer="ridge",
@@ -178,6 +182,9 @@ def test_check_refuses(model, phases, message):
         {"batch_norm": "train"},
         {"schedule": "cosine"},
         {"warmup_fraction": 0.5},
+        {"multipliers": {"stem": 0.1}},
+        {"weight_decay": 0.0},
+        {"optimizer": "sgd"},
     ],
 )
 def test_check_takes_any_difference_that_matters(model, options):

@@ -71,7 +71,10 @@ def test_what_a_person_writes():
         # Rates as a person writes them, and an anchor.
         head_initializer: ridge
         phases:
-        - {layers: head, learning_rate: 1e-3}
+        - layers: head
+          learning_rate: 1e-3
+          weight_decay: 1e-4
+          multipliers: {head: 1e1}
         - &two
           layers: 2
           epochs: 10
@@ -84,7 +87,12 @@ def test_what_a_person_writes():
     )
     assert plan == Plan(
         [
-            Phase("head", learning_rate=1e-3),
+            Phase(
+                "head",
+                learning_rate=1e-3,
+                weight_decay=1e-4,
+                multipliers={"head": 10.0},
+            ),
             Phase(2, 10, 3e-4, layerwise_lr_decay=0.8),
             Phase(["block1", "head"], 10, layerwise_lr_decay=0.8),
         ],

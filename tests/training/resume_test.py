@@ -36,7 +36,8 @@ x = (rng.normal(size=(60, 6, 6, 3)) + y[:, None, None, None]).astype("float32")
 plan = ft.Plan([
     ft.Phase("head", epochs=4, learning_rate=0.05, patience=2),
     ft.Phase(1, epochs=4, learning_rate=0.01, schedule="cosine",
-             warmup_fraction=0.4),
+             warmup_fraction=0.4, multipliers={"head": 2.0}, weight_decay=0.1,
+             optimizer="rmsprop"),
     ft.Phase("all", epochs=4, learning_rate=0.01, layerwise_lr_decay=0.5,
              batch_norm="train"),
 ], head_initializer="ridge")

@@ -276,6 +276,98 @@ def test_a_warm_up_is_in_the_steps():
     )
 
 
+# === What a phase has of its own ===
+
+
+def moved(**options):
+    """How the weights of the network move in one step of SGD."""
+    model = network()
+    before = model.get_weights()
+    phase = ft.Phase("all", learning_rate=0.1, **options)
+    run(phase, model=model, validation=None, batch_size=40)
+    pairs = zip(model.get_weights(), before, strict=True)
+    return [after - value for after, value in pairs], before, model
+
+
+@pytest.mark.backends
+def test_rates_by_group_and_weight_decay():
+    (kernel, bias, *head), start, _ = moved()
+    some, *_ = moved(multipliers={"body": 0.25})
+    for a, b in zip(some, [kernel / 4, bias / 4, *head], strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-7)
+    decayed, _, model = moved(weight_decay=0.5)
+    np.testing.assert_allclose(
+        decayed[0], kernel - 0.05 * start[0], rtol=2e-3, atol=1e-5
+    )
+    np.testing.assert_allclose(decayed[1], bias, rtol=2e-4, atol=1e-7)
+    # The optimizer, and what it would trace from now on, have none again.
+    assert model.optimizer.weight_decay is None
+
+
+MOMENTUM = keras.optimizers.SGD(0.05, momentum=0.9)
+OWN = ft.Phase("all", epochs=3, optimizer=MOMENTUM)
+
+
+@pytest.mark.backends
+def test_an_optimizer_of_its_own_is_that_of_a_new_compile():
+    model, history = run(HEAD, OWN, model=network("adam"), validation=None)
+    other, _ = run(HEAD, model=network("adam"), validation=None)
+    assert isinstance(model.optimizer, keras.optimizers.Adam)
+    assert int(model.optimizer.iterations) == int(other.optimizer.iterations)
+    other.get_layer("body").trainable = True
+    other.compile(keras.optimizers.SGD(0.05, momentum=0.9), other.loss)
+    own = ft.Phase("all", epochs=3, learning_rate=0.05)
+    run(own, model=other, validation=None)
+    for a, b in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(history.history["learning_rate"][3:], 0.05)
+    assert "Phase 2 (all): optimizer SGD" in str(history)
+    # The model goes on training with its own.
+    model.fit(*data(), verbose=0)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("again", [True, False])
+def test_a_run_stopped_under_its_own_optimizer_goes_on(tmp_path, again):
+    last = ft.Phase(
+        "all", 2, schedule="linear", warmup_fraction=0.3, weight_decay=0.1
+    )
+    whole, first = run(
+        HEAD, OWN, last, model=network("adam"), checkpoint_dir=tmp_path / "a"
+    )
+    model = network("adam")
+    for stop in (2, 5, 7, None):
+        # In the same process, or as if in a new one.
+        model = model if again else network("adam")
+        if stop != 2:
+            # The seed is in the folder: later ones play no part.
+            keras.utils.set_random_seed(9)
+        fit = {"checkpoint_dir": tmp_path / "b", "stop_after": stop}
+        _, second = run(HEAD, OWN, last, model=model, **fit)
+    assert [row["val_loss"] for row in first.epochs] == [
+        row["val_loss"] for row in second.epochs
+    ]
+    for a, b in zip(whole.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("restored", [None, True])
+def test_a_phase_may_end_with_its_best_epoch(restored):
+    wild = ft.Phase(
+        "head", epochs=4, learning_rate=3.0, restore_best_weights=restored
+    )
+    still = ft.Phase("all", learning_rate=1e-5)
+    _, history = run(wild, still)
+    losses = history.history["val_loss"]
+    assert min(losses[:4]) < losses[3] * 0.95
+    kept = min(losses[:4]) if restored else losses[3]
+    np.testing.assert_allclose(losses[4], kept, rtol=1e-3)
+    words = f"Phase 1 (head): ended as after epoch {1 + np.argmin(losses[:4])}"
+    assert (words in str(history)) == bool(restored)
+    with pytest.raises(ValueError, match="`restore_best_weights`"):
+        run(ft.Phase("all", restore_best_weights=True), validation=None)
+
+
 def test_a_solved_head_is_kept_with_a_training_metric_too():
     model = network()
     start = model.get_layer("head").get_weights()
