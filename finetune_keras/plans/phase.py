@@ -47,8 +47,8 @@ class Phase:
             - a list of strings of these kinds.
         epochs: Positive integer, the most epochs that the phase runs. Defaults
             to `1`.
-        learning_rate: Positive float. `None` is the rate of the compiled
-            optimizer. Defaults to `None`.
+        learning_rate: Positive float. `None` is the rate of the optimizer, as
+            compiled. Defaults to `None`.
         patience: Positive integer. After that many epochs in which the
             monitored validation value did not improve, the plan moves on.
             `None` runs all epochs. Defaults to `None`.
@@ -319,7 +319,7 @@ def _is_optimizer(value):
     try:
         config = _plain_optimizer(value)
         rate = _optimizer(config).get_config().get("learning_rate")
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         return False
     return is_number(rate)
 
@@ -329,9 +329,10 @@ def _plain_optimizer(value):
         return value
     if isinstance(value, keras.optimizers.Optimizer):
         value = keras.optimizers.serialize(value)
-    # Keras counts the names of optimizers.
+    # Of what a file says Keras would import any module; it counts the names.
+    name = value.get("registered_name") or value["class_name"]
     config = {k: v for k, v in value.get("config", {}).items() if k != "name"}
-    return copy.deepcopy({**value, "config": config})
+    return copy.deepcopy({"class_name": name, "config": config})
 
 
 def check_groups(groups):

@@ -335,7 +335,9 @@ def _cells(number, phase):
         number,
         phase.name,
         phase.epochs,
-        _figure(phase.learning_rate, "as compiled"),
+        _figure(
+            phase.learning_rate, "its own" if phase.optimizer else "as compiled"
+        ),
         _schedule(phase),
         _figure(phase.layerwise_lr_decay, "-"),
         _figure(phase.patience, "-"),

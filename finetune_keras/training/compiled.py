@@ -67,7 +67,8 @@ def check_schedule(plan, optimizer):
         raise ValueError(
             "The model is compiled with a learning-rate schedule, and the "
             "plan gives rates of its own. Compile it with a number, or leave "
-            "out `learning_rate`, `schedule` and `optimizer` in the phases. "
+            "out `learning_rate` and `schedule`, and any `optimizer`, in the "
+            "phases. "
             f"Received: {rate}"
         )
     return scheduled

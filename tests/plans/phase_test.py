@@ -72,6 +72,17 @@ def model():
         ({"optimizer": {"class_name": "sdg"}}, "name of a Keras optimizer"),
         (
             {
+                "optimizer": {
+                    "module": "os",
+                    "class_name": "system",
+                    "config": {"command": "echo"},
+                }
+            },
+            "name of a Keras optimizer",
+        ),
+        ({"optimizer": {"config": {}}}, "name of a Keras optimizer"),
+        (
+            {
                 "optimizer": keras.optimizers.SGD(
                     keras.optimizers.schedules.CosineDecay(0.1, 10)
                 )
