@@ -15,36 +15,45 @@ os.environ.setdefault("MPLBACKEND", "agg")
 # What is remembered of checked files stays out of the user's cache.
 os.environ.setdefault("FINETUNE_KERAS_CACHE", tempfile.mkdtemp())
 
-import keras  # noqa: E402
 import pytest  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-if keras.backend.backend() == "tensorflow":
-    import tensorflow as tf
 
-    # Most graphs run a few times only: to improve them costs more than it
-    # gives.
-    options = {"disable_meta_optimizer": True}
-    tf.config.optimizer.set_experimental_options(options)
+def pytest_configure(config):
+    """Sets up what runs tests, and not what only gives them to others."""
+    gives = getattr(config.option, "numprocesses", None)
+    if gives and not hasattr(config, "workerinput"):
+        return
+    import keras
 
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
 
-# What is traced is a great many objects: to look through them all, again and
-# again, is a fifth of the time. After each file is often enough.
-gc.disable()
-MANY_OBJECTS = 500_000
-# So is what Keras adds to the tracebacks of errors, at each call of a layer.
-keras.config.disable_traceback_filtering()
+        # Most graphs run a few times only: to improve them costs more than it
+        # gives.
+        options = {"disable_meta_optimizer": True}
+        tf.config.optimizer.set_experimental_options(options)
+    # What is traced is a great many objects: to look through them all, again
+    # and again, is a fifth of the time. After each file is often enough.
+    gc.disable()
+    # So is what Keras adds to the tracebacks of errors, at each call of a
+    # layer.
+    keras.config.disable_traceback_filtering()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def collected():
-    """What a file of tests leaves is freed at its end."""
-    yield
-    keras.backend.clear_session()
-    gc.unfreeze()
-    if gc.get_count()[0] > MANY_OBJECTS:
-        gc.collect()
+    """What the file of tests before has left is freed.
+
+    Once a file is often enough; what stays then need not be looked through
+    again.
+    """
+    import keras
+
+    keras.backend.clear_session(free_memory=False)
+    gc.collect()
+    gc.freeze()
 
 
 # The dearest files: one of them, begun last, would keep one process alone.
@@ -56,14 +65,32 @@ FIRST = (
 ).split()
 
 
-def pytest_collection_modifyitems(items):
+def pytest_ignore_collect(collection_path, config):
+    """Leaves files out that have no test for the backends."""
+    if config.option.markexpr == "backends" and collection_path.suffix == ".py":
+        return "backends" not in collection_path.read_text() or None
+
+
+def pytest_collection_modifyitems(config, items):
     """Puts the tests of the dearest files first."""
     items.sort(key=lambda item: item.path.stem not in FIRST)
+    if config.option.markexpr == "backends":
+        items[:] = filter(of_backends, items)
+
+
+def of_backends(item):
+    """Whether a test is one for all backends; parts of ids are enough."""
+    mark = item.get_closest_marker("backends")
+    parameters = item.name.partition("[")[2]
+    parts = mark and (mark.args or [""])
+    return bool(mark) and any(part in parameters for part in parts)
 
 
 @pytest.fixture(autouse=True)
 def fixed_start():
     """Each test starts from one seed, and from the settings of Keras."""
+    import keras
+
     keras.utils.set_random_seed(0)
     policy = keras.config.dtype_policy()
     image_format = keras.config.image_data_format()
@@ -78,10 +105,14 @@ def op_by_op(request):
 
     Those that are marked `traced` are traced all the same.
     """
+    import keras
+
     traced = request.node.get_closest_marker("traced")
     if traced or keras.backend.backend() != "tensorflow":
         yield
         return
+    import tensorflow as tf
+
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)

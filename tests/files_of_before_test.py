@@ -12,8 +12,6 @@ import pytest
 
 import finetune_keras as ft
 
-pytestmark = pytest.mark.backends
-
 FILES = pathlib.Path(__file__).with_name("files_of_before")
 
 
@@ -38,6 +36,7 @@ def test_a_model_predicts_and_trains_what_it_did(answers):
     assert sum(moved) == len(trained)
 
 
+@pytest.mark.backends
 def test_adapters_change_the_model_that_they_were_made_for(answers):
     model = keras.models.load_model(FILES / "model.keras")
     ft.remove_adapters(model)

@@ -70,13 +70,14 @@ def _order(length, batch_size, shuffle):
     """Batches of indices, epoch after epoch, as `fit` would take arrays."""
     import tensorflow as tf
 
+    if not shuffle:
+        return tf.data.Dataset.range(length).batch(batch_size).repeat()
     order = dataset_of_indices(np.arange(length), batch_size, shuffle)
     order = order.map(lambda indices, *_: indices)
     # Under a global seed `fit` repeats its order: each new iterator begins
     # with the same state. `get_seed` knows another number where there is none.
     seeded = tf.compat.v1.get_seed(1)[0] != _NO_SEED
-    order = order.cache() if seeded or not shuffle else order
-    return order.repeat()
+    return (order.cache() if seeded else order).repeat()
 
 
 _NO_SEED = 87654321

@@ -39,7 +39,7 @@ def adapted(model=None, seed=1, name="default", **arguments):
     return model
 
 
-@pytest.mark.backends
+@pytest.mark.backends("dora")
 @pytest.mark.parametrize("variant", ["lora", "dora"])
 def test_a_fresh_base_predicts_the_same(variant, tmp_path):
     model = adapted(variant=variant)

@@ -19,7 +19,6 @@ from finetune_keras.models.adapters_by_path import adapters_by_name
 from finetune_keras.models.model import FineTuneModel, FineTuneSequential
 from finetune_keras.testing.processes import FreshProcess
 
-backends = pytest.mark.backends
 rng = np.random.default_rng(3)
 
 
@@ -123,11 +122,14 @@ def is_adapter(path):
 
 MODELS = [
     mobilenet,
-    *(pytest.param(x, marks=backends) for x in (cnn, sequential, bert)),
+    cnn,
+    sequential,
+    bert,
     transformer,
 ]
 
 
+@pytest.mark.backends("cnn", "bert")
 @pytest.mark.usefixtures("op_by_op")
 @pytest.mark.parametrize("make", MODELS)
 def test_a_whole_life_of_lora(make, tmp_path):
@@ -193,7 +195,7 @@ def test_a_whole_life_of_lora(make, tmp_path):
     )
 
 
-@backends
+@pytest.mark.backends("cnn")
 @pytest.mark.parametrize("make", [cnn, bert])
 def test_off_is_the_base_under_compiled_predict_and_after_errors(make):
     model = make()
@@ -292,7 +294,7 @@ def test_blocks_without_names_are_found_again(tmp_path):
     ft.freeze(model, "block_a")
     ft.unfreeze(model, r"block_a/dense_\d+/adapter_default/lora_a")
     model.save(tmp_path / "model.keras")
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(predict(loaded, x), predict(model, x), atol=1e-5)
     flags = [
@@ -358,7 +360,7 @@ def test_the_cache_changes_nothing():
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
-@backends
+@pytest.mark.backends
 def test_adapters_are_switched_and_added_up_by_weight():
     model = sequential()
     x, _ = data_of(model)
@@ -389,7 +391,7 @@ def test_adapters_are_switched_and_added_up_by_weight():
     np.testing.assert_allclose(predict(model, x), outputs[""], atol=1e-6)
 
 
-@backends
+@pytest.mark.backends
 def test_traces_of_before_are_not_used_again():
     model = sequential()
     x, _ = data_of(model)

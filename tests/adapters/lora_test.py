@@ -14,7 +14,6 @@ from finetune_keras.adapters.lora import LoRA, lora_plus_multipliers
 from finetune_keras.adapters.merge import merge_adapters
 from finetune_keras.models.adapters_by_path import adapters_by_name
 
-pytestmark = pytest.mark.backends
 rng = np.random.default_rng(3)
 
 
@@ -117,6 +116,15 @@ def numpy_kernel(layer, method, axes):
     return array(adapter.magnitude.kernel) * changed / length
 
 
+@pytest.mark.backends(
+    "query-lora",
+    "per head-lora",
+    "output-dora",
+    "conv1d-lora",
+    "conv2d-dora",
+    "grouped-lora",
+    "depthwise-dora",
+)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("kind", LAYERS)
 def test_lora_is_the_formula_starts_as_identity_and_merges(kind, variant):
@@ -147,6 +155,7 @@ def array_bias(layer):
     return [] if layer.bias is None else [array(layer.bias)]
 
 
+@pytest.mark.backends
 def test_lora_of_an_embedding_is_the_formula_both_ways():
     x = np.array([[1, 0, 3], [4, 2, 2]])
     inputs = keras.Input((3,), dtype="int32")
@@ -190,6 +199,7 @@ def test_a_starts_uniform_within_the_papers_limit_and_b_at_zero():
     assert not array(adapter.lora_b.kernel).any()
 
 
+@pytest.mark.backends
 def test_dropout_acts_in_training_only():
     model = model_of(keras.layers.Dense(5), normal(1, 40))
     add_adapters(model, LoRA(rank=2, dropout=0.5), target_layers="body")
@@ -202,6 +212,7 @@ def test_dropout_acts_in_training_only():
     np.testing.assert_allclose(predict(model, x), quiet, rtol=1e-4)
 
 
+@pytest.mark.backends
 def test_mixed_precision_keeps_float32_factors():
     keras.config.set_dtype_policy("mixed_bfloat16")
     x = normal(4, 3)
@@ -220,6 +231,7 @@ def test_mixed_precision_keeps_float32_factors():
     )
 
 
+@pytest.mark.backends
 @pytest.mark.usefixtures("op_by_op")
 def test_lora_trains_on_an_int8_base():
     x = normal(16, 8)
@@ -239,6 +251,7 @@ def test_lora_trains_on_an_int8_base():
     assert list(adapters_by_name(model)) == ["default"]
 
 
+@pytest.mark.backends
 @pytest.mark.usefixtures("op_by_op")
 def test_lora_plus_moves_b_faster():
     x = normal(8, 4)
@@ -305,6 +318,7 @@ def test_lora_plus_needs_lora():
         lora_plus_multipliers(model, 0.5)
 
 
+@pytest.mark.backends
 @pytest.mark.usefixtures("op_by_op")
 def test_lora_trains_in_int8_attention():
     x = normal(4, 5, 8)
@@ -329,6 +343,7 @@ def test_lora_trains_in_int8_attention():
     np.testing.assert_array_equal(array(attention._query_dense.kernel), kernel)
 
 
+@pytest.mark.backends("mixed_float16")
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_half_precision_reads_the_rows_of_tokens_given_as_floats(policy):
     inputs = keras.Input((3,))
@@ -345,6 +360,7 @@ def test_half_precision_reads_the_rows_of_tokens_given_as_floats(policy):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.backends("mixed_bfloat16")
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_dora_starts_as_identity_in_half_precision(policy):
     layer = keras.layers.Dense(4, dtype=policy, name="body")
@@ -358,6 +374,7 @@ def test_dora_starts_as_identity_in_half_precision(policy):
     np.testing.assert_array_equal(after, before)
 
 
+@pytest.mark.backends
 def test_float64_merges_without_loss():
     inputs = keras.Input((4,), dtype="float64")
     layer = keras.layers.Dense(4, dtype="float64", name="body")

@@ -14,7 +14,6 @@ from finetune_keras.adapters.merge import merge_adapters
 from finetune_keras.adapters.scales_and_biases import IA3, BitFit, NormTuning
 from finetune_keras.models.adapters_by_path import adapters_by_name
 
-pytestmark = pytest.mark.backends
 METHODS = [IA3(), BitFit(), NormTuning(), Bottleneck(units=3)]
 
 
@@ -59,6 +58,9 @@ def fill(model):
                 variable.assign(variable + noise.astype("float32"))
 
 
+@pytest.mark.backends(
+    "transformer-IA3", "transformer-Bottleneck", "cnn-BitFit", "cnn-NormTuning"
+)
 @pytest.mark.usefixtures("op_by_op")
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 @pytest.mark.parametrize("make", [transformer, cnn])
@@ -109,6 +111,7 @@ def test_every_method_keeps_the_promises(make, method, tmp_path):
     np.testing.assert_allclose(predict(model, x), adapted, atol=1e-4)
 
 
+@pytest.mark.backends("transformer-IA3", "cnn-Bottleneck")
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 @pytest.mark.parametrize("make", [transformer, cnn])
 def test_compiled_it_is_the_same(make, method):
@@ -149,6 +152,7 @@ def test_default_places(method, make, expected):
     assert list(adapters_by_name(model)["default"]) == expected
 
 
+@pytest.mark.backends
 def test_ia3_is_the_formula():
     x = np.random.default_rng(1).standard_normal((3, 4)).astype("float32")
     inputs = keras.Input((4,))
@@ -169,6 +173,7 @@ def test_ia3_is_the_formula():
     )
 
 
+@pytest.mark.backends
 def test_bottleneck_is_the_formula():
     x = np.random.default_rng(1).standard_normal((3, 4)).astype("float32")
     inputs = keras.Input((4,))
@@ -186,6 +191,7 @@ def test_bottleneck_is_the_formula():
     )
 
 
+@pytest.mark.backends
 def test_methods_stack():
     model = transformer()
     x = inputs_of(model)

@@ -100,13 +100,14 @@ def is_adapter(path):
     return "/adapter_" in path
 
 
-# Attention of KerasHub is Keras's own, in layers of its own: on one backend.
+# Attention of KerasHub is Keras's own, in layers of its own.
 PAIRS = [
-    *(pytest.param(own, x, marks=pytest.mark.backends) for x in METHODS),
+    *((own, x) for x in METHODS),
     *((bert, x) for x in METHODS[:2]),
 ]
 
 
+@pytest.mark.backends("own-method0")
 @pytest.mark.usefixtures("op_by_op")
 @pytest.mark.parametrize("make, method", PAIRS)
 def test_every_method_keeps_the_promises(make, method, tmp_path):
@@ -155,7 +156,7 @@ def test_every_method_keeps_the_promises(make, method, tmp_path):
     np.testing.assert_array_equal(predict(model, x), predict(plain, x))
 
 
-@pytest.mark.backends
+@pytest.mark.backends("own")
 @pytest.mark.parametrize("make, method", PAIRS[-4:])
 def test_padding_changes_nothing(make, method):
     model = fill(add_adapters(make(), method))
@@ -265,7 +266,7 @@ def test_a_prompt_stands_in_front_of_the_tokens():
     np.testing.assert_allclose(predict(model, x), expected, atol=1e-5)
 
 
-@pytest.mark.backends
+@pytest.mark.backends("PrefixTuning")
 @pytest.mark.parametrize("method", METHODS[:2], ids=repr)
 def test_several_are_switched_and_none_shows_when_off(method):
     model = own()
@@ -357,7 +358,7 @@ def masked():
     )
 
 
-@pytest.mark.backends
+@pytest.mark.backends("PrefixTuning")
 @pytest.mark.parametrize("method", METHODS[:2], ids=repr)
 def test_masks_that_go_with_the_tensors(method):
     model = masked()
@@ -466,7 +467,7 @@ def test_blocks_without_names_are_found_again(method, tmp_path):
     x = rng.standard_normal((4, 5, 8)).astype("float32")
     y = predict(model, x)
     model.save(tmp_path / "model.keras")
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(predict(loaded, x), y, atol=1e-5)
 

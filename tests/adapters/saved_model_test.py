@@ -9,7 +9,7 @@ from finetune_keras import testing
 from finetune_keras.engine import graph
 from finetune_keras.testing.processes import FreshProcess
 
-pytestmark = [pytest.mark.backends, pytest.mark.usefixtures("op_by_op")]
+pytestmark = pytest.mark.usefixtures("op_by_op")
 X = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
 Y = np.eye(8, 2, dtype="float32")
 
@@ -43,6 +43,7 @@ def trained(model):
     return [paths[id(v)] for v in model.trainable_variables]
 
 
+@pytest.mark.backends
 def test_other_models_of_the_layers_stay_right():
     model = small()
     features = keras.Model(model.input, model.get_layer("b").output)
@@ -128,6 +129,7 @@ def test_equal_paths_are_an_error():
     assert type(model) is type(keras.Model(inputs, outputs))
 
 
+@pytest.mark.backends
 def test_single_frozen_weights_stay_frozen(tmp_path):
     layers = [keras.Input((4,)), keras.layers.Dense(4, name="a")]
     layers.append(keras.layers.Dense(2, name="head"))
@@ -140,6 +142,7 @@ def test_single_frozen_weights_stay_frozen(tmp_path):
         assert trained(reload(model, tmp_path)) == trained(model)
 
 
+@pytest.mark.backends("True")
 @pytest.mark.parametrize("loaded", [False, True])
 def test_a_merged_model_needs_keras_alone(loaded, tmp_path):
     model = small()
@@ -169,6 +172,7 @@ class OwnDense(keras.layers.Dense):
     pass
 
 
+@pytest.mark.backends
 def test_a_plain_model_of_adapted_layers_of_ones_own_loads(tmp_path):
     inputs = keras.Input((4,))
     x = OwnDense(4, name="own")(inputs)

@@ -229,7 +229,7 @@ class Harmless(layers.Layer):
         return keras.ops.tanh(x)
 
 
-@pytest.mark.backends
+@pytest.mark.backends("Noise")
 @pytest.mark.parametrize("kind", [Noise, Doubled, Costly, Tracker])
 def test_a_layer_that_is_otherwise_in_training_is_refused(kind):
     if kind is Noise and keras.backend.backend() == "jax":
@@ -243,7 +243,7 @@ def test_a_layer_that_is_otherwise_in_training_is_refused(kind):
         np.testing.assert_array_equal(old, new)
 
 
-@pytest.mark.backends
+@pytest.mark.backends("bfloat16")
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_a_layer_of_the_users_that_is_alike_is_cached(policy):
     keras.config.set_dtype_policy(policy)
@@ -305,7 +305,7 @@ def test_weights_that_would_train_in_another_order_are_refused():
     assert cut(model).suffix.count_params() == 21
 
 
-@pytest.mark.backends
+@pytest.mark.backends("all")
 @pytest.mark.parametrize("trained", ["head", "all"])
 def test_layers_keep_their_names(trained):
     inputs = keras.Input((6,))
@@ -375,7 +375,7 @@ def test_sequences_without_a_fixed_length_are_not_cached(as_dataset):
     assert "no fixed shape" in history.phases[0]["cache"]
 
 
-@pytest.mark.backends
+@pytest.mark.backends("attention")
 @pytest.mark.parametrize("reads", ["attention", "recurrent", "pooling"])
 def test_a_mask_that_goes_with_the_tensors_is_not_lost(reads):
     layers = keras.layers

@@ -9,8 +9,6 @@ from finetune_keras.cache.shared_activations import (
     example_digests,
 )
 
-pytestmark = pytest.mark.backends
-
 
 def backbone(seed=0):
     keras.utils.set_random_seed(seed)
@@ -30,6 +28,7 @@ def data(seed=1):
     return x, np.arange(20) % 2
 
 
+@pytest.mark.backends
 def test_folds_compute_each_example_once_and_train_alike():
     shared, (x, y) = SharedActivations(), data()
     for part in (slice(0, 12), slice(4, 16), slice(8, 20)):
@@ -80,6 +79,7 @@ def arguments_of_calls(kind, value):
     return keras.Model(inputs, keras.layers.Activation("tanh")(x))
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("kind", ["product", "array", "slice", "clip"])
 def test_what_a_layer_is_called_with_counts(kind):
     one, same, other = (arguments_of_calls(kind, v) for v in (1.0, 1.0, 2.0))
@@ -93,6 +93,7 @@ def test_functions_are_not_taken_for_one_another():
     assert describe_prefix(models[0]) == describe_prefix(models[0])
 
 
+@pytest.mark.backends
 def test_what_is_kept_on_disk_is_not_kept_in_memory(tmp_path):
     shared = SharedActivations()
     history = tune(

@@ -35,7 +35,11 @@ def numbers(x):
     return keras.ops.convert_to_numpy(x)
 
 
-@pytest.mark.backends
+@pytest.mark.backends(
+    "image_augmentation-strong",
+    "sequence_augmentation-strong",
+    "table_augmentation-strong",
+)
 @pytest.mark.parametrize("make, strength", KINDS)
 def test_it_acts_in_training_only(make, strength):
     layer, x = make(strength, seed=1), batch(make)
@@ -48,7 +52,11 @@ def test_it_acts_in_training_only(make, strength):
     assert graph.is_random(layer)
 
 
-@pytest.mark.backends
+@pytest.mark.backends(
+    "image_augmentation-strong",
+    "sequence_augmentation-strong",
+    "table_augmentation-strong",
+)
 @pytest.mark.parametrize("make, strength", KINDS)
 def test_the_same_seed_gives_the_same_batches(make, strength):
     x = batch(make)
@@ -62,7 +70,7 @@ def test_the_same_seed_gives_the_same_batches(make, strength):
         assert np.abs(numbers(other(x, training=True)) - expected).max() > 0.01
 
 
-@pytest.mark.backends
+@pytest.mark.backends("image")
 @pytest.mark.parametrize("make", SHAPES)
 def test_a_model_augments_in_fit_alone(make):
     """The one weight learns the mean of what it sees."""
@@ -78,7 +86,7 @@ def test_a_model_augments_in_fit_alone(make):
     assert np.abs(trained - x.reshape(6, -1)).max() > 0.01
 
 
-@pytest.mark.backends
+@pytest.mark.backends("sequence")
 @pytest.mark.parametrize("make", SHAPES)
 def test_it_is_saved_with_the_model(make, tmp_path):
     x = batch(make)
@@ -127,7 +135,7 @@ def test_it_works_in_a_pipeline_on_uint8():
         assert images.numpy().min() >= 0 and images.numpy().max() <= 255
 
 
-@pytest.mark.backends
+@pytest.mark.backends("strong")
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_pixels_stay_in_range_and_single_images_pass(strength):
     layer = image_augmentation(strength, seed=0)

@@ -74,7 +74,7 @@ def broken_folder(tmp_path):
     return folder
 
 
-@pytest.mark.backends
+@pytest.mark.backends("True")
 @pytest.mark.parametrize("cache", [True, False])
 def test_a_broken_folder_is_told_and_trains(broken_folder, cache):
     data = read(broken_folder, cache=cache)

@@ -1,8 +1,5 @@
 """Tables, csv files and arrays."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pandas as pd
@@ -12,6 +9,7 @@ from PIL import Image
 from finetune_keras.data.arrays import from_arrays
 from finetune_keras.data.csv_files import from_csv
 from finetune_keras.data.frames import from_frame
+from finetune_keras.testing.processes import FreshProcess
 
 RNG = np.random.default_rng(0)
 
@@ -253,9 +251,8 @@ def test_the_import_is_light():
         "finetune_keras.data.folders; new = set(sys.modules) - before; "
         "print(sorted({m.split('.')[0] for m in new}))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True
-    )
-    loaded = done.stdout.strip().splitlines()[-1]
+    process = FreshProcess("-c", code)
+    assert process.wait() == 0, process.stderr
+    loaded = process.stdout.strip().splitlines()[-1]
     heavy = ("sklearn", "pandas", "PIL", "tensorflow", "tensorflow_datasets")
     assert [name for name in heavy if f"'{name}'" in loaded] == []

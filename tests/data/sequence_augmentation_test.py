@@ -8,8 +8,6 @@ from finetune_keras.data.sequence_augmentation import (
     SpecAugment,
 )
 
-pytestmark = pytest.mark.backends
-
 
 def signals(number=50, steps=80, features=10):
     rng = np.random.default_rng(0)
@@ -21,6 +19,7 @@ def augmented(layer, x):
     return keras.ops.convert_to_numpy(layer(x, training=True))
 
 
+@pytest.mark.backends
 def test_jitter_is_relative_to_each_feature():
     x = signals()
     noise = augmented(RandomJitter(0.1, seed=0), x) - x
@@ -28,6 +27,7 @@ def test_jitter_is_relative_to_each_feature():
     np.testing.assert_allclose(ratio, 0.1, rtol=0.1)
 
 
+@pytest.mark.backends
 def test_scaling_is_one_factor_a_feature():
     x = signals()
     ratio = augmented(RandomScaling(0.2, seed=0), x) / x
@@ -36,6 +36,7 @@ def test_scaling_is_one_factor_a_feature():
     assert ratio[:, 0].std() == pytest.approx(0.2, rel=0.15)
 
 
+@pytest.mark.backends
 def test_masks_hide_stretches_of_time_and_bands_of_features():
     x = signals(200, 80, 20)
     found = augmented(SpecAugment(0.25, 0.2, seed=0), x)

@@ -8,8 +8,6 @@ from finetune_keras.data.table_augmentation import (
     table_augmentation,
 )
 
-pytestmark = pytest.mark.backends
-
 
 def table(rows=400):
     rng = np.random.default_rng(0)
@@ -25,6 +23,7 @@ def augmented(layer, x):
     return keras.ops.convert_to_numpy(layer(x, training=True))
 
 
+@pytest.mark.backends
 def test_noise_is_relative_to_each_column_and_only_where_allowed():
     x = table()
     noise = augmented(RandomCellNoise(0.1, columns=[0, -1], seed=0), x) - x
@@ -33,6 +32,7 @@ def test_noise_is_relative_to_each_column_and_only_where_allowed():
     assert ratio[1] == 0
 
 
+@pytest.mark.backends
 def test_swaps_take_values_of_the_column_from_other_rows():
     x = table()
     found = augmented(RandomCellSwap(0.3, seed=0), x)
@@ -42,6 +42,7 @@ def test_swaps_take_values_of_the_column_from_other_rows():
         assert set(found[:, column]) <= set(x[:, column])
 
 
+@pytest.mark.backends
 def test_one_row_has_no_other():
     x = table(1)
     for layer in (RandomCellSwap(1.0), RandomCellNoise(0.5)):

@@ -15,7 +15,6 @@ from finetune_keras.engine.start_counts import (
     start_iterations,
 )
 
-pytestmark = pytest.mark.backends
 # For those that look at the state. Whether the functions are made anew shows
 # in those that trace.
 OP_BY_OP = pytest.mark.usefixtures("op_by_op")
@@ -141,6 +140,7 @@ class Change(keras.callbacks.Callback):
 # === All optimizers ===
 
 
+@pytest.mark.backends("SGD", "AdamW", "Adafactor", "Muon")
 @OP_BY_OP
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_unfreezing_keeps_the_state_of_every_optimizer(name):
@@ -219,6 +219,7 @@ def low_kernel(model):
     return array(model.get_layer("low").kernel)
 
 
+@pytest.mark.backends("SGD", "AdamW", "Adafactor", "Nadam-options13", "Muon")
 @pytest.mark.parametrize(
     "name, options",
     [(name, {}) for name in OPTIMIZERS]
@@ -264,6 +265,7 @@ def step_sizes(model):
     return sizes
 
 
+@pytest.mark.backends("AdamW")
 @pytest.mark.parametrize("name", ADAM_FAMILY)
 def test_first_steps_on_new_variables_are_of_the_learning_rate(name):
     sizes = {}
@@ -329,6 +331,7 @@ def reference(change, batches, options=()):
     return tuple(model.get_weights())
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("place", ["between fits", "epoch", "batch"])
 def test_same_bits_as_compiling_again(change, place):
@@ -349,6 +352,7 @@ def test_same_bits_as_compiling_again(change, place):
     assert int(array(model.optimizer.iterations)) == 8
 
 
+@pytest.mark.backends
 def test_a_callback_that_holds_the_model_by_itself():
     # `Callback.model` syncs the state of JAX with the flags before the
     # change. Here nothing does, and as shapes are equal nothing would fail.
@@ -365,6 +369,7 @@ def test_a_callback_that_holds_the_model_by_itself():
     assert_same_bits(model.get_weights(), reference("swap", 2))
 
 
+@pytest.mark.backends
 def test_the_naive_change_within_fit_is_not_the_same():
     # What the tests above would show if `retrace` did nothing.
     model = make_model(momentum_sgd())
@@ -377,6 +382,7 @@ def test_the_naive_change_within_fit_is_not_the_same():
     assert any(np.any(one != other) for one, other in weights)
 
 
+@pytest.mark.backends
 def test_clipping_by_the_global_norm_goes_on():
     options = (("global_clipnorm", 0.1),)
     model = make_model(momentum_sgd(**dict(options)))
@@ -394,6 +400,7 @@ COMPILED = {
 }
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("options", COMPILED[BACKEND], ids=str)
 def test_compiled_steps(options):
     model = make_model(momentum_sgd(), **options)
@@ -403,6 +410,7 @@ def test_compiled_steps(options):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.backends
 def test_retracing_without_a_change_changes_nothing():
     results = []
     for callbacks in ([], [Change({}, batch=2)]):
@@ -416,6 +424,7 @@ def test_retracing_without_a_change_changes_nothing():
 # === What Keras keeps beside the slots ===
 
 
+@pytest.mark.backends("batch")
 @pytest.mark.parametrize("place", ["between fits", "batch"])
 def test_moving_averages_of_new_variables_start_from_their_values(place):
     optimizer = ko.SGD(1e-4, use_ema=True, ema_momentum=0.99)
@@ -450,6 +459,7 @@ def test_moving_averages_of_new_variables_start_from_their_values(place):
         np.testing.assert_allclose(one, other, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.backends
 @OP_BY_OP
 def test_gradient_accumulation_goes_on_amid_an_accumulation():
     models = [
@@ -480,6 +490,7 @@ def test_gradient_accumulation_goes_on_amid_an_accumulation():
     assert not np.any(slots_of(changed.optimizer, names, head)[0])
 
 
+@pytest.mark.backends("float16")
 @OP_BY_OP
 @pytest.mark.parametrize("name", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(name):
@@ -511,6 +522,7 @@ def test_mixed_precision(name):
         keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.backends
 def test_learning_rate_schedule_goes_on():
     schedule = ko.schedules.CosineDecay(0.1, 100)
     optimizer = ko.SGD(schedule)
@@ -529,6 +541,7 @@ def test_learning_rate_schedule_goes_on():
     )
 
 
+@pytest.mark.backends
 def test_what_a_config_cannot_hold_stays():
     rates = []
     optimizer = ko.AdamW(lambda: rates.append(0.01) or 0.01, weight_decay=0.9)
@@ -545,6 +558,7 @@ def test_what_a_config_cannot_hold_stays():
     np.testing.assert_allclose(kernel, before[0] * (1 - 0.009), rtol=1e-5)
 
 
+@pytest.mark.backends
 def test_multi_optimizer():
     adam, sgd = ko.Adam(0.01), momentum_sgd()
     chosen = ko.OptimizerMap(sgd, {"low/.*": adam})
@@ -580,6 +594,7 @@ def test_multi_optimizer():
 # === Steps of later variables ===
 
 
+@pytest.mark.backends
 def test_starts_survive_a_second_change_and_end_with_a_freeze():
     optimizer = ko.Adam(RATE)
     model = bare_model(optimizer, ["head"])
@@ -600,6 +615,7 @@ def test_starts_survive_a_second_change_and_end_with_a_freeze():
     np.testing.assert_allclose(step_sizes(model), own, rtol=1e-3)
 
 
+@pytest.mark.backends
 @OP_BY_OP
 def test_starts_are_given_back_to_a_loaded_model(tmp_path):
     model = make_model(ko.Nadam(0.01))
@@ -643,6 +659,7 @@ def test_an_earlier_step_count_gives_no_nan():
 # === The model's functions ===
 
 
+@pytest.mark.backends
 def test_functions_that_are_held_elsewhere_are_traced_anew():
     # JAX gives a new `jit` of an equal method the trace of the old one as
     # long as that lives. With equal shapes it runs, on the wrong weights.
@@ -663,6 +680,7 @@ def test_functions_that_are_held_elsewhere_are_traced_anew():
     assert held
 
 
+@pytest.mark.backends("batch")
 @pytest.mark.parametrize("place", ["epoch", "batch"])
 def test_variables_that_are_added_to_a_layer(place):
     model = make_model(momentum_sgd(), ("stem",))
@@ -682,6 +700,7 @@ def test_variables_that_are_added_to_a_layer(place):
     assert np.any(after["head"][0] != before["head"][0])
 
 
+@pytest.mark.backends
 def test_batch_normalization_follows_its_flag():
     norm = keras.layers.BatchNormalization(name="norm", trainable=False)
     model = keras.Sequential(
@@ -716,6 +735,7 @@ def test_keras_does_not_ask_to_compile_again():
         model._warn_if_trainable_state_changed()
 
 
+@pytest.mark.backends
 def test_before_the_first_fit_and_with_nothing_to_train():
     optimizer = momentum_sgd()
     model = make_model(optimizer)

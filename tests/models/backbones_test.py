@@ -108,7 +108,6 @@ def test_model_inside_a_model_is_scaled_and_opened():
     assert_equal(values(backbone(RAW)), expected)
 
 
-@pytest.mark.backends
 def test_model_that_nobody_knows_is_left_alone():
     layers = [keras.Input(SHAPE), keras.layers.Conv2D(2, 3, name="own")]
     model = keras.Sequential(layers)
@@ -192,7 +191,6 @@ def test_weights_of_another_model(tmp_path):
         ft.backbone(application("MobileNetV3Small"), weights=path)
 
 
-@pytest.mark.backends
 def test_file_of_a_backbone(tmp_path):
     backbone = ft.backbone("MobileNet", (40, 40, 1), None, alpha=0.25)
     backbone.save(tmp_path / "b.keras")

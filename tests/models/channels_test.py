@@ -5,7 +5,6 @@ import pytest
 from finetune_keras.models.channels import with_channels
 from finetune_keras.models.preprocessing import scale_pixels
 
-pytestmark = pytest.mark.backends
 RAW = np.random.default_rng(0).uniform(0, 255, (2, 12, 10, 3)).astype("f4")
 
 
@@ -32,6 +31,7 @@ def make(mode="tf", *before):
     return randomize(keras.Model(inputs, x, name="small"))
 
 
+@pytest.mark.backends
 def test_gray_gives_what_three_equal_channels_give():
     model = make()
     gray = with_channels(model, (12, 10, 1))
@@ -65,6 +65,7 @@ def test_other_channels_repeat_the_filters(channels):
     )
 
 
+@pytest.mark.backends
 def test_filters_are_turned_where_pixels_were():
     # Filters in the order blue, green, red meet red, green, blue, red.
     model = make("caffe")

@@ -5,7 +5,6 @@ import pytest
 import finetune_keras as ft
 from finetune_keras.models.freezing import is_recompile_due
 
-pytestmark = pytest.mark.backends
 layers = keras.layers
 
 
@@ -42,6 +41,7 @@ def of(model, *names):
     }
 
 
+@pytest.mark.backends
 def test_frozen_weights_and_statistics_do_not_move():
     model = net_with_norms()
     ft.freeze(model, "backbone")
@@ -51,6 +51,7 @@ def test_frozen_weights_and_statistics_do_not_move():
     )
 
 
+@pytest.mark.backends
 def test_unfrozen_groups_keep_their_batch_norm_frozen():
     model = net_with_norms()
     ft.freeze(model)
@@ -70,6 +71,7 @@ def test_batch_norm_trains_on_request():
         ft.unfreeze(model, batch_norm="thaw")
 
 
+@pytest.mark.backends
 def test_batch_norm_is_synchronized_on_request(tmp_path):
     model = net_with_norms()
     if keras.backend.backend() != "tensorflow":
@@ -114,6 +116,7 @@ def test_flags_of_containers_neither_hide_nor_undo():
     assert len(model.trainable_variables) == 2
 
 
+@pytest.mark.backends
 def test_flags_survive_the_file(tmp_path):
     model = net_with_norms()
     ft.freeze(model)
@@ -187,6 +190,7 @@ def test_a_model_that_cannot_keep_flags_says_so():
     assert len(model.trainable_variables) == 2
 
 
+@pytest.mark.backends
 def test_recompile_is_due_after_a_change():
     model = net_with_norms()
     ft.freeze(model, "backbone")
@@ -201,6 +205,7 @@ def test_recompile_is_due_after_a_change():
     assert "Recompile" not in str(ft.trainable_summary(model))
 
 
+@pytest.mark.backends
 def test_parameters_held_by_composites_themselves():
     @keras.saving.register_keras_serializable("freezing_test")
     class Scaled(layers.Layer):

@@ -135,7 +135,6 @@ def test_outputs_are_float32_under_mixed_precision():
     assert model.output.dtype == "float32"
 
 
-@pytest.mark.backends
 def test_token_pooling_takes_the_first_token():
     inputs = keras.Input((5, 3))
     model = ft.replace_head(keras.Model(inputs, inputs), 2, pooling="token")

@@ -5,7 +5,6 @@ import pytest
 import finetune_keras as ft
 
 # Groups are told from the graph, whatever computes it.
-backends = pytest.mark.backends
 layers = keras.layers
 
 
@@ -65,7 +64,7 @@ def test_granularity_layer_has_a_group_for_each_layer():
         ft.layer_groups(model, granularity="stage")
 
 
-@backends
+@pytest.mark.backends
 def test_cut_splits_the_model_exactly():
     model = small_residual_net()
     x = np.random.default_rng(0).normal(size=(3, 16, 16, 3))
@@ -138,7 +137,7 @@ def test_a_mask_forbids_a_cut():
     assert groups["head"].cut is not None
 
 
-@backends
+@pytest.mark.backends
 def test_subclassed_model_that_cannot_be_traced_says_what_it_does():
     class Model(keras.Model):
         def __init__(self):
@@ -175,7 +174,7 @@ def test_segmentation_head_is_the_last_pointwise_convolution():
     assert len(ft.layer_groups(model)[-1].layers) == 1
 
 
-@backends
+@pytest.mark.backends
 def test_flatten_opens_inner_models_with_shared_weights():
     base = keras.Sequential(
         [layers.Input((4,)), layers.Dense(5, name="same")], name="base"
@@ -192,7 +191,6 @@ def test_flatten_opens_inner_models_with_shared_weights():
     assert ft.inline_models(flat) is flat
 
 
-@backends
 def test_subclassed_model_with_norms_and_a_weight_of_its_own():
     class Model(keras.Model):
         def __init__(self):
@@ -291,7 +289,6 @@ class Stated(keras.Model):
         return ["^dense", "head"]
 
 
-@backends
 def test_a_model_states_its_groups():
     model = Stated()
     model(np.ones((1, 4)))

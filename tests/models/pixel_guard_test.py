@@ -16,7 +16,6 @@ from finetune_keras.models.pixel_guard import (
 from finetune_keras.models.preprocessing import scale_pixels
 from finetune_keras.testing.processes import FreshProcess
 
-pytestmark = pytest.mark.backends
 RNG = np.random.default_rng(0)
 RAW = RNG.uniform(0, 255, (40, 8, 8, 3)).astype("float32")
 SCALED = RAW / 255
@@ -78,6 +77,7 @@ CALLS = {
 }
 
 
+@pytest.mark.backends("fit", "__call__")
 @pytest.mark.parametrize("name", CALLS)
 def test_warns_once_of_scaled_pixels(name):
     model = make()
@@ -90,6 +90,7 @@ def test_warns_once_of_scaled_pixels(name):
     assert not messages(CALLS[name], model, SCALED)
 
 
+@pytest.mark.backends("fit", "__call__")
 @pytest.mark.parametrize("name", CALLS)
 def test_silent_on_raw_pixels(name):
     model = make()
@@ -104,6 +105,7 @@ def test_warning_points_to_the_line_of_the_user():
     assert caught[0].filename == __file__
 
 
+@pytest.mark.backends
 def test_tensors_lists_and_dicts_are_looked_at():
     tensor = keras.ops.convert_to_tensor(SCALED)
     assert messages(make(), tensor)
@@ -115,6 +117,7 @@ def test_tensors_lists_and_dicts_are_looked_at():
     assert messages(model.predict, {"image": SCALED}, verbose=0)
 
 
+@pytest.mark.backends
 def test_silent_on_symbolic_tensors_constants_and_other_inputs():
     model = make()
     assert not messages(model, keras.Input((8, 8, 3)))
@@ -188,6 +191,7 @@ def test_dataset_is_looked_at_once():
     assert not messages(make().fit, dataset(RAW.astype("uint8")), verbose=0)
 
 
+@pytest.mark.backends
 def test_dataset_trains_a_guarded_model_as_a_plain_one():
     trained = []
     for guard in (guard_pixels, lambda model: model):

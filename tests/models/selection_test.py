@@ -6,7 +6,6 @@ import pytest
 
 import finetune_keras as ft
 
-pytestmark = pytest.mark.backends
 layers = keras.layers
 ATTENTION = ["query", "key", "value", "attention_output"]
 

@@ -4,7 +4,6 @@ import pytest
 
 import finetune_keras as ft
 
-pytestmark = pytest.mark.backends
 layers = keras.layers
 
 
@@ -16,6 +15,7 @@ def net():
     return ft.replace_head(keras.Model(inputs, x, name="net"), 3)
 
 
+@pytest.mark.backends
 def test_rows_and_totals():
     model = net()
     ft.freeze(model)
@@ -30,6 +30,7 @@ def test_rows_and_totals():
     assert "39.3 %" in str(summary)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("name", ["adam", "sgd", "adafactor", "rmsprop"])
 def test_bytes_of_the_optimizer_are_the_real_ones(name):
     model = net()
@@ -43,6 +44,7 @@ def test_bytes_of_the_optimizer_are_the_real_ones(name):
     assert real > 0 or name == "sgd"
 
 
+@pytest.mark.backends
 def test_compiled_optimizer_is_the_default_and_stays_untouched():
     model = net()
     assert ft.trainable_summary(model).optimizer_bytes is None

@@ -6,6 +6,8 @@ import finetune_keras as ft
 from finetune_keras.models import tasks
 from finetune_keras.testing import randomize
 
+pytestmark = pytest.mark.usefixtures("op_by_op")
+
 
 def backbone():
     model = ft.backbone(
@@ -24,7 +26,7 @@ def test_classes_may_be_named():
     assert ft.image_classifier(backbone(), ["a", "b", "c"]).output_shape[1] == 3
 
 
-@pytest.mark.backends
+@pytest.mark.backends("light")
 @pytest.mark.parametrize("strength", ["light", "medium", "strong"])
 def test_augmentation_acts_in_training_only(strength):
     base = backbone()

@@ -1,12 +1,9 @@
 import keras
 import numpy as np
-import pytest
 
 import finetune_keras as ft
 from finetune_keras.models.model import FineTuneModel
 from finetune_keras.testing import randomize
-
-pytestmark = pytest.mark.backends
 
 
 @keras.saving.register_keras_serializable(package="trainable_set_test")

@@ -10,8 +10,6 @@ from finetune_keras.plans.schedules import (
     rate_factor,
 )
 
-pytestmark = pytest.mark.backends
-
 
 def values(schedule, steps):
     return np.array([float(schedule(step)) for step in steps])
@@ -39,6 +37,7 @@ def slanted_triangular(step, peak, total, cut_fraction, ratio):
     return peak * (1 + p * (ratio - 1)) / ratio
 
 
+@pytest.mark.backends("settings0")
 @pytest.mark.parametrize(
     "settings",
     [(0.02, 80, 0.25, 25.0, 1e5), (3.0, 37, 0.4, 10.0, 200.0)],
@@ -70,6 +69,7 @@ def test_a_warm_up_comes_before_the_schedule():
     np.testing.assert_array_equal(cycle, whole)
 
 
+@pytest.mark.backends("settings0")
 @pytest.mark.parametrize(
     "settings", [(0.01, 100, 0.1, 32), (4.0, 60, 0.25, 8.0)]
 )
@@ -120,6 +120,7 @@ def test_config_has_every_argument(schedule):
     )
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_trains_and_survives_saving(schedule, tmp_path):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])

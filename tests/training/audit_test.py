@@ -5,7 +5,6 @@ import pytest
 import finetune_keras as ft
 from finetune_keras.training.audit import Audit
 
-pytestmark = pytest.mark.backends
 layers = keras.layers
 X = np.random.default_rng(0).normal(size=(12, 6)).astype("float32")
 Y = np.arange(12) % 3
@@ -30,12 +29,14 @@ def run(model, layers):
     )
 
 
+@pytest.mark.backends("all")
 @pytest.mark.parametrize("chosen", ["all", "head"])
 def test_state_that_a_layer_keeps_for_itself_is_not_judged(chosen):
     history = run(network(spectral=True), chosen)
     assert history.ledger[0]["head"]["change"] > 0
 
 
+@pytest.mark.backends
 def test_a_frozen_weight_beside_such_state_is_judged():
     model = network(spectral=True)
     ft.freeze(model)
@@ -47,6 +48,7 @@ def test_a_frozen_weight_beside_such_state_is_judged():
         audit.end_phase()
 
 
+@pytest.mark.backends
 def test_the_statistics_of_a_frozen_batch_norm_are_judged():
     inputs = keras.Input((6,))
     x = layers.BatchNormalization(name="norm")(inputs)
@@ -75,6 +77,7 @@ def test_a_multiplier_of_0_stands_still_by_intent():
     )
 
 
+@pytest.mark.backends
 def test_gradients_that_were_only_accumulated_move_nothing():
     optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=3)
     ledger = run(network(optimizer), "head").ledger

@@ -4,7 +4,6 @@ import pytest
 
 import finetune_keras as ft
 
-pytestmark = pytest.mark.backends
 layers = keras.layers
 
 
@@ -67,6 +66,7 @@ TWO = ["upper", *HEAD]
 ALL = ["lower", *TWO]
 
 
+@pytest.mark.backends
 def test_gradual_unfreezing():
     assert moved(ft.GradualUnfreeze(every=2)) == [HEAD] * 2 + [TWO] * 2 + (
         [ALL] * 2
@@ -74,6 +74,7 @@ def test_gradual_unfreezing():
     assert moved(ft.GradualUnfreeze(start=2, stop=2), 3) == [TWO] * 3
 
 
+@pytest.mark.backends
 def test_a_plateau_unfreezes_one_more_group():
     class Metric(keras.callbacks.Callback):
         """Puts known values in the place of the loss."""
@@ -92,6 +93,7 @@ def test_a_plateau_unfreezes_one_more_group():
     assert moved(callback) == [HEAD] * 4 + [TWO] * 2
 
 
+@pytest.mark.backends
 def test_your_own_decision_and_freezing_again():
     class Swap(ft.UnfreezeCallback):
         def groups_to_train(self, epoch, logs=None):
@@ -100,6 +102,7 @@ def test_your_own_decision_and_freezing_again():
     assert moved(Swap(), 3) == [["lower"], ["upper"], ["lower"]]
 
 
+@pytest.mark.backends
 def test_moments_of_what_goes_on_are_kept():
     class Slots(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):

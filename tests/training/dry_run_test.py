@@ -11,10 +11,7 @@ from finetune_keras.testing import randomize
 from finetune_keras.training import dry_run as module
 from finetune_keras.training.dry_run import DryRun, dry_run
 
-pytestmark = [
-    pytest.mark.backends,
-    pytest.mark.usefixtures("op_by_op"),
-]
+pytestmark = pytest.mark.usefixtures("op_by_op")
 layers = keras.layers
 
 
@@ -218,6 +215,7 @@ def test_a_real_one_prints(untimed):
 # === What it leaves ===
 
 
+@pytest.mark.backends("Batches")
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("compiled", [True, False])
 def test_everything_is_as_it_was(untimed, monkeypatch, form, compiled):
@@ -241,6 +239,7 @@ def test_a_metric_object_is_as_it_was():
     assert bits(metric.variables) == before
 
 
+@pytest.mark.backends("train_on_batch")
 @pytest.mark.parametrize("step", ["train_on_batch", "test_on_batch"])
 def test_everything_is_as_it_was_after_an_exception(monkeypatch, step):
     model = make_model()
@@ -261,6 +260,7 @@ def test_everything_is_as_it_was_after_an_exception(monkeypatch, step):
     assert_same(before, everything(model))
 
 
+@pytest.mark.backends
 @pytest.mark.traced
 def test_training_goes_on_as_without_it():
     results = []
@@ -279,6 +279,7 @@ def test_training_goes_on_as_without_it():
         np.testing.assert_array_equal(without, with_it)
 
 
+@pytest.mark.backends
 def test_a_train_step_of_ones_own_is_tried():
     steps = []
 
@@ -368,6 +369,7 @@ def test_the_number_of_batches_must_be_known():
         dry_run(make_model(), PLAN, data, data.repeat())
 
 
+@pytest.mark.backends
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="only there"
 )

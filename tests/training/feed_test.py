@@ -24,7 +24,7 @@ def fitted(cache, steps_per_execution):
     return int(model.optimizer.iterations), history
 
 
-@pytest.mark.backends
+@pytest.mark.backends("2")
 @pytest.mark.parametrize("at_once", [2, 5])
 def test_several_steps_at_once_read_no_further_than_an_epoch(at_once):
     if keras.backend.backend() == "torch":

@@ -6,10 +6,7 @@ import pytest
 import finetune_keras as ft
 from finetune_keras.training.best import Best
 
-pytestmark = [
-    pytest.mark.backends,
-    pytest.mark.usefixtures("op_by_op"),
-]
+pytestmark = pytest.mark.usefixtures("op_by_op")
 layers = keras.layers
 
 
@@ -52,6 +49,7 @@ PLAN = [
 ]
 
 
+@pytest.mark.backends
 @pytest.mark.traced
 def test_a_plan_is_the_same_training_written_by_hand():
     # In order: compiling again makes `fit` draw once more on jax and torch.
@@ -74,6 +72,7 @@ def test_a_plan_is_the_same_training_written_by_hand():
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.05, 0.05, 0.01])
 
 
+@pytest.mark.backends("adam")
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_the_cache_changes_nothing(optimizer):
     results = []
@@ -103,6 +102,7 @@ def test_the_cache_changes_nothing(optimizer):
         )
 
 
+@pytest.mark.backends
 def test_the_model_ends_with_the_weights_of_its_best_epoch():
     model = network()
     validation = photos(1, 30)
@@ -144,6 +144,7 @@ def test_a_plateau_moves_the_plan_on():
     assert [phase["stopped"] for phase in history.phases] == [True, False]
 
 
+@pytest.mark.backends
 def test_ledger_tells_what_moved():
     model = network()
     history = ft.fine_tune(model, ft.Plan(PLAN), photos(), verbose=0)
@@ -161,6 +162,7 @@ def test_ledger_tells_what_moved():
             assert (entry["change"] > 0) == entry["trained"]
 
 
+@pytest.mark.backends
 def test_audit_catches_what_moves_a_frozen_weight():
     class Meddler(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -190,6 +192,7 @@ def test_audit_catches_an_idle_group():
     assert logs["loss"] == pytest.approx(history.best_value, rel=1e-5)
 
 
+@pytest.mark.backends
 def test_a_loss_that_explodes_leaves_the_best_weights():
     model = network()
     x, y = photos()
@@ -204,6 +207,7 @@ def test_a_loss_that_explodes_leaves_the_best_weights():
     assert caught.value.history.phases[0]["name"] == "head"
 
 
+@pytest.mark.backends
 def test_an_uncompiled_model_is_compiled_for_its_head():
     model = network(optimizer=None)
     ft.fine_tune(model, ft.Plan(PLAN[:1]), photos(), verbose=0)
@@ -214,6 +218,7 @@ def test_an_uncompiled_model_is_compiled_for_its_head():
     assert labels.loss == "binary_crossentropy"
 
 
+@pytest.mark.backends
 def test_decay_by_depth_moves_lower_groups_less():
     model = network(optimizer=keras.optimizers.Adam())
     plan = ft.Plan(
@@ -248,6 +253,7 @@ def test_random_layers_below_the_cut_need_views():
     assert len(history.epochs) == 2
 
 
+@pytest.mark.backends("ridge")
 @pytest.mark.parametrize("start", ["ridge", "lda"])
 def test_head_initializer_is_ahead_of_training(start):
     model = network()
@@ -260,6 +266,7 @@ def test_head_initializer_is_ahead_of_training(start):
         ft.fine_tune(hidden, plan, photos(), verbose=0)
 
 
+@pytest.mark.backends
 def test_a_head_solved_in_closed_form_needs_no_phase():
     plan = ft.plans.linear_probe_then_full(epochs=2)
     model = network(optimizer="adam")

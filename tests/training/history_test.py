@@ -28,7 +28,6 @@ def history():
     return history
 
 
-@pytest.mark.backends
 def test_values_become_plain():
     assert as_plain(np.float32(0.5)) == 0.5
     vector = as_plain(keras.ops.convert_to_tensor(VECTOR))

@@ -47,7 +47,7 @@ W = np.linspace(0.5, 1, 10).astype("float32")
 PLAN = ft.Plan([ft.Phase(["a", "b"], epochs=2, learning_rate=0.1)])
 
 
-@pytest.mark.backends
+@pytest.mark.backends("labels0")
 @pytest.mark.parametrize(
     "labels",
     [

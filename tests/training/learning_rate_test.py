@@ -9,10 +9,7 @@ from finetune_keras.training.learning_rate import (
 )
 from finetune_keras.training.optimizers import layerwise_optimizer
 
-pytestmark = [
-    pytest.mark.backends,
-    pytest.mark.usefixtures("op_by_op"),
-]
+pytestmark = pytest.mark.usefixtures("op_by_op")
 
 
 def make_data(n=48):
@@ -76,6 +73,7 @@ def sweep(model, data=None, **arguments):
     return find_learning_rate(model, data, **arguments)
 
 
+@pytest.mark.backends
 @pytest.mark.traced
 def test_leaves_a_trained_model_as_it_was():
     model, reference = (make_model(run_eagerly=False) for _ in range(2))
@@ -126,6 +124,7 @@ def test_the_sweep_itself_does_train(spy):
     assert len(moved) == 9
 
 
+@pytest.mark.backends
 def test_before_the_first_fit():
     model, reference = make_model(), make_model()
     sweep(model)
@@ -135,6 +134,7 @@ def test_before_the_first_fit():
     assert_same(state(reference), state(model))
 
 
+@pytest.mark.backends("Interrupt")
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_leaves_it_as_it_was_after_an_exception(error):
     def batches():
@@ -170,6 +170,7 @@ def test_leaves_it_as_it_was_after_an_exception_in_the_step():
     assert_same(state(reference), state(model))
 
 
+@pytest.mark.backends
 def test_leaves_it_as_it_was_where_jax_holds_the_state(monkeypatch):
     if keras.backend.backend() != "jax":
         pytest.skip("only JAX gives the buffers of the variables away")
@@ -188,6 +189,7 @@ def test_leaves_it_as_it_was_where_jax_holds_the_state(monkeypatch):
     assert_same(before, state(model))
 
 
+@pytest.mark.backends
 def test_respects_what_is_frozen(spy):
     model = make_model()
     model.get_layer("low").trainable = False
@@ -222,6 +224,7 @@ def tf_dataset():
     return tf.data.Dataset.from_tensor_slices(make_data()).batch(8)
 
 
+@pytest.mark.backends
 def test_every_kind_of_data_gives_the_same():
     results = []
     for data in (tf_dataset(), Batches(), list(Batches()[i] for i in range(6))):
@@ -308,6 +311,7 @@ def test_smoothed_losses():
         assert found.smoothed_losses[i] == pytest.approx(expected)
 
 
+@pytest.mark.backends("loss_scale", "layerwise")
 @pytest.mark.parametrize(
     "make",
     [
@@ -337,6 +341,7 @@ def test_kinds_of_optimizers(make):
     assert_same(before, state(model))
 
 
+@pytest.mark.backends
 @pytest.mark.traced
 def test_steps_per_execution():
     if keras.backend.backend() == "torch":

@@ -14,10 +14,7 @@ from finetune_keras.training.optimizers import (
     multipliers_by_path,
 )
 
-pytestmark = [
-    pytest.mark.backends,
-    pytest.mark.usefixtures("op_by_op"),
-]
+pytestmark = pytest.mark.usefixtures("op_by_op")
 
 ROOT = pathlib.Path(__file__).parents[2]
 TORCH = keras.backend.backend() == "torch"
@@ -97,6 +94,7 @@ def values(variables):
 MULTIPLIERS = {"low": 0.25, "mid": 0.5}
 
 
+@pytest.mark.backends("Adafactor", "AdamW", "Muon", "SGD")
 @pytest.mark.parametrize("name", ALL_OPTIMIZERS)
 def test_equals_one_optimizer_for_each_learning_rate(name):
     cls, config = getattr(keras.optimizers, name), ALL_OPTIMIZERS[name]
@@ -125,6 +123,7 @@ def test_equals_one_optimizer_for_each_learning_rate(name):
         assert not np.array_equal(old, new)
 
 
+@pytest.mark.backends
 def test_without_multipliers_equals_the_plain_optimizer_to_the_bit():
     model, reference = make_model(), make_model()
     optimizer = layerwise_optimizer(keras.optimizers.Adam(0.01), model)
@@ -164,6 +163,7 @@ def test_multipliers_replace_decay_and_the_later_holds():
     assert rates == [0.3, 0.3, 0.7, 0.7, 1.0, 1.0]
 
 
+@pytest.mark.backends
 def test_multiplier_zero_equals_freezing():
     def optimizer():
         return keras.optimizers.AdamW(
@@ -186,6 +186,7 @@ def test_multiplier_zero_equals_freezing():
         np.testing.assert_allclose(a, b, atol=1e-7)
 
 
+@pytest.mark.backends
 def test_global_clipnorm_is_over_all_variables():
     model = make_model()
     start = values(model.trainable_variables)
@@ -205,6 +206,7 @@ def test_global_clipnorm_is_over_all_variables():
         np.testing.assert_allclose(variable.numpy(), expected, atol=1e-6)
 
 
+@pytest.mark.backends
 def test_clipnorm_is_for_each_variable():
     model = make_model()
     start = values(model.trainable_variables)
@@ -223,6 +225,7 @@ def test_clipnorm_is_for_each_variable():
     np.testing.assert_allclose(moved, expected, rtol=1e-5)
 
 
+@pytest.mark.backends
 def test_weight_decay_leaves_out_norms_and_biases():
     model = make_model(batch_norm=True)
     start = {v.path: v.numpy() for v in model.trainable_variables}
@@ -266,6 +269,7 @@ def test_earlier_exclusions_from_weight_decay_are_kept():
     assert optimizer.no_weight_decay == {"mid/kernel"}
 
 
+@pytest.mark.backends
 def test_gradient_accumulation_equals_the_mean_gradient():
     model, reference = make_model(), make_model()
     gradients = make_gradients(values(model.trainable_variables), steps=6)
@@ -292,6 +296,7 @@ def test_gradient_accumulation_equals_the_mean_gradient():
         np.testing.assert_allclose(a, b, atol=2e-6)
 
 
+@pytest.mark.backends
 def test_one_learning_rate_drives_all():
     model, reference = make_model(), make_model()
     for target, factor in ((model, 1.0), (reference, 0.5)):
@@ -318,6 +323,7 @@ def test_one_learning_rate_drives_all():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.backends
 def test_schedule_and_plateau():
     model = make_model()
     (gradients,) = make_gradients(values(model.trainable_variables), steps=1)
@@ -344,6 +350,7 @@ def test_schedule_and_plateau():
     assert float(optimizer.learning_rate) == pytest.approx(0.01 / 4)
 
 
+@pytest.mark.backends
 def test_mixed_float16_with_loss_scaling():
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_float16")
@@ -372,6 +379,7 @@ def test_mixed_float16_with_loss_scaling():
     assert 0 < moved["low/kernel"] < 0.05 * moved["head/kernel"]
 
 
+@pytest.mark.backends
 @pytest.mark.traced
 @pytest.mark.parametrize(
     "compile_args", [{"jit_compile": True}, {"steps_per_execution": 4}]
@@ -403,6 +411,7 @@ def configured(model):
     )
 
 
+@pytest.mark.backends
 def test_resumed_equals_uninterrupted(tmp_path):
     x, y = make_data()
     model, reference = make_model(), make_model()
@@ -466,6 +475,7 @@ def twins():
 OTHERS = {"low": 0.1, "mid": 0.2}
 
 
+@pytest.mark.backends("Subclassed")
 @pytest.mark.parametrize("make", [sequential, Subclassed, twins])
 def test_survives_other_paths_after_loading(make, tmp_path):
     """`variable.path` is not what it was, in all of these."""
@@ -517,6 +527,7 @@ def test_frozen_weights_are_recognised_after_loading(tmp_path):
         assert list(rates) == [0.1, 0.1, 0.2, 0.2, 1.0, 1.0]
 
 
+@pytest.mark.backends
 def test_multipliers_are_replaced_after_loading(tmp_path):
     model = sequential()
     optimizer = layerwise_optimizer(
@@ -544,6 +555,7 @@ def test_config_is_complete():
     testing.TestCase().assert_config_complete(optimizer)
 
 
+@pytest.mark.backends("AdamW")
 @pytest.mark.parametrize("name", ["AdamW", "Nadam"])
 def test_retrace_keeps_slots_and_multipliers(name):
     model = make_model()
@@ -578,6 +590,7 @@ def test_retrace_keeps_slots_and_multipliers(name):
     assert moved[0] == pytest.approx(0.01 * 0.25, rel=0.1)
 
 
+@pytest.mark.backends
 def test_loads_in_a_fresh_process(tmp_path):
     model = make_model()
     fit(model, configured(model))
@@ -603,6 +616,7 @@ def test_loads_in_a_fresh_process(tmp_path):
     assert state == str([v.numpy().tolist() for v in model.optimizer.variables])
 
 
+@pytest.mark.backends("SGD")
 @pytest.mark.parametrize("name", ["SGD", "RMSprop"])
 def test_l2_sp_pulls_towards_the_start(name):
     # On the other path of torch, without `update_step`, the same holds.
@@ -662,6 +676,7 @@ def test_anchors_are_the_start_of_the_pulled_weights():
         np.testing.assert_array_equal(anchor.numpy(), old)
 
 
+@pytest.mark.backends
 def test_gradients_may_cover_a_part():
     """As when the update is called for a few variables at a time."""
     model, reference = make_model(), make_model()
@@ -781,7 +796,7 @@ def settings(model):
 
 
 def residual_model():
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
     keras.layers.Dense(1)  # one that was made before, and shifts the count
     x = inputs = keras.Input((4,))
     for i in range(3):
@@ -800,7 +815,7 @@ def test_layers_that_are_counted_anew_are_known_by_their_place(
     if trained:
         fit(model, model.optimizer, epochs=1)
     model.save(tmp_path / "model.keras")
-    keras.backend.clear_session()  # as a new process would
+    keras.backend.clear_session(free_memory=False)  # as a new process would
     loaded = keras.models.load_model(tmp_path / "model.keras")
     paths = [v.path for v in loaded.weights]
     assert paths != [v.path for v in model.weights]
@@ -832,6 +847,7 @@ def test_the_same_path_twice_is_no_reason_to_pull_the_head():
         layerwise_optimizer("adamw", model, l2_sp=0.5)
 
 
+@pytest.mark.backends
 def test_the_anchor_stays_while_its_variable_is_frozen():
     model = make_model()
     low, mid = model.get_layer("low"), model.get_layer("mid")

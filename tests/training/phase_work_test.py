@@ -136,7 +136,7 @@ def labelled(kind):
     return {"a": y, "b": values} if kind is dict else kind([y, values])
 
 
-@pytest.mark.backends
+@pytest.mark.backends("dict-True", "tuple-False")
 @pytest.mark.parametrize("as_dataset", [False, True])
 @pytest.mark.parametrize("kind", [dict, list, tuple])
 def test_several_outputs_train_alike_with_and_without_cache(kind, as_dataset):
@@ -170,7 +170,6 @@ def test_several_outputs_train_alike_with_and_without_cache(kind, as_dataset):
         np.testing.assert_allclose(plain, cached, atol=1e-6)
 
 
-@pytest.mark.backends
 def test_a_head_is_solved_on_a_dataset_without_a_cache():
     import tensorflow as tf
 

@@ -14,7 +14,6 @@ import pytest
 
 from finetune_keras.testing.processes import FreshProcess
 
-OPTIMIZERS = ("sgd", "nadam")
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -27,15 +26,15 @@ def test_two_replicas_equal_one_device(tmp_path):
     process = FreshProcess(__file__, target, env={**os.environ, **paths})
     assert process.wait() == 0, process.stderr
     results = dict(np.load(target))
-    for name in OPTIMIZERS:
-        one, two = results[f"{name} one"], results[f"{name} mirrored"]
-        assert np.abs(one - results["start"]).max() > 1e-2
-        np.testing.assert_allclose(two, one, rtol=0, atol=1e-6)
-        # Both replicas hold the same weights and slots.
-        np.testing.assert_array_equal(*results[f"{name} replicas"])
+    assert np.abs(results["one"] - results["start"]).max() > 1e-2
+    np.testing.assert_allclose(
+        results["mirrored"], results["one"], rtol=0, atol=1e-6
+    )
+    # Both replicas hold the same weights and slots.
+    np.testing.assert_array_equal(*results["replicas"])
 
 
-def _model(name):
+def _model():
     keras.utils.set_random_seed(5)
     inputs = outputs = keras.Input((4,))
     for layer in ("stem", "low", "mid"):
@@ -43,11 +42,8 @@ def _model(name):
     outputs = keras.layers.Dense(1, name="head")(outputs)
     model = keras.Model(inputs, outputs)
     model.get_layer("low").trainable = False
-    optimizer = keras.optimizers.Nadam(0.01)
-    if name == "sgd":
-        optimizer = keras.optimizers.SGD(
-            0.05, momentum=0.9, use_ema=True, ema_momentum=0.5
-        )
+    # It has slots, averages, and a state that is of no variable.
+    optimizer = keras.optimizers.Nadam(0.01, use_ema=True, ema_momentum=0.5)
     model.compile(optimizer, "mse", metrics=["mae"])
     return model
 
@@ -99,13 +95,12 @@ def _main(target):
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, devices)
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    results = {"start": _flat(_model("sgd").get_weights())}
-    for name in OPTIMIZERS:
-        results[f"{name} one"] = _train(_model(name))
-        with strategy.scope():
-            model = _model(name)
-        results[f"{name} mirrored"] = _train(model)
-        results[f"{name} replicas"] = np.stack(_replicas(model))
+    results = {"start": _flat(_model().get_weights())}
+    results["one"] = _train(_model())
+    with strategy.scope():
+        model = _model()
+    results["mirrored"] = _train(model)
+    results["replicas"] = np.stack(_replicas(model))
     np.savez(target, **results)
 
 

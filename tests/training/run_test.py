@@ -43,7 +43,7 @@ def run(*phases, model=None, **fit):
 # === Callbacks ===
 
 
-@pytest.mark.backends
+@pytest.mark.backends("memory")
 @pytest.mark.parametrize("cache", ["off", "memory"])
 def test_early_stopping_of_keras_ends_the_run(cache):
     stop = keras.callbacks.EarlyStopping(patience=1, min_delta=10.0)
@@ -52,7 +52,7 @@ def test_early_stopping_of_keras_ends_the_run(cache):
     assert [phase["stopped"] for phase in history.phases] == [True]
 
 
-@pytest.mark.backends
+@pytest.mark.backends("off")
 @pytest.mark.parametrize("cache", ["off", "memory"])
 def test_a_callback_stops_within_an_epoch(cache):
     class Stop(keras.callbacks.Callback):
@@ -154,7 +154,7 @@ class Interrupt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.backends
+@pytest.mark.backends("memory")
 @pytest.mark.parametrize("cache", ["off", "memory"])
 def test_an_interrupted_run_leaves_its_best_weights(cache):
     model = network()
@@ -169,7 +169,7 @@ def test_an_interrupted_run_leaves_its_best_weights(cache):
 # === Resume ===
 
 
-@pytest.mark.backends
+@pytest.mark.backends("True")
 @pytest.mark.parametrize("again", [False, True])
 def test_an_interrupted_run_goes_on(tmp_path, again):
     whole, _ = run(

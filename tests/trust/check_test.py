@@ -105,7 +105,6 @@ def test_single_examples_with_one_hot_labels_are_told_by_all_who_judge():
         ft.calibrate(model, data)
 
 
-@pytest.mark.backends
 def test_a_label_out_of_range_in_a_later_batch_ends_a_sweep():
     late = np.append(LABELS[:-1], 7)
     with pytest.raises(ValueError, match="from 1 to 7, and the model has 3"):

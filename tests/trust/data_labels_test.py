@@ -101,7 +101,6 @@ def test_integer_labels_are_not_taken_for_swapped_names():
 # === Labels that a loss cannot learn ===
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 0.5, -1, 3])
 def test_labels_that_are_no_classes_are_refused_before_training(bad):
     """JAX trains on all of them without a word; here it is the last one."""
@@ -124,7 +123,6 @@ def test_a_missing_label_is_named_with_its_row():
     refused(model, y, "1 of the 24 labels", "at [5]")
 
 
-@pytest.mark.backends
 def test_validation_of_nothing_but_nan_is_refused():
     model = classifier(1, "mse", None)
     y = Y.astype("float32")

@@ -7,7 +7,6 @@ import pytest
 import finetune_keras as ft
 from finetune_keras.testing import randomize
 
-pytestmark = pytest.mark.backends
 layers = keras.layers
 HEAD, ALL = ft.Phase("head", 1, 1e-2), ft.Phase("all", 3, 1e-2)
 
@@ -31,6 +30,7 @@ def optimizer_state(model):
     return [keras.ops.convert_to_numpy(v) for v in model.optimizer.variables]
 
 
+@pytest.mark.backends("averages")
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -102,6 +102,7 @@ class Broken(keras.utils.PyDataset):
         return tuple(part[8 * index : 8 * index + 8] for part in self.data)
 
 
+@pytest.mark.backends("exit")
 @pytest.mark.parametrize(
     "error",
     [OSError("disk full"), SystemExit(3)],
@@ -140,6 +141,7 @@ def test_data_that_fail_leave_the_best_state_and_the_history():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.backends
 def test_an_epoch_that_ends_on_weights_of_no_number_is_never_the_best():
     """The loss is finite until the last step, which overflows the weights."""
     inputs = keras.Input((2,))

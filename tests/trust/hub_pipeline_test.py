@@ -114,7 +114,6 @@ def test_a_head_solved_in_closed_form_sees_scaled_pixels():
     assert task.evaluate(*data, verbose=0)[1] == 1.0
 
 
-@pytest.mark.backends
 def test_what_is_made_of_a_task_scales_and_resizes_as_the_task_does(tmp_path):
     # JAX crops no image of unknown size.
     x, _ = pixels(16 if keras.backend.backend() == "jax" else 24)

@@ -8,7 +8,6 @@ import pytest
 
 import finetune_keras as ft
 
-pytestmark = pytest.mark.backends
 layers = keras.layers
 X = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
 Y = np.arange(8) % 2
@@ -49,6 +48,7 @@ def moved(before, after):
     return [not np.array_equal(a, b) for a, b in pairs]
 
 
+@pytest.mark.backends
 def test_groups_of_a_subclassed_model_stand_in_the_order_of_its_calls():
     model = head_first()
     groups = ft.layer_groups(model)
@@ -62,6 +62,7 @@ def test_groups_of_a_subclassed_model_stand_in_the_order_of_its_calls():
     assert [rate(g.variables[0]) for g in groups] == [0.125, 0.25, 0.5, 1]
 
 
+@pytest.mark.backends
 def test_the_order_is_known_of_dict_inputs_and_token_ids():
     class Model(keras.Model):
         def __init__(self):
@@ -80,6 +81,7 @@ def test_the_order_is_known_of_dict_inputs_and_token_ids():
     assert names == ["embedding", "head"]
 
 
+@pytest.mark.backends
 def test_a_call_that_cannot_be_traced_falls_back_with_a_warning():
     class Model(keras.Model):
         def __init__(self):
@@ -166,6 +168,7 @@ def distiller(frozen=True):
     return model
 
 
+@pytest.mark.backends
 def test_a_plan_trains_no_teacher_that_was_frozen():
     model = distiller()
     before = weights_of(model.teacher), weights_of(model.critic)
@@ -179,6 +182,7 @@ def test_a_plan_trains_no_teacher_that_was_frozen():
         assert row["outside the graph"]["change"] > 0
 
 
+@pytest.mark.backends
 def test_a_phase_that_names_the_teacher_trains_it_and_no_other_does():
     model = distiller()
     before = weights_of(model.teacher)

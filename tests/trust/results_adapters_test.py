@@ -42,7 +42,6 @@ def same(model, expected):
     np.testing.assert_allclose(model.predict(X, verbose=0), expected, atol=1e-5)
 
 
-@pytest.mark.backends
 def test_the_head_comes_with_its_adapter(tmp_path):
     answers = {name: learnt(tmp_path, name, i) for i, name in enumerate("abc")}
     assert np.abs(answers["a"] - answers["b"]).max() > 0.1

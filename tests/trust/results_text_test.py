@@ -194,7 +194,6 @@ TEXTS = ["good film", "a bad film", "very good", "bad bad"] * 6
 NAMES = ["pos", "neg"] * 12
 
 
-@pytest.mark.backends
 def test_a_list_of_texts_is_cross_validated(small_bert):
     plan = ft.plans.full(epochs=8, learning_rate=0.3)
     found = ft.cross_validate(

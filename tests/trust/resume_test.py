@@ -62,7 +62,7 @@ def ours(balanced=False):
     return data.train, data.validation
 
 
-@pytest.mark.backends
+@pytest.mark.backends("memory-True")
 @pytest.mark.parametrize("cache, balanced", [("off", False), ("memory", True)])
 def test_the_data_of_this_library_go_on_in_the_order_of_their_epoch(
     tmp_path, cache, balanced
@@ -135,7 +135,7 @@ def stopping():
     )
 
 
-@pytest.mark.backends
+@pytest.mark.backends("own")
 @pytest.mark.parametrize(
     "callbacks", [[plateau, stopping], [Count]], ids=["of Keras", "own"]
 )

@@ -21,7 +21,6 @@ def deep(groups=5, activation="tanh"):
     return ft.replace_head(keras.Model(inputs, x), 2)
 
 
-@pytest.mark.backends
 def test_a_decay_below_the_rounding_of_weights_is_told_and_goes_on():
     plan = ft.plans.discriminative(epochs=2, decay=0.01)
     with pytest.warns(UserWarning, match="body0.*lost in the rounding"):

@@ -76,7 +76,7 @@ DATA = {
 }
 
 
-@pytest.mark.backends
+@pytest.mark.backends("PyDataset", "-dataset")
 @pytest.mark.parametrize("kind", DATA)
 def test_it_is_told_when_it_is_met_and_clean_data_trains_afterwards(kind):
     options = {"steps_per_epoch": 3} if kind == "generator" else {}
@@ -124,7 +124,6 @@ def test_batches_without_labels_are_refused():
         ft.fine_tune(network(), PLAN, Inputs(Y), verbose=0)
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize("kind", ["loader", "iterable"])
 def test_batches_in_order_train_as_arrays(kind):
     data = DATA[kind](Y)

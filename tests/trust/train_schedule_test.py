@@ -44,8 +44,8 @@ def assert_same(model, expected, atol=1e-6):
         np.testing.assert_allclose(a, b, atol=atol)
 
 
+@pytest.mark.backends("memory")
 @pytest.mark.traced
-@pytest.mark.backends
 @pytest.mark.parametrize(
     "name, cache", [("cosine", "off"), ("one_cycle", "memory")]
 )
@@ -81,7 +81,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.backends
+@pytest.mark.backends("loss scale")
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_follows_the_schedule(name):
     model = network(OPTIMIZERS[name](0.1))
