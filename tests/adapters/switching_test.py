@@ -15,7 +15,7 @@ from finetune_keras.adapters.adapter import (
 from finetune_keras.adapters.lora import LoRA
 from finetune_keras.adapters.scales_and_biases import IA3
 
-COUNT = 20
+COUNT = 10
 SWITCHES = 400
 rng = np.random.default_rng(0)
 

@@ -20,9 +20,7 @@ def model(small_bert):
     return ft.text_classifier(backbone, ["neg", "pos"], dropout=0.0)
 
 
-@pytest.mark.parametrize(
-    "method", [ft.LoRA(rank=2), ft.Bottleneck(units=4), ft.IA3()]
-)
+@pytest.mark.parametrize("method", [ft.LoRA(rank=2), ft.Bottleneck(units=4)])
 def test_trained_on_texts_saved_and_trained_on(model, method, tmp_path):
     before = model.predict(TEXTS, verbose=0)
     ft.add_adapters(model, method)

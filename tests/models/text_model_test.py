@@ -110,6 +110,7 @@ def test_fine_tune_freezes_bit_equal_and_caches(model):
     assert "dropout left out" in history.phases[1]["cache"]
 
 
+@pytest.mark.usefixtures("op_by_op")
 def test_cached_texts_train_as_uncached_ones(small_bert):
     backbone, tokenizer = small_bert
     config = {**backbone.get_config(), "dropout": 0.0}
@@ -150,7 +151,6 @@ def test_saved_and_loaded_in_a_fresh_process(model):
 
 
 @pytest.mark.usefixtures("op_by_op")
-@pytest.mark.backends
 def test_vocabulary_is_in_the_file(model, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -163,7 +163,6 @@ def test_vocabulary_is_in_the_file(model, tmp_path):
 
 
 @pytest.mark.usefixtures("op_by_op")
-@pytest.mark.backends
 def test_saving_works_after_a_cached_phase(model, tmp_path):
     # The mask passes by the cut, and Keras moves its place in the history.
     plan = ft.Plan([ft.Phase(2, 1, learning_rate=1e-3)])
@@ -281,7 +280,7 @@ def test_a_run_that_stops_and_goes_on_ends_as_one_run(small_bert, tmp_path):
             )
             plan = ft.Plan(
                 [
-                    ft.Phase(2, 2, learning_rate=1e-2),
+                    ft.Phase(2, 1, learning_rate=1e-2),
                     ft.Phase("all", 2, learning_rate=1e-3),
                 ]
             )
@@ -300,6 +299,6 @@ def test_a_run_that_stops_and_goes_on_ends_as_one_run(small_bert, tmp_path):
         random.seed(9)
         return run(folder, *stops)
 
-    whole = seeded("whole", 4)
-    for a, b in zip(seeded("parts", 3, 4), whole, strict=True):
+    whole = seeded("whole", 3)
+    for a, b in zip(seeded("parts", 2, 3), whole, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -4,7 +4,6 @@ Devices and workers must be set before a backend starts, so the runs are made
 by this file as a script, in processes of their own.
 """
 
-import importlib.util
 import json
 import os
 import pathlib
@@ -178,11 +177,13 @@ def test_the_fit_of_keras_still_needs_the_mend(two_workers):
     assert [bool(found["fails"]) for found in two_workers] == [True, True]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs jax")
-@tensorflow_only
+@pytest.mark.backends
+@pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="keras.distribution"
+)
 def test_data_parallel_of_jax_equals_one_device(tmp_path):
-    _wait([_start("jax_one", tmp_path, backend="jax")])
-    _wait(_start_two("jax_two", tmp_path, backend="jax"))
+    _wait([_start("jax_one", tmp_path)])
+    _wait(_start_two("jax_two", tmp_path))
     one = dict(np.load(tmp_path / "jax_one0.npz"))
     assert np.abs(one["weights"] - one["start"]).max() > 1e-2
     _assert_equal(one["two devices"], one["weights"])
@@ -192,27 +193,26 @@ def test_data_parallel_of_jax_equals_one_device(tmp_path):
     assert not (tmp_path / "folder1").exists()
 
 
-def _start(job, folder, index=0, ports=(), backend="tensorflow"):
+def _start(job, folder, index=0, ports=()):
     addresses = [f"localhost:{port}" for port in ports]
     environment = {
         **os.environ,
-        "KERAS_BACKEND": backend,
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONPATH": str(ROOT),
         "WORKERS": ",".join(addresses),
     }
     environment.pop("TF_CONFIG", None)
-    if addresses and backend == "tensorflow":
+    if addresses and keras.backend.backend() == "tensorflow":
         task = {"type": "worker", "index": index}
         config = {"cluster": {"worker": addresses}, "task": task}
         environment["TF_CONFIG"] = json.dumps(config)
     return FreshProcess(__file__, job, folder, index, env=environment)
 
 
-def _start_two(job, folder, backend="tensorflow"):
+def _start_two(job, folder):
     ports = _free_ports(2)
-    return [_start(job, folder, i, ports, backend) for i in (0, 1)]
+    return [_start(job, folder, i, ports) for i in (0, 1)]
 
 
 def _wait(processes):

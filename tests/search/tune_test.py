@@ -93,14 +93,9 @@ def results(found):
 # === What is found ===
 
 
+@pytest.mark.backends("random")
 # What to try is KerasTuner's choice, on any backend.
-@pytest.mark.parametrize(
-    "algorithm",
-    [
-        pytest.param("random", marks=pytest.mark.backends),
-        *(name for name in ALGORITHMS if name != "random"),
-    ],
-)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_score_is_that_of_the_model(tmp_path, algorithm):
     x, y = data()
     found = run(tmp_path / "s", algorithm=algorithm, objective="val_accuracy")
@@ -231,7 +226,7 @@ def failing(reason):
     return build_or_fail
 
 
-@pytest.mark.backends
+@pytest.mark.backends("reason0")
 @pytest.mark.parametrize(
     "reason", [RuntimeError("of\nthree lines\nhere"), MemoryError("too much")]
 )
@@ -376,8 +371,7 @@ def test_what_the_user_has_set_stays(tmp_path):
 
 
 @tensorflow_only
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("around", [False, True])
+@pytest.mark.parametrize("compiled, around", [(False, True), (True, False)])
 def test_trials_of_a_strategy(tmp_path, compiled, around):
     # Behind what ran op by op, threads of replicas may crash TensorFlow.
     arguments = __file__, tmp_path / "s", int(compiled), int(around)
@@ -413,7 +407,6 @@ def _trials_of_a_strategy(folder, compiled, around):
     assert loss == pytest.approx(found.trials[0]["score"], rel=1e-6)
 
 
-@pytest.mark.backends
 def test_adapters_in_a_shared_backbone_do_not_clash(tmp_path):
     backbone = make_backbone()
     space = SMALL.change(
@@ -444,7 +437,6 @@ def counting(monkeypatch):
     return made
 
 
-@pytest.mark.backends
 def test_activations_are_computed_once_a_search(tmp_path, monkeypatch):
     made = counting(monkeypatch)
     space = SMALL.change(groups=0, learning_rate=1e-2)
