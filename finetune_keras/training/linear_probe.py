@@ -54,8 +54,9 @@ def solve_probe(
     `"logistic"` is the regression of scikit-learn on standardised features,
     with `C = 1 / (examples * strength)`, twice that for two classes: convex,
     and solved by L-BFGS. `"ridge"` is least squares, sharpened to logits. The
-    strength of their penalty is chosen by cross-validation. `"auto"` is the
-    better of the two.
+    strength of their penalty is chosen by cross-validation, on targets that
+    are the softer, the fewer examples there are. `"auto"` is the better of the
+    two.
 
     Args:
         x: Float array (examples, features).
@@ -84,7 +85,7 @@ def solve_probe(
         table = ProbeTable(x, y, loss, weight, bias, seed)
         names = _methods(method, loss, y.shape[1])
         probes = [_SOLVERS[name](table) for name in names]
-    best = min(probes, key=lambda probe: probe.loss)
+    best = min(probes, key=lambda probe: table.soft_loss(probe.left_out))
     best.kernel, best.bias = table.unfolded(best.kernel, best.bias)
     return best
 
@@ -140,7 +141,7 @@ def _logistic(table):
     for strength in STRENGTHS:
         start = _descend(table, weights, strength, start, 1e-3)
         outputs = table.held_out(*start)
-        loss = table.mean_loss(outputs)
+        loss = table.soft_loss(outputs)
         if loss < best[0] - LEAST_GAIN:
             best, worse = (loss, strength, outputs, start), 0
         else:
@@ -151,7 +152,8 @@ def _logistic(table):
     start = kernels.mean(0, keepdims=True), biases.mean(0, keepdims=True)
     solved = _descend(table, table.weight[None], strength, start, 1e-6)
     solution = solved[0][0], solved[1][0]
-    return Probe(*solution, "logistic", strength, outputs, best[0])
+    loss = table.mean_loss(outputs)
+    return Probe(*solution, "logistic", strength, outputs, loss)
 
 
 def _descend(table, weights, strength, start, tolerance):
@@ -254,14 +256,9 @@ def _sharpness(table, outputs):
     """The factor on outputs under which the targets are most likely."""
     from scipy import optimize
 
-    # As Platt does: where no example is wrong the factor would be infinite.
-    number, columns = table.y.shape
-    classes = columns if table.kind == "softmax" else 2
-    y = (table.y * number + 1) / (number + classes)
-
     def loss(log_factor):
-        losses = losses_of(outputs * np.exp(log_factor), y, table.kind)[0]
-        return np.average(losses, weights=table.weight)
+        # Of hard targets, where no example is wrong, it would be infinite.
+        return table.soft_loss(outputs * np.exp(log_factor))
 
     found = optimize.minimize_scalar(loss, bounds=(-2, 6), method="bounded")
     return np.exp(found.x)

@@ -18,12 +18,14 @@ class ProbeTable:
         rows = len(x)
         self.weight = np.ones(rows) if weight is None else weight / 1.0
         self.mean = np.average(x, axis=0, weights=self.weight) * bias
-        scale = np.sqrt(np.average((x - self.mean) ** 2, 0, self.weight))
+        squares = (x - self.mean) ** 2 * self.weight[:, None]
+        scale = np.sqrt(squares.sum(axis=0) / self.weight.sum())
         # What is the same everywhere, but for rounding, tells nothing.
         tells = scale > 1e-6 * np.abs(x).max(axis=0)
         # Channels that weight decay has put out, as MiniLM has: to make them
         # as loud as the others takes a kernel that no later step survives.
         tells &= scale > 1e-7 * np.median(scale)
+        scale[tells] = _steadied(scale[tells], squares[:, tells])
         self.inverse = np.divide(1, scale, where=tells, out=0 * scale)
         self.x, self.turn = (x - self.mean) * self.inverse, None
         if x.shape[1] > rows and tells.any():
@@ -33,6 +35,7 @@ class ProbeTable:
             self.turn = self.x.T @ (vectors[:, kept] / lengths)
             self.x = vectors[:, kept] * lengths
         self.folds = _folds(self.y, loss, seed)
+        self.soft = self.y if loss == "mse" else _softened(self.y, loss)
 
     def train_weights(self):
         """Array (folds, examples): weights of those of the other folds."""
@@ -53,11 +56,36 @@ class ProbeTable:
     def mean_loss(self, outputs):
         return np.average(self.losses(outputs), weights=self.weight)
 
+    def soft_loss(self, outputs):
+        """The mean loss to choose by: few examples make nothing certain."""
+        losses = losses_of(outputs, self.soft, self.kind)[0]
+        return np.average(losses, weights=self.weight)
+
     def unfolded(self, kernel, bias):
         """Kernel and bias for features as they are."""
         kernel = kernel if self.turn is None else self.turn @ kernel
         kernel = kernel * self.inverse[:, None]
         return kernel, (bias - self.mean @ kernel) * self.bias
+
+
+def _steadied(scale, squares):
+    """Deviations; those that one example makes are drawn to the usual one.
+
+    A feature that is active in one of few examples has, by chance, nearly no
+    deviation, and would outweigh all others wherever else it is active.
+    """
+    if not len(scale):
+        return scale
+    owed = squares.max(axis=0) / squares.sum(axis=0)
+    part = np.clip(3 * owed - 1, 0, 1)
+    return scale ** (1 - part) * np.median(scale) ** part
+
+
+def _softened(y, loss):
+    """Targets as Platt has them, for what is chosen by few examples."""
+    number, columns = y.shape
+    classes = columns if loss == "softmax" else 2
+    return (y * number + 1) / (number + classes)
 
 
 def _folds(y, loss, seed):

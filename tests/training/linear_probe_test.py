@@ -107,6 +107,41 @@ def test_channels_that_are_put_out_stay_so():
     np.testing.assert_allclose(probe.kernel[:-2], expected, rtol=1e-5)
 
 
+def seldom_active(rows, classes=3):
+    """Features that are mostly 0, and tell the class where they are not."""
+    rng = np.random.default_rng(1)
+    y = np.arange(rows) % classes
+    means = np.eye(classes, 40)[y].repeat(2, axis=1)[:, :40]
+    return np.maximum(rng.normal(size=(rows, 40)) + means - 0.9, 0) ** 2, y
+
+
+def test_a_deviation_that_one_example_makes_is_drawn_to_the_usual_one():
+    x, y = seldom_active(12)
+    probe = solve_probe(x, np.eye(3)[y], method="logistic")
+    x_used = x[:, x.std(axis=0) > 0]
+    squares = (x_used - x_used.mean(axis=0)) ** 2
+    share = squares.max(axis=0) / squares.sum(axis=0)
+    part = np.clip(3 * share - 1, 0, 1)
+    assert part.min() < 0.5 < 1 == part.max()
+    logs = np.log(squares.mean(axis=0)) / 2
+    scale = np.exp((1 - part) * logs + part * np.median(logs))
+    z = (x_used - x_used.mean(axis=0)) / scale
+    strength = 1 / (12 * probe.strength)
+    other = LogisticRegression(C=strength, tol=1e-10, max_iter=9999).fit(z, y)
+    found = log_loss(x @ probe.kernel + probe.bias, y)
+    assert found == pytest.approx(log_loss(other.decision_function(z), y), 1e-4)
+
+
+@pytest.mark.parametrize("method", ["logistic", "ridge"])
+@pytest.mark.parametrize("count", [1, 2, 5, 20])
+def test_few_of_a_class_are_not_sure_of_what_comes(count, method):
+    x, y = seldom_active(300)
+    few, rest = slice(0, 3 * count), slice(3 * count, None)
+    probe = solve_probe(x[few], np.eye(3)[y[few]], method=method)
+    logits = x[rest] @ probe.kernel + probe.bias
+    assert log_loss(logits, y[rest]) < np.log(3) + 0.1
+
+
 def test_few_of_many_examples_choose_for_all(monkeypatch):
     from finetune_keras.training import linear_probe
 
