@@ -90,8 +90,7 @@ def _spoils(history, judged, solved):
             yield (
                 f"The first epoch of phase {index + 1} ({phase['name']}) "
                 f"raised the validation loss from {before:.3g} to "
-                f"{first:.3g}. Try a lower rate, or "
-                '`schedule="one_cycle"`, which warms up.'
+                f"{first:.3g}. Try a lower rate."
             )
         before = min(row["val_loss"] for row in rows)
 

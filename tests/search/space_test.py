@@ -243,6 +243,14 @@ def test_whole_plans_replace_their_parts():
     assert largest_epochs(search_space(epochs=(4, 9))) == 9
 
 
+def test_each_phase_has_the_schedule_and_the_warm_up():
+    space = search_space(schedule=["linear"], warmup_fraction=True)
+    values = {**BASE, "schedule": "linear", "warmup_fraction": 0.3}
+    assert space.parts["warmup_fraction"] == [0.0, 0.1, 0.3]
+    found = make_plan(space, values, make_model())
+    assert {(x.schedule, x.warmup_fraction) for x in found} == {("linear", 0.3)}
+
+
 @pytest.mark.parametrize("kind", ["lora", "bottleneck", "ia3", "bitfit"])
 def test_adapters(kind):
     model = make_model()
