@@ -37,7 +37,7 @@ def preset(small_bert, tmp_path):
 
 TEXT_OPTIONS = (
     *("--sequence-length", 32, "--epochs", 2),
-    *("--learning-rate", 0.01, "--batch-size", 4),
+    *("--learning-rate", 0.01, "--batch-size", 8),
 )
 
 

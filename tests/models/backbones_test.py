@@ -40,10 +40,16 @@ def preprocess(name, pixels):
     return module.preprocess_input(pixels.copy())
 
 
+@functools.cache
+def both(name):
+    """A backbone, and the application that it is made of."""
+    backbone = ft.backbone(name, SHAPE, weights=None, **CASES[name])
+    return backbone, application(name)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_raw_pixels_in_features_out(name):
-    backbone = ft.backbone(name, SHAPE, weights=None, **CASES[name])
-    plain = application(name)
+    backbone, plain = both(name)
     assert guards_pixels(backbone)
     assert backbone.name == plain.name
     plain.set_weights(backbone.get_weights())
@@ -53,12 +59,12 @@ def test_raw_pixels_in_features_out(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_graph_is_flat_with_the_names_of_the_application(name):
-    backbone = ft.backbone(name, SHAPE, weights=None, **CASES[name])
+    backbone, plain = both(name)
     layers = [x for x in backbone.layers if x.weights]
-    plain = [x for x in application(name).layers if x.weights]
-    assert [x.name for x in layers] == [x.name for x in plain]
+    named = [x.name for x in plain.layers if x.weights]
+    assert [x.name for x in layers] == named
     assert not any(isinstance(x, keras.Model) for x in backbone.layers)
-    assert len(backbone.layers) - len(application(name).layers) in (0, 1)
+    assert len(backbone.layers) - len(plain.layers) in (0, 1)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -130,7 +136,7 @@ def test_callable():
 @pytest.mark.parametrize("name", ["MobileNet", "MobileNetV3Small"])
 def test_gray_images(name, tmp_path):
     path = str(tmp_path / "rgb.weights.h5")
-    rgb = ft.backbone(name, SHAPE, weights=None, **CASES[name])
+    rgb = both(name)[0]
     rgb.save_weights(path)
     gray = ft.backbone(name, (40, 40, 1), weights=path, **CASES[name])
     pixels = RAW[..., :1]
