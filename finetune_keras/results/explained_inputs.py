@@ -50,16 +50,23 @@ class Photos:
             why = f"{cutting} cut or pad photos of the size {self.size}"
             _refuse(model, why, "Pass photos that are cut already")
 
-    def measure(self, products, part):
-        """Lists the heat maps of a part of the photos."""
+    def measure(self, attribution, x, columns, part):
+        """Lists the heat maps of a part of the photos, `x`."""
+        products = attribution.products(x, columns)
         return list(heat_maps(products, *self.size))
 
 
 def _array(x):
-    if not hasattr(x, "shape"):
+    if isinstance(x, (list, tuple)) and len(x):
         x = np.stack([np.asarray(one) for one in x])
     x = keras.ops.convert_to_numpy(x) if keras.ops.is_tensor(x) else x
     x = np.asarray(x)
+    if x.dtype.kind in "OSU":
+        raise ValueError(
+            "Pass photos as arrays, as `model.predict` takes them. A `Bundle`, "
+            "as of `ft.load_bundle`, reads files by their paths. "
+            f"Received: x of dtype {x.dtype}"
+        )
     return x[None] if x.ndim == 3 else x
 
 
@@ -76,20 +83,39 @@ class Texts:
                 "Pass texts: a string, a list of them, or for pairs a tuple of "
                 f"two lists. Received: x of type {type(x).__name__}"
             )
+        self.tokenizer = model.encoder.tokenizer
         arrays, self.lengths = model.encoder.encode(x)
         self.x = {y.name: arrays[y.name] for y in model.inputs}
-        spell = model.encoder.tokenizer.id_to_token
         rows = zip(arrays["token_ids"], self.lengths, strict=True)
+        spell = self.tokenizer.id_to_token
         self.shown = [
             [as_text(spell(int(i))) for i in row[:length]]
             for row, length in rows
         ]
 
-    def measure(self, products, part):
-        """Lists what each token adds, of a part of the texts."""
-        (product,) = products
-        rows = zip(product.sum(axis=-1), self.lengths[part], strict=True)
+    def measure(self, attribution, x, columns, part):
+        """Lists what each token adds, of a part of the texts, `x`.
+
+        In BERT and its like the gradient at the text itself tells little: what
+        is sure is past the slope that made it so.
+        """
+        products = attribution.products(
+            x, columns, self._masked(attribution, x)
+        )
+        rows = zip(products[0].sum(axis=-1), self.lengths[part], strict=True)
         return [row[:length] for row, length in rows]
+
+    def _masked(self, attribution, x):
+        """The embeddings of texts whose words are all masked, or zero."""
+        ids, known = x["token_ids"], self.tokenizer
+        kept = known.start_token_id, known.end_token_id, known.pad_token_id
+        words = ~np.isin(ids, kept)
+        mask = getattr(known, "mask_token_id", None)
+        if mask is not None:
+            masked = np.where(words, mask, ids).astype(ids.dtype)
+            return attribution.starts({**x, "token_ids": masked})
+        (tensor,) = attribution.tensors
+        return [tensor * keras.ops.cast(~words[..., None], tensor.dtype)]
 
 
 # === At the door ===

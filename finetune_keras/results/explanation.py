@@ -21,8 +21,9 @@ def explain(model, x, class_name=None):
     pooling that is Grad-CAM as published; behind a flatten or max pooling,
     where Grad-CAM points at places that the head does not look at, it is
     HiResCAM. All maps of a head that reads several depths, and of all members
-    of an ensemble, are added up. For texts it is the embedding of each token
-    times its gradient.
+    of an ensemble, are added up. For texts they are integrated
+    gradients: the embedding of each token, less that of the mask (or zero),
+    times the gradient on the way from there.
 
     The gradient is that of the log-odds of the class against all others: that
     of the logit of a sigmoid, and in the direction of that of the probability.
@@ -65,8 +66,8 @@ def explain(model, x, class_name=None):
 
     - [Selvaraju et al., 2017](https://arxiv.org/abs/1610.02391), Grad-CAM
     - [Draelos and Carin, 2020](https://arxiv.org/abs/2011.08891), HiResCAM
-    - [Shrikumar et al., 2016](https://arxiv.org/abs/1605.01713), gradients
-      times inputs
+    - [Sundararajan et al., 2017](https://arxiv.org/abs/1703.01365),
+      integrated gradients
     """
     task, facts = None, isinstance(model, Bundle)
     if facts:
@@ -94,7 +95,7 @@ def _explained(attribution, seen, part, names):
     columns = scores.argmax(axis=1)
     if names is not None:
         columns = np.array([known.index(name) for name in names])
-    found = seen.measure(attribution.products(x, columns), part)
+    found = seen.measure(attribution, x, columns, part)
     return [
         (one, known[column], float(row[column]))
         for one, column, row in zip(found, columns, scores, strict=True)
@@ -108,7 +109,8 @@ class Explanation:
         importances: List of arrays, one an example. Of a photo `(height,
             width)`, at least 0: what each pixel adds to the log-odds of the
             class (to the value, of a regression). Of a text one number a
-            token, those below 0 speak against the class.
+            token, what it adds where all were masked before; those below 0
+            speak against the class.
         tokens: List of lists of strings, the tokens of each text, those that
             the tokeniser adds included; `None` of photos.
         inputs: List of what the model was given: arrays, or lists of tokens.

@@ -6,6 +6,7 @@ import pytest
 
 import finetune_keras as ft
 from finetune_keras.engine import graph
+from finetune_keras.results import attribution
 from finetune_keras.results.explanation import explain_worst
 from finetune_keras.testing.weights import randomize
 
@@ -253,25 +254,53 @@ def texts(small_bert):
 
 
 @pytest.mark.backends
-def test_tokens_are_as_by_finite_differences(texts):
-    found = ft.explain(texts, ["Good film!", "a bad café was not"], "pos")
-    assert found.tokens[1] == "[CLS] a bad café was not [SEP]".split()
-    assert [len(x) for x in found.importances] == [5, 7]
+def test_tokens_are_as_by_finite_differences(texts, monkeypatch):
+    monkeypatch.setattr(attribution, "_PARTS", 2)
+    found = ft.explain(texts, ["Good film!", "a bad café not"], "pos")
+    assert found.tokens[1] == "[CLS] a bad café not [SEP]".split()
+    assert [len(x) for x in found.importances] == [5, 6]
     table = texts.get_layer("token_embedding").embeddings
     before = keras.ops.convert_to_numpy(table).copy()
-    x = texts.arrays(["a bad café was not"])
+    x = texts.arrays(["a bad café not"])
+    words = x["token_ids"][0, 1:-1]
+    mask = before[texts.encoder.tokenizer.token_to_id("[MASK]")]
 
-    def odds(place, factor):
+    def odds(factors):
+        """With the embeddings so far on the way from the mask to the words."""
         moved = before.copy()
-        moved[x["token_ids"][0, place]] *= factor
+        moved[words] = mask + factors[:, None] * (before[words] - mask)
         table.assign(moved)
         p = keras.ops.convert_to_numpy(texts(x))[0]
         return np.log(p[1] / p[0])
 
-    slopes = [(odds(i, 1.02) - odds(i, 0.98)) / 0.04 for i in range(7)]
+    slopes = [
+        np.mean([odds(t + step) - odds(t - step) for t in (0.25, 0.75)]) / 0.04
+        for step in 0.02 * np.eye(4)
+    ]
     found = found.importances[1]
-    np.testing.assert_allclose(found, slopes, rtol=0.02, atol=2e-4)
-    assert np.abs(found).min() > 1e-3
+    np.testing.assert_allclose(found[1:-1], slopes, rtol=0.02, atol=2e-4)
+    assert found[0] == found[-1] == 0
+    assert np.abs(slopes).min() > 1e-3
+
+
+@pytest.mark.parametrize("has_mask", [True, False])
+def test_tokens_add_up_to_what_the_words_change(texts, monkeypatch, has_mask):
+    tokenizer = texts.encoder.tokenizer
+    mask, sentence = tokenizer.mask_token_id, ["a bad café not"]
+    if not has_mask:
+        monkeypatch.setattr(tokenizer, "mask_token_id", None)
+    found = ft.explain(texts, sentence, "pos").importances[0]
+    whole = log_odds(texts, sentence, 1)[0]
+    x = texts.arrays(sentence)
+    x["token_ids"][0, 1:-1] = mask
+    table = texts.get_layer("token_embedding").embeddings
+    if not has_mask:
+        rows = keras.ops.convert_to_numpy(table).copy()
+        rows[mask] = 0
+        table.assign(rows)
+    p = keras.ops.convert_to_numpy(texts(x))[0]
+    gain = whole - np.log(p[1] / p[0])
+    assert found.sum() == pytest.approx(gain, rel=0.1)
 
 
 def test_pairs_and_a_single_text(texts):
@@ -332,6 +361,8 @@ def test_what_cannot_be_explained(make, message):
         (PHOTOS, ["0"], "1 names for 2 examples"),
         (PHOTOS[:0], None, "no example"),
         (PHOTOS[..., :2], None, "takes arrays of shape"),
+        ("photo.jpg", None, "`Bundle`"),
+        (["photo.jpg"], None, "`Bundle`"),
     ],
 )
 def test_what_does_not_fit(x, name, message):
