@@ -57,8 +57,16 @@ class Photos:
 
 
 def _array(x):
-    if isinstance(x, (list, tuple)) and len(x):
-        x = np.stack([np.asarray(one) for one in x])
+    if isinstance(x, (list, tuple)):
+        photos = [np.asarray(one) for one in x]
+        shapes = {photo.shape for photo in photos}
+        if len(shapes) != 1:
+            raise ValueError(
+                "Pass at least one photo, and several only of one size. "
+                f"Received: a list of {len(photos)} photos, of shapes "
+                f"{sorted(shapes)}"
+            )
+        x = np.stack(photos)
     x = keras.ops.convert_to_numpy(x) if keras.ops.is_tensor(x) else x
     x = np.asarray(x)
     if x.dtype.kind in "OSU":

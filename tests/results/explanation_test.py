@@ -360,6 +360,8 @@ def test_what_cannot_be_explained(make, message):
         (PHOTOS, "3", "must be one of"),
         (PHOTOS, ["0"], "1 names for 2 examples"),
         (PHOTOS[:0], None, "no example"),
+        ([], None, "at least one photo"),
+        ([PHOTOS[0], PHOTOS[0, :3]], None, "only of one size"),
         (PHOTOS[..., :2], None, "takes arrays of shape"),
         ("photo.jpg", None, "`Bundle`"),
         (["photo.jpg"], None, "`Bundle`"),
