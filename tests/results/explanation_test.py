@@ -53,8 +53,9 @@ def log_odds(model, x, column):
     return np.log(p[:, column] / np.delete(p, column, axis=1).sum(axis=1))
 
 
-@pytest.mark.backends
-@pytest.mark.parametrize("column", [0, 2])
+@pytest.mark.parametrize(
+    "column", [0, pytest.param(2, marks=pytest.mark.backends)]
+)
 def test_maps_are_those_of_grad_cam(column):
     model = small(seed=3)
     kernel, bias, dense, shift = arrays(model)
@@ -78,7 +79,6 @@ def test_maps_are_those_of_grad_cam(column):
     assert found.classes == [str(column)] * 2 and found.tokens is None
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize("pooling", ["flatten", "max"])
 def test_behind_a_flatten_or_a_maximum_each_place_has_its_own_gradient(pooling):
     model = small(1, "sigmoid", pooling=pooling)
@@ -146,8 +146,9 @@ def with_head(features=None, seed=0):
     return model
 
 
-@pytest.mark.backends
-@pytest.mark.parametrize("features", [None, "blocks"])
+@pytest.mark.parametrize(
+    "features", [None, pytest.param("blocks", marks=pytest.mark.backends)]
+)
 def test_what_all_depths_add_is_the_whole(features):
     model = with_head(features)
     found = ft.explain(model, BIG)
@@ -158,7 +159,6 @@ def test_what_all_depths_add_is_the_whole(features):
     np.testing.assert_allclose(sums, wanted, rtol=1e-3)
 
 
-@pytest.mark.backends
 def test_nested_models_and_their_layers_are_left_as_they_are():
     flat = with_head()
     inputs = keras.Input((16, 8, 3))
@@ -178,7 +178,6 @@ def test_nested_models_and_their_layers_are_left_as_they_are():
     np.testing.assert_array_equal(nested.predict(BIG, verbose=0), before)
 
 
-@pytest.mark.backends
 def test_members_of_an_ensemble_count_by_their_part_in_its_odds():
     members = [with_head(seed=1), with_head("blocks", seed=2)]
     together = ft.ensemble(members)
