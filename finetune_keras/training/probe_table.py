@@ -3,6 +3,9 @@
 import numpy as np
 
 FOLDS = 5
+# Up to so many examples a deviation that one of them makes counts for nothing;
+# it is taken as it is from twice as many on.
+MANY = 100
 
 
 class ProbeTable:
@@ -77,7 +80,8 @@ def _steadied(scale, squares):
     if not len(scale):
         return scale
     owed = squares.max(axis=0) / squares.sum(axis=0)
-    part = np.clip(3 * owed - 1, 0, 1)
+    few = np.clip(2 - len(squares) / MANY, 0, 1)
+    part = few * np.clip(3 * owed - 1, 0, 1)
     return scale ** (1 - part) * np.median(scale) ** part
 
 
