@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.search.advice import Steps
 
 pytestmark = pytest.mark.usefixtures("op_by_op")
 
@@ -107,9 +108,12 @@ def test_photos_are_resized_to_what_the_backbone_takes(tmp_path):
     )
 
 
-def test_texts(small_bert):
+def test_texts(small_bert, monkeypatch):
+    monkeypatch.setattr("finetune_keras.search.advice.MOST_TEXTS", 16)
     texts = ["good film", "bad film", "a good one", "a bad one"] * 10
-    data = ft.from_arrays(texts, ["pos", "neg"] * 20, seed=0)
+    data = ft.from_arrays(texts, ["pos", "neg"] * 20, batch_size=8, seed=0)
+    some = [len(y) for _, y in Steps(data, 0, 0).some()]
+    assert some == [8, 8]
     backbone = ft.text_backbone(*small_bert, sequence_length=16)
     advice = ft.advise(backbone, data, verbose=0)
     model = advice.model()

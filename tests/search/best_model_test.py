@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
-from finetune_keras.search.contest import simplest
+from finetune_keras.search.contest import Entrant, simplest
 from finetune_keras.testing.processes import FreshProcess
 
 pytestmark = pytest.mark.usefixtures("op_by_op")
@@ -151,12 +151,19 @@ def test_views_of_photos(tmp_path):
     )
 
 
-def test_texts(small_bert, tmp_path):
+def test_texts(small_bert, tmp_path, monkeypatch):
+    def cost(entrant, phase):
+        return 0 if phase.epochs == 5 else np.inf
+
+    monkeypatch.setattr(Entrant, "cost", cost)
     texts = ["good film", "bad film", "a good one", "a bad one"] * 10
     data = ft.from_arrays(texts, ["pos", "neg"] * 20, batch_size=64, seed=0)
     backbone = ft.text_backbone(*small_bert, sequence_length=8)
-    best = ft.best_model(data, backbone, minutes=1e-6, verbose=0)
-    assert "all, 2 epochs: left out" in best.notes[0]
+    best = ft.best_model(data, backbone, minutes=5, verbose=0)
+    assert "all layers, 3 epochs: left out" in best.notes[0]
+    names = [row["name"].split(", ", 1)[-1] for row in best.leaderboard]
+    assert {"head", "all, 5 epochs"} < set(names)
+    assert any(name.startswith("mean of ") for name in names)
     bundle = ft.load_bundle(best.save(tmp_path / "best.keras"))
     words = ["good", "a bad film"]
     np.testing.assert_allclose(
