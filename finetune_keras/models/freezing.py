@@ -8,7 +8,7 @@ from finetune_keras.engine.layers import own_flag
 from finetune_keras.models.layer_groups import as_groups
 from finetune_keras.models.model import keep_trainable_set
 from finetune_keras.models.selection import is_batch_norm
-from finetune_keras.plans.phase import BATCH_NORM
+from finetune_keras.plans.phase_checks import BATCH_NORM
 
 
 def freeze(model, layers="all"):

@@ -6,7 +6,8 @@ import warnings
 from finetune_keras.data.atomic import write_text
 from finetune_keras.data.facts import reading
 from finetune_keras.data.table import format_table
-from finetune_keras.plans.phase import Phase, check_groups, checked
+from finetune_keras.plans.phase import Phase, check_groups
+from finetune_keras.plans.phase_checks import checked
 from finetune_keras.plans.plan_yaml import read_dict, read_yaml, yaml_path
 
 

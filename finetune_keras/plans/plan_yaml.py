@@ -4,7 +4,8 @@ import math
 import pathlib
 
 from finetune_keras.arguments import nearest
-from finetune_keras.plans.phase import CHECKS, Phase, PlanError, checked
+from finetune_keras.plans.phase import Phase
+from finetune_keras.plans.phase_checks import CHECKS, PlanError, checked
 
 
 def read_dict(data):
