@@ -34,7 +34,10 @@ def trainable_summary(model, optimizer=None):
     ```python
     import keras, finetune_keras as ft
 
-    model = keras.applications.MobileNet(alpha=0.25, weights=None)
+    backbone = keras.Sequential([
+        keras.Input((4,)), keras.layers.Dense(6), keras.layers.Dense(6),
+    ])
+    model = ft.replace_head(backbone, 2)
     ft.freeze(model, "backbone")
     print(ft.trainable_summary(model, optimizer="adam"))
     ```

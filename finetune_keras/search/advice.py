@@ -7,6 +7,7 @@ from finetune_keras.arguments import check, integer, part
 from finetune_keras.data.datasets import DataSplits
 from finetune_keras.data.table import format_table
 from finetune_keras.models.depths import split_depths
+from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.plans.phase import Phase
 from finetune_keras.plans.plan import Plan
 from finetune_keras.plans.strategies import full, linear_probe
@@ -58,15 +59,15 @@ def advise(backbones, data, dropout=0.0, seed=0, verbose=1):
     Example:
 
     ```python
-    import numpy as np
+    import keras, numpy as np
     import finetune_keras as ft
 
-    rng = np.random.default_rng(0)
-    y = np.arange(60) % 2
-    x = rng.normal(100, 20, (60, 32, 32, 3)) + 60 * y[:, None, None, None]
-    data = ft.from_arrays(x.clip(0, 255).astype("float32"), y, seed=0)
-    backbone = ft.backbone("MobileNet", input_shape=(32, 32, 3), weights=None,
-                           alpha=0.25)
+    x = np.random.default_rng(0).normal(size=(80, 4)).astype("float32")
+    data = ft.from_arrays(x, np.where(x[:, 0] > 0, "yes", "no"), seed=0)
+    backbone = keras.Sequential([
+        keras.Input((4,)), keras.layers.Dense(8, activation="tanh"),
+        keras.layers.Dense(8, activation="tanh"),
+    ])
     advice = ft.advise(backbone, data, verbose=0)
     print(advice)
     model = advice.model()
@@ -118,13 +119,12 @@ class Advice:
     Example:
 
     ```python
-    import numpy as np
+    import keras, numpy as np
     import finetune_keras as ft
 
-    x = np.random.default_rng(0).normal(size=(60, 16, 16, 3))
-    data = ft.from_arrays(x.clip(0), np.arange(60) % 2, seed=0)
-    backbone = ft.backbone("MobileNet", input_shape=(32, 32, 3), weights=None,
-                           alpha=0.25)
+    x = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
+    data = ft.from_arrays(x, x.sum(axis=1), task="regression", seed=0)
+    backbone = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6)])
     advice = ft.advise(backbone, data, verbose=0)
     print(advice.depths, advice.rows[-1]["choice"])
     ```
@@ -162,7 +162,8 @@ def short_phase(proposal):
     """A short training behind the solved head, which is tried."""
     if proposal.is_text:
         return full(epochs=5, learning_rate=1e-4)[0]
-    return Phase(2, 4, 3e-4, schedule="cosine")
+    groups = min(2, len(layer_groups(proposal.backbone)))
+    return Phase(groups, 4, 3e-4, schedule="cosine")
 
 
 class Steps:
