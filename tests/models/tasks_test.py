@@ -26,7 +26,6 @@ def test_classes_may_be_named():
     assert ft.image_classifier(backbone(), ["a", "b", "c"]).output_shape[1] == 3
 
 
-@pytest.mark.backends("light")
 @pytest.mark.parametrize("strength", ["light", "medium", "strong"])
 def test_augmentation_acts_in_training_only(strength):
     base = backbone()
@@ -70,7 +69,6 @@ def test_an_augmented_model_trains_by_a_plan(tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.backends
 def test_a_named_backbone_takes_any_size_and_works_at_that_of_its_weights(
     tmp_path, monkeypatch
 ):
@@ -80,7 +78,7 @@ def test_a_named_backbone_takes_any_size_and_works_at_that_of_its_weights(
     randomize(made)
     # Stands for weights that would be downloaded.
     monkeypatch.setattr(tasks, "make_backbone", lambda name, **shape: made)
-    named = ft.image_classifier("MobileNet", 3, augmentation="medium")
+    named = ft.image_classifier("MobileNet", 3, augmentation="light")
     built = ft.image_classifier(made, 3)
     head = built.get_layer("head_predictions").get_weights()
     named.get_layer("head_predictions").set_weights(head)
@@ -91,5 +89,3 @@ def test_a_named_backbone_takes_any_size_and_works_at_that_of_its_weights(
     named.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert np.allclose(loaded.predict(pixels()), expected, atol=1e-5)
-    named.compile("sgd", "sparse_categorical_crossentropy")
-    named.fit(pixels(), np.arange(6) % 3, verbose=0)

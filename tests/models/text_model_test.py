@@ -84,7 +84,6 @@ def test_sample_weights_reach_the_loss(model):
     )
 
 
-@pytest.mark.backends
 def test_fine_tune_freezes_bit_equal_and_caches(model):
     before = weights_snapshot(model)
     plan = ft.Plan(

@@ -4,8 +4,6 @@ import os
 import pathlib
 import re
 
-import pytest
-
 from finetune_keras.results.bundle import load_bundle
 from finetune_keras.testing.processes import FreshProcess
 
@@ -17,18 +15,14 @@ def accuracy(output):
     return float(re.search(r"Test accuracy: ([\d.]+)", output).group(1))
 
 
-@pytest.mark.parametrize(
-    ("name", "bar"),
-    [("flowers-160", 0.75), ("chestxray-160", 0.7)],
-)
-def test_image_classification(name, bar, shared_data, tmp_path, run_example):
+def test_image_classification(shared_data, tmp_path, run_example):
     output = run_example(
         "image_classification.py",
-        *("--data", shared_data / name),
+        *("--data", shared_data / "flowers-160"),
         *("--backbone", "MobileNet", "--alpha", 0.25),
         *("--weights", shared_data / WEIGHTS),
     )
-    assert accuracy(output) >= bar
+    assert accuracy(output) >= 0.75
     assert "Decided on" in output and "Calibration: method" in output
     html = (tmp_path / "report.html").read_text()
     assert html.startswith("<!DOCTYPE html>") and len(html) > 50_000

@@ -73,7 +73,7 @@ def test_the_winner_of_two_backbones_and_its_file(tmp_path):
     assert calibrated.predict(x, verbose=0).shape == expected.shape
 
 
-@pytest.mark.backends
+@pytest.mark.backends("multi_label")
 @pytest.mark.parametrize(
     ("task", "metric", "minutes"),
     [("multi_label", "f1_micro", 1e-6), ("regression", "rmse", 5)],

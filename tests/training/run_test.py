@@ -326,7 +326,7 @@ def test_an_optimizer_of_its_own_is_that_of_a_new_compile():
     model.fit(*data(), verbose=0)
 
 
-@pytest.mark.backends
+@pytest.mark.backends("True")
 @pytest.mark.parametrize("again", [True, False])
 def test_a_run_stopped_under_its_own_optimizer_goes_on(tmp_path, again):
     last = ft.Phase(

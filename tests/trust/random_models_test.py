@@ -1,6 +1,6 @@
 """Random models of every make: frozen is frozen, cached is equal, saved is so.
 
-The default is 12 models. 200 of them:
+The default is 25 models. 200 of them:
 
     FINETUNE_KERAS_RANDOM_MODELS=200 pytest tests/trust/random_models_test.py
 """
@@ -16,7 +16,7 @@ from finetune_keras import testing
 from finetune_keras.testing.weights import live_statistics, named_weights
 
 layers = keras.layers
-COUNT = int(os.environ.get("FINETUNE_KERAS_RANDOM_MODELS", 12))
+COUNT = int(os.environ.get("FINETUNE_KERAS_RANDOM_MODELS", 25))
 SIZE, STEPS, WIDTH, WORDS = 16, 6, 6, 11
 
 
