@@ -6,9 +6,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
-# A file of tests stays in one process, which takes the files in the order of
-# `tests/conftest.py`.
-PYTEST := $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
+# A file of tests stays in one process; the processes share the cores, and take
+# the files in the order of `tests/conftest.py`.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 # Threads of NumPy in two processes would wait for each other.
@@ -16,27 +16,21 @@ export OPENBLAS_NUM_THREADS ?= 1
 # Processes that tests start need not compile the package once more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test test-tensorflow test-others lint clean
+.PHONY: quickstart test lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
 
-# For two cores three processes: one of them mostly waits, for a child or a file.
 test: lint
-	$(MAKE) --jobs 2 test-tensorflow test-others
-
-test-tensorflow: $(VENV)/.installed-dev
-	KERAS_BACKEND=tensorflow $(PYTEST) -n 2 --durations=10
-
-test-others: $(VENV)/.installed-dev
+	KERAS_BACKEND=tensorflow $(PYTEST) --durations=10
 	# Tests compile much, often the same, and compute little.
 	XLA_FLAGS="--xla_backend_optimization_level=0 \
 		--xla_cpu_use_fusion_emitters=false" \
 		JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/.jax \
 		JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 		JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
-		KERAS_BACKEND=jax $(PYTEST) -n 1 -m backends
-	OMP_NUM_THREADS=1 KERAS_BACKEND=torch $(PYTEST) -n 1 -m backends
+		KERAS_BACKEND=jax $(PYTEST) -m backends
+	OMP_NUM_THREADS=1 KERAS_BACKEND=torch $(PYTEST) -m backends
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .

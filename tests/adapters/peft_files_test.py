@@ -86,7 +86,6 @@ def edit(folder, **options):
     "make, variant",
     [
         (bert, "lora"),
-        (bert, "dora"),
         (roberta, "rslora"),
         (distil_bert, "dora"),
     ],

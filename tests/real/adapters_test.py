@@ -23,9 +23,8 @@ ANYWHERE = (
     ft.Bottleneck(),
     ft.Bottleneck(placement="pfeiffer"),
 )
-# One that changes kernels and one that adds layers: the others are proven on a
-# CNN of random weights.
-IN_A_CNN = (ft.LoRA(variant="dora"), ft.Bottleneck())
+# The others are proven on a CNN of random weights.
+IN_A_CNN = (ft.LoRA(variant="dora"),)
 MERGED = (ft.LoRA, ft.IA3, ft.BitFit, ft.NormTuning)
 
 

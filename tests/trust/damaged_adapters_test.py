@@ -12,7 +12,7 @@ safetensors = pytest.importorskip("safetensors.numpy")
 
 ABSENT = object()
 VALUES = [
-    ABSENT, None, -1, "x", [], ["body", "body"], {"a": 1},
+    ABSENT, None, -1, ["body", "body"], {"a": 1},
 ]  # fmt: skip
 
 
