@@ -5,6 +5,7 @@ import numpy as np
 
 from finetune_keras.data.labels import as_text
 from finetune_keras.data.outputs import check_shape
+from finetune_keras.data.task import Task
 from finetune_keras.engine import graph
 from finetune_keras.engine.nodes import pack_inputs
 from finetune_keras.models.model import encoder_of
@@ -138,7 +139,7 @@ def _check(model):
         )
     outputs = model.outputs
     check_shape(outputs if len(outputs) > 1 else outputs[0], "explain")
-    task = getattr(model, "task", None)
+    task = Task.of(model)
     if task is not None and not task.is_judged:
         _refuse(model, f"it predicts {task}", "Explain a text classifier")
     if len(model.inputs) > 1 and encoder_of(model) is None:

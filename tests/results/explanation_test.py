@@ -437,3 +437,18 @@ def test_of_several_labels_the_one_that_is_furthest_off():
     for entry, name in zip(report.worst, found.classes, strict=True):
         p = model.predict(PHOTOS, verbose=0)[entry["index"]]
         assert name == str(np.abs(p - y[entry["index"]]).argmax())
+
+
+def test_a_model_with_a_task_of_its_own_kind_is_explained():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Conv2D(4, 3, activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(2, activation="softmax"),
+        ]
+    )
+    randomize(model)
+    model.task = "pets"  # what a user calls it
+    x = np.random.default_rng(0).uniform(0, 255, (1, 8, 8, 3))
+    assert ft.explain(model, x).importances[0].shape == (8, 8)
