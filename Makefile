@@ -1,6 +1,8 @@
 # Two commands do everything on a machine with Python 3.11 and make:
 #   make quickstart    install the package and run the short example
 #   make test          install what development needs, check and test all
+# A third builds the site of the documentation, in build/site:
+#   make docs          warnings and broken links are errors
 # Another interpreter: make test PYTHON=/path/to/python
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -16,7 +18,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 # Processes that tests start need not compile the package once more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -35,6 +37,9 @@ test: lint
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 clean:
 	rm -rf $(VENV) build *.egg-info
 
@@ -52,3 +57,7 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml
 	$(PIP) --editable ".[dev]"
 	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: $(BIN)/python pyproject.toml
+	$(PIP) --editable ".[docs]"
+	touch $@

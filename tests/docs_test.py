@@ -6,6 +6,7 @@ import re
 import textwrap
 
 import pytest
+import yaml
 
 import finetune_keras
 from finetune_keras import testing
@@ -105,6 +106,37 @@ def test_every_public_object_has_an_example():
 def test_links_between_pages(page):
     links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text())
     assert [x for x in links if not (page.parent / x).exists()] == []
+
+
+def pages_of(navigation):
+    """Yields the files that the navigation of the site names."""
+    for entry in navigation:
+        for place in entry.values() if isinstance(entry, dict) else [entry]:
+            yield from [place] if isinstance(place, str) else pages_of(place)
+
+
+def test_every_page_is_in_the_navigation_of_the_site():
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    pages = {str(x.relative_to(ROOT / "docs")) for x in PAGES[1:]}
+    assert set(pages_of(settings["nav"])) == pages
+
+
+def test_every_public_name_is_in_the_reference():
+    text = "".join(
+        path.read_text() for path in (ROOT / "docs/reference").glob("*.md")
+    )
+    public = {
+        f"{module.__name__}.{name}"
+        for module in (finetune_keras, finetune_keras.plans, testing)
+        for name in module.__all__
+    } - {"finetune_keras.plans"}
+    # The site is made without an import, which alone finds these.
+    lazy = {
+        f"finetune_keras.{name}": f"{module}.{name}"
+        for name, module in finetune_keras._LAZY.items()
+    }
+    found = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+    assert sorted(found) == sorted(lazy.get(name, name) for name in public)
 
 
 def test_blocks_are_found_as_told():

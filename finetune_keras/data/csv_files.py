@@ -53,9 +53,11 @@ def from_csv(
             the file begins with.
         folder: String or path that the paths of images are relative to.
             Defaults to `None`, that of the file.
-        features, label, validation_split, test_split, group_by, seed,
-            batch_size, task, classes, balanced, label_separator, split,
-            image_size, bad_files, cache, crop_to_aspect_ratio, verbose: As in
+        features, label, validation_split, test_split, group_by, seed: As in
+            `from_frame`.
+        batch_size, task, classes, balanced, label_separator, split: As in
+            `from_frame`.
+        image_size, bad_files, cache, crop_to_aspect_ratio, verbose: As in
             `from_frame`.
 
     Returns:

@@ -141,8 +141,9 @@ def text_folder(
     Args:
         folder: String or path; holds the classes, or splits of them, as for
             `image_folder`.
-        validation_split, test_split, group_by, seed, batch_size, task, classes,
-            balanced, bad_files: As in `image_folder`.
+        validation_split, test_split, group_by, seed, batch_size, task: As in
+            `image_folder`.
+        classes, balanced, bad_files: As in `image_folder`.
 
     Returns:
         `DataSplits`; `x` are strings.

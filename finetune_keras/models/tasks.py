@@ -45,8 +45,9 @@ def image_classifier(
             `image_augmentation`, or a layer that keeps the shape of raw
             pixels. It is part of the model and active in training only.
             Defaults to `None`.
-        pooling, hidden_units, activation, dropout, batch_norm,
-            kernel_regularizer, task, features: As in `replace_head`.
+        pooling, hidden_units, activation, dropout, batch_norm: As in
+            `replace_head`.
+        kernel_regularizer, task, features: As in `replace_head`.
 
     Returns:
         A functional `keras.Model`, all of it trainable, that maps images of

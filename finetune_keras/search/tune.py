@@ -92,8 +92,9 @@ def tune(
             Defaults to `False`.
         callbacks: Function without arguments that makes the list for one run,
             since callbacks remember what they have seen. Defaults to `None`.
-        cache, batch_size, class_weight, shuffle, steps_per_epoch,
-            validation_steps, validation_batch_size, validation_freq: As in
+        cache, batch_size, class_weight, shuffle, steps_per_epoch: As in
+            `fine_tune`, for each trial.
+        validation_steps, validation_batch_size, validation_freq: As in
             `fine_tune`, for each trial.
         verbose: 0 or 1, a line a trial. Defaults to `1`.
         **own: Further arguments of a `train` of your own.

@@ -120,8 +120,10 @@ def text_regressor(
     Args:
         backbone: What `text_backbone` returns or takes.
         num_outputs: Integer, how many numbers. Defaults to `1`.
-        sequence_length, tokenizer, dropout, pooling, hidden_units, activation,
-            batch_norm, kernel_regularizer, features: As in `text_classifier`.
+        sequence_length, tokenizer, dropout, pooling, hidden_units: As in
+            `text_classifier`.
+        activation, batch_norm, kernel_regularizer, features: As in
+            `text_classifier`.
 
     Returns:
         A `FineTuneModel`.
