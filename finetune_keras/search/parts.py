@@ -20,9 +20,10 @@ _AS_TRIED_FIRST = SearchSpace({**PLAN_PARTS, **FIT_PARTS})
 def model_options(hp):
     """Returns the options of a model that a trial has values for.
 
-    They are those of `replace_head`: `pooling`, `hidden_units`, `dropout` and
-    `kernel_regularizer` (from `l1` and `l2`); and `augmentation`, of
-    `image_classifier`. What is not in the search space is left out.
+    They are those of `replace_head`: `pooling`, `features`, `hidden_units`,
+    `dropout` and `kernel_regularizer` (from `l1` and `l2`); and
+    `augmentation`, of `image_classifier`. What is not in the search space is
+    left out.
 
     Args:
         hp: The `keras_tuner.HyperParameters` that `build` gets.
@@ -43,10 +44,11 @@ def model_options(hp):
     print(ft.model_options(hp))
     ```
     """
-    names = ("augmentation", "pooling", "dropout", "hidden_units", "l1", "l2")
-    found = {name: hp[name] for name in names if name in hp}
-    if found.get("augmentation") == "none":
-        del found["augmentation"]
+    names = ("augmentation", "pooling", "features", "dropout", "hidden_units")
+    found = {name: hp[name] for name in (*names, "l1", "l2") if name in hp}
+    for name, nothing in (("augmentation", "none"), ("features", 0)):
+        if found.get(name) == nothing:
+            del found[name]
     if "hidden_units" in found:
         units = found["hidden_units"]
         found["hidden_units"] = (units,) if units else ()
@@ -98,10 +100,12 @@ def _phases(values, below, depth):
 def _deep_phase(layers, values, epochs):
     rate = values["learning_rate"] * values["backbone_factor"]
     decay = values["decay"] if values["decay"] < 1 else None
+    factor = values.get("head_factor", 1)
     return _phase(
         layers,
         {**values, "epochs": epochs, "learning_rate": rate},
         layerwise_lr_decay=decay,
+        multipliers=None if factor == 1 else {"head": factor},
     )
 
 

@@ -308,6 +308,8 @@ def search_space(**parts):
               "cosine", "one_cycle"]`.
             - `warmup_fraction`, on request: Of each phase. `True` is
               `[0.0, 0.1, 0.3]`.
+            - `head_factor`, on request: Factor on the rate of the head while
+              groups below it train. `True` is `[1.0, 3.0, 10.0]`.
             - `weight_decay`, on request: Of the AdamW that a model which is
               not compiled gets. `True` is `[0.0, 1e-4, 1e-2]`.
             - `adapter`, on request: `"none"`, `"lora"`, `"bottleneck"`,
@@ -317,9 +319,10 @@ def search_space(**parts):
               is `[8, 4, 16]`.
             - `plan`, on request: Dict from name to `Plan`: whole plans, in
               the place of all the parts of one.
-            - `augmentation`, `pooling`, `hidden_units` (0 is no hidden layer),
-              `dropout`, `l1` and `l2`, on request: For the model; `build`
-              takes them by `model_options(hp)`.
+            - `augmentation`, `pooling`, `features` (the last n layer groups;
+              0 is the last output alone), `hidden_units` (0 is no hidden
+              layer), `dropout`, `l1` and `l2`, on request: For the model;
+              `build` takes them by `model_options(hp)`.
             - `backbone`, on request: Strings, for `build`.
             - any other name: for your own `build`, which reads `hp[name]`.
 

@@ -24,6 +24,7 @@ ON_REQUEST = {
     "backbone": None,
     "augmentation": ["none", "light", "medium", "strong"],
     "pooling": ["avg", "max"],
+    "features": [0, 2, 4],
     "hidden_units": [0, 64, 256],
     "dropout": (0.0, 0.5),
     "l1": [0.0, 1e-5, 1e-4],
@@ -33,10 +34,11 @@ ON_REQUEST = {
     "rank": [8, 4, 16],
     "schedule": ["constant", "cosine", "one_cycle"],
     "warmup_fraction": [0.0, 0.1, 0.3],
+    "head_factor": [1.0, 3.0, 10.0],
     "plan": None,
 }
 # What a plan is made of.
-PHASE_PARTS = {*PLAN_PARTS, "schedule", "warmup_fraction"}
+PHASE_PARTS = {*PLAN_PARTS, "schedule", "warmup_fraction", "head_factor"}
 # What others depend on comes before them.
 _ORDER = ["backbone", "adapter", "rank", "plan", *PLAN_PARTS, *FIT_PARTS]
 _ORDER += ["schedule", "warmup_fraction", "weight_decay", *ON_REQUEST]
@@ -48,6 +50,7 @@ CONDITIONS = {
     "order": ("phases", lambda value: value > 2),
     "backbone_factor": ("groups", lambda value: value > 0),
     "decay": ("groups", lambda value: value > 0),
+    "head_factor": ("groups", lambda value: value > 0),
 }
 
 
@@ -69,9 +72,11 @@ _ALLOWED = {
     "batch_size": _COUNT,
     "schedule": list(SCHEDULES),
     "warmup_fraction": (numbers.Real, 0.0, 0.99),
+    "head_factor": _RATE,
     "adapter": ON_REQUEST["adapter"],
     "rank": _COUNT,
     "hidden_units": _FROM_0,
+    "features": _FROM_0,
     "dropout": (numbers.Real, 0.0, 0.99),
     "l1": _PENALTY,
     "l2": _PENALTY,

@@ -251,6 +251,16 @@ def test_each_phase_has_the_schedule_and_the_warm_up():
     assert {(x.schedule, x.warmup_fraction) for x in found} == {("linear", 0.3)}
 
 
+def test_the_head_may_be_faster_than_what_is_below_it():
+    space = search_space(head_factor=True)
+    assert space.when["head_factor"] == ("groups", [2, 1, 4])
+    model = make_model()
+    assert make_plan(space, space.values(BASE), model)[1].multipliers is None
+    plan = make_plan(space, {**BASE, "head_factor": 10.0}, model)
+    assert [x.multipliers for x in plan] == [None, *[{"head": 10.0}] * 2]
+    plan.check(ft.layer_groups(model))
+
+
 @pytest.mark.parametrize("kind", ["lora", "bottleneck", "ia3", "bitfit"])
 def test_adapters(kind):
     model = make_model()
@@ -274,13 +284,17 @@ def test_model_options():
         dropout=[0.3],
         l1=[1e-4, 0.0],
         l2=[0.0, 1e-4],
+        features=True,
     )
     space.declare(hp)
     options = model_options(hp)
     regularizer = options.pop("kernel_regularizer").get_config()
     assert regularizer == pytest.approx({"l1": 1e-4, "l2": 0.0})
     assert options == {"hidden_units": (64,), "dropout": 0.3}
-    hp.values.update(augmentation="light", hidden_units=0, l1=0.0)
+    hp.values.update(augmentation="light", hidden_units=0, l1=0.0, features=2)
     options = model_options(hp)
+    model = make_model()
+    deep = ft.replace_head(model, 2, features=options["features"])
+    assert deep.layers[-1].kernel.shape[0] == 5 + 6
     assert options["augmentation"] == "light"
     assert options["hidden_units"] == () and "kernel_regularizer" not in options
