@@ -29,6 +29,7 @@ from finetune_keras.data.sequence_augmentation import sequence_augmentation
 from finetune_keras.data.table_augmentation import table_augmentation
 from finetune_keras.data.tfds import from_tfds
 from finetune_keras.engine.layerwise import layerwise_class
+from finetune_keras.engine.retrace import retrace
 from finetune_keras.models.backbones import backbone
 from finetune_keras.models.freezing import freeze, unfreeze
 from finetune_keras.models.heads import remove_head, replace_head
@@ -83,6 +84,7 @@ from finetune_keras.text.token_tasks import (
     question_answerer,
     token_classifier,
 )
+from finetune_keras.training.audit import Audit
 from finetune_keras.training.callbacks import (
     GradualUnfreeze,
     UnfreezeCallback,
@@ -101,6 +103,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Advice",
+    "Audit",
     "Augmentation",
     "BackboneRanking",
     "BestModel",
@@ -186,6 +189,7 @@ __all__ = [
     "remove_adapters",
     "remove_head",
     "replace_head",
+    "retrace",
     "save_adapters",
     "save_bundle",
     "save_record",

@@ -81,6 +81,7 @@ def doc_of(obj):
 WITH_EXAMPLE = [(n, obj) for n, obj in documented() if blocks(doc_of(obj))]
 
 
+@pytest.mark.backends("blocks.md")
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_page(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

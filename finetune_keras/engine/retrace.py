@@ -53,6 +53,24 @@ def retrace(model):
     Raises:
         ValueError: If the model is not compiled, or if the optimizer holds
             state of which it is not clear to which variable it belongs.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import finetune_keras as ft
+
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(3, activation="relu", name="body")(inputs)
+    model = ft.replace_head(keras.Model(inputs, x), 2)
+    ft.freeze(model, "body")
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x, y = np.random.normal(size=(16, 4)), np.arange(16) % 2
+    model.train_on_batch(x, y)
+    ft.unfreeze(model, "body")
+    print(ft.retrace(model)["added"])
+    model.train_on_batch(x, y)
+    ```
     """
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:

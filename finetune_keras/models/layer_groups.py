@@ -147,6 +147,21 @@ class LayerGroups(collections.abc.Sequence):
         chosen = set(match(self, layers))
         return [layer for layer in self.leaves if layer in chosen]
 
+    def holding(self, layers):
+        """Lists the groups that hold some of the layers, from input to output.
+
+        Args:
+            layers: As in `select_layers`, such as `model.layers[-4:]`.
+
+        Returns:
+            List of `LayerGroup`s, those beside the graph included.
+
+        Raises:
+            ValueError: If any part of `layers` matches nothing.
+        """
+        chosen = set(match(self, layers))
+        return [x for x in self.every if not chosen.isdisjoint(x.layers)]
+
     def to_train(self, layers="all", batch_norm="frozen"):
         """Finds the layers that would train, by what `unfreeze` is told.
 

@@ -10,10 +10,85 @@ from finetune_keras.engine import graph
 from finetune_keras.engine.layers import could_train
 from finetune_keras.engine.optimizer_values import copy_of
 from finetune_keras.models.group_parts import OUTSIDE
+from finetune_keras.models.layer_groups import LayerGroups
 from finetune_keras.training.observer import Observer
 
 
-class Audit(Observer):
+class Audit(keras.callbacks.Callback):
+    """Proves what a `fit` of your own has moved, and what it has not.
+
+    What `fine_tune` does for each phase: frozen weights, and statistics of
+    frozen `BatchNormalization`, are compared to the bit, and the change of
+    each layer group that trains is measured. What trains may change between
+    epochs, as by `UnfreezeCallback`; each stretch of epochs in which it does
+    not is judged by itself.
+
+    Attributes:
+        ledger: List of dicts, one for each stretch, as the `ledger` of
+            `FineTuneHistory`: from the name of each layer group to a dict with
+            `trained`, a boolean, `change`, the Euclidean norm of the change of
+            its weights, and, of a group that trains and has not moved, `note`,
+            a sentence.
+
+    Raises:
+        RuntimeError: As a stretch ends, if a frozen weight has moved.
+
+    Warns:
+        UserWarning: As a stretch ends, if a group that trains has not moved.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import finetune_keras as ft
+
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(3, activation="relu", name="body")(inputs)
+    model = ft.replace_head(keras.Model(inputs, x), 2)
+    ft.freeze(model, "body")
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x, y = np.random.normal(size=(16, 4)), np.arange(16) % 2
+    audit = ft.Audit()
+    model.fit(x, y, epochs=2, callbacks=[audit], verbose=0)
+    print(audit.ledger[0]["body"], audit.ledger[0]["head"])
+    ```
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.ledger = []
+
+    def on_train_begin(self, logs=None):
+        self.ledger, self._flags = [], None
+        self._audit = PhaseAudit(LayerGroups(self.model))
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._is_first = True
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # By then all callbacks have set what the epoch trains.
+        if not self._is_first:
+            return
+        self._is_first = False
+        flags = {id(v) for v in self.model.trainable_variables}
+        if flags != self._flags:
+            self._end_stretch()
+            self._audit.begin_phase(None)
+            self._flags = flags
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._audit.forget_new()
+
+    def on_train_end(self, logs=None):
+        self._end_stretch()
+
+    def _end_stretch(self):
+        if self._flags is not None:
+            self._audit.end_phase()
+            self.ledger.append(self._audit.ledger)
+
+
+class PhaseAudit(Observer):
     """Compares the weights of a model before and after a phase.
 
     Frozen weights, and statistics of frozen BatchNorm layers, are remembered
@@ -27,8 +102,8 @@ class Audit(Observer):
 
     Args:
         groups: The `LayerGroups` of a model.
-        rates: The `RateClock` of the run, for the warning, or `None`.
-            Defaults to `None`.
+        rates: The `RateClock` of the run, for the warning, or `None`: that of
+            the optimizer. Defaults to `None`.
 
     Attributes:
         ledger: Dict from the name of each group to a dict with `trained`, a
@@ -67,7 +142,7 @@ class Audit(Observer):
         Warns:
             UserWarning: If a group that trains has not moved.
         """
-        self.ledger, rate = {}, self.rates and self.rates.base
+        self.ledger, rate = {}, self._rate()
         updates = self._count_updates() - self.updates
         for group in self.groups:
             change = self._change(group)
@@ -79,6 +154,19 @@ class Audit(Observer):
                 entry["note"] = self._note(group, updates, rate)
             self.ledger[group.name] = entry
         _warn(self.ledger)
+
+    def forget_new(self):
+        """Leaves out what has begun to train since."""
+        for variable in self.model.trainable_variables:
+            if id(variable) not in self.trained:
+                self.before.pop(id(variable), None)
+
+    def _rate(self):
+        if self.rates:
+            return self.rates.base
+        optimizer = _inner_optimizer(self.model)
+        rate = optimizer and keras.ops.convert_to_numpy(optimizer.learning_rate)
+        return rate and float(rate)
 
     def _note(self, group, updates, rate):
         """Says what may be the reason that a group has not moved."""
@@ -120,7 +208,8 @@ class Audit(Observer):
                     raise RuntimeError(
                         f"The frozen weight {variable.path!r} of the layer "
                         f"group {group.name!r} has moved in this phase. "
-                        "Something else than the optimizer assigns to it."
+                        "Something else than the optimizer assigns to it, or "
+                        "it was frozen after `compile` and without `retrace`."
                     )
             elif before is not None:
                 after = copy_of(variable).astype("float64")

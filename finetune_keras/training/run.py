@@ -11,7 +11,7 @@ from finetune_keras.engine.retrace import retrace
 from finetune_keras.engine.workers import is_chief
 from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.models.model import keep_trainable_set
-from finetune_keras.training.audit import Audit
+from finetune_keras.training.audit import PhaseAudit
 from finetune_keras.training.best import Best, NoNumber, Patience, check_monitor
 from finetune_keras.training.callback_state import CallbackState
 from finetune_keras.training.closed_form_head import ClosedFormHead
@@ -73,7 +73,7 @@ class Run:
         skips = fit.get("validation_freq", 1) != 1
         clock = not self.rates.is_compiled
         self.best = Best(monitor, groups, mode, skips, clock)
-        self.audit = Audit(groups, self.rates)
+        self.audit = PhaseAudit(groups, self.rates)
         self.progress = Progress(plan, verbose, groups, self.state)
         self.observers = Observers(self._observers())
         self.memory = contextlib.nullcontext()

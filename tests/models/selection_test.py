@@ -108,3 +108,10 @@ def test_a_group_goes_before_a_layer_of_its_name():
         assert ft.select_layers(model, group.name) == group.layers
     ft.freeze(model, "mixed1")
     assert len(model.trainable_variables) == 2 * (1 + 2 + 1)
+
+
+def test_the_groups_that_hold_layers_of_a_plain_list():
+    groups = ft.layer_groups(model_with_attention())
+    last = groups.holding(groups.model.layers[-1:])
+    assert last == [groups.head] and groups.holding(0) == last
+    assert groups.holding("all") == list(groups)

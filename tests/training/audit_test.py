@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
-from finetune_keras.training.audit import Audit
+from finetune_keras.training.audit import PhaseAudit
 
 layers = keras.layers
 X = np.random.default_rng(0).normal(size=(12, 6)).astype("float32")
@@ -40,7 +40,7 @@ def test_state_that_a_layer_keeps_for_itself_is_not_judged(chosen):
 def test_a_frozen_weight_beside_such_state_is_judged():
     model = network(spectral=True)
     ft.freeze(model)
-    audit = Audit(ft.layer_groups(model))
+    audit = PhaseAudit(ft.layer_groups(model))
     audit.begin_phase(ft.Phase("head"))
     bias = model.get_layer("spectral").layer.bias
     bias.assign(np.ones(bias.shape))
@@ -54,7 +54,7 @@ def test_the_statistics_of_a_frozen_batch_norm_are_judged():
     x = layers.BatchNormalization(name="norm")(inputs)
     model = keras.Model(inputs, layers.Dense(3, name="head")(x))
     ft.freeze(model, "norm")
-    audit = Audit(ft.layer_groups(model))
+    audit = PhaseAudit(ft.layer_groups(model))
     audit.begin_phase(ft.Phase("head"))
     model.get_layer("norm").moving_mean.assign(np.ones(6))
     with pytest.raises(RuntimeError, match="norm/moving_mean"):
@@ -94,3 +94,26 @@ def test_an_idle_group_is_found():
         entry = run(model, ["body2"]).ledger[0]["body2"]
     assert entry["trained"] and entry["change"] == 0
     assert entry["note"] == "not moved in 2 updates: its gradient may be 0"
+
+
+@pytest.mark.backends
+def test_a_fit_of_ones_own_is_audited_stretch_by_stretch():
+    model, audit = network(), ft.Audit()
+    # The audit comes first, and sees what the other sets all the same.
+    unfreeze = ft.GradualUnfreeze(every=2, stop=2)
+    model.fit(X, Y, epochs=4, callbacks=[audit, unfreeze], verbose=0)
+    first, second = audit.ledger
+    assert [entry["trained"] for entry in first.values()] == [0, 0, 1]
+    assert first["body2"]["change"] == 0 < first["head"]["change"]
+    assert second["body1"] == {"trained": False, "change": 0}
+    assert second["body2"]["change"] > 0
+
+
+def test_what_is_frozen_after_compile_is_found_to_move():
+    model = network()
+    model.fit(X, Y, verbose=0)
+    ft.freeze(model, "body1")
+    with pytest.raises(RuntimeError, match="after `compile` and without"):
+        model.fit(X, Y, callbacks=[ft.Audit()], verbose=0)
+    ft.retrace(model)
+    model.fit(X, Y, callbacks=[ft.Audit()], verbose=0)
