@@ -16,6 +16,8 @@ MOST_ROWS = 4000
 MOST_COLUMNS = 200
 # Strengths that are tried, from the strongest on, until they fit too closely.
 STRENGTHS = np.logspace(2, -6, 17)
+# Of the loss, by each logit, as large as it is where little is certain.
+CURVATURE = 0.1
 # Where no example is wrong, each would be a little better than that before.
 LEAST_GAIN = 5e-3
 
@@ -165,27 +167,29 @@ def _descend(table, weights, strength, start, tolerance):
     from scipy import optimize
 
     problems, outputs = len(weights), table.y.shape[1]
-    shape = problems, table.x.shape[1] + 1, outputs
     weights = weights / weights.sum(axis=1, keepdims=True)
-    # Few numbers are 1 in all examples; this one may train freely.
-    x = np.hstack([table.x, np.full((len(table.x), 1), float(table.bias))])
-    first = np.zeros(shape)
+    # Few numbers are 1 in all examples; this one may train freely. Examples
+    # come last: NumPy is slow in sums over few numbers.
+    x = np.vstack([table.x.T, np.full((1, len(table.x)), float(table.bias))])
+    squares = np.append(np.mean(table.x**2, axis=0), 1.0)
+    decay = np.append(np.full(table.x.shape[1], strength), 0.0)
+    # Steps are as long along each axis as the loss is flat there: few
+    # iterations, and the same solution.
+    scale = 1 / np.sqrt(CURVATURE * squares + decay)
+    x, decay = x * scale[:, None], decay * scale**2
+    shape = problems, outputs, len(x)
+    first, y = np.zeros(shape), table.y.T
     if start is not None:
         first = np.concatenate([start[0], start[1][:, None]], axis=1)
+        first = np.moveaxis(first, 1, 2) / scale
 
     def objective(flat):
-        matrix = flat.reshape(shape)
-        wide = np.moveaxis(matrix, 0, 1).reshape(shape[1], -1)
-        logits = np.moveaxis((x @ wide).reshape(-1, *matrix.shape[::2]), 1, 0)
-        losses, slopes = losses_of(logits, table.y, table.kind)
-        slopes = np.moveaxis(weights[..., None] * slopes, 0, 1)
-        gradient = x.T @ slopes.reshape(len(x), -1)
-        gradient = np.moveaxis(
-            gradient.reshape(shape[1], problems, outputs), 1, 0
-        )
-        kernel = np.concatenate([matrix[:, :-1], 0 * matrix[:, -1:]], axis=1)
-        value = np.sum(weights * losses) + strength / 2 * np.sum(kernel**2)
-        return value, (gradient + strength * kernel).ravel()
+        matrix = flat.reshape(-1, len(x))
+        logits = (matrix @ x).reshape(problems, outputs, -1)
+        losses, slopes = losses_of(logits, y, table.kind, axis=1)
+        slopes = (weights[:, None] * slopes).reshape(len(matrix), -1)
+        value = np.sum(weights * losses) + np.sum(decay * matrix**2) / 2
+        return value, (slopes @ x.T + decay * matrix).ravel()
 
     found = optimize.minimize(
         objective,
@@ -194,7 +198,7 @@ def _descend(table, weights, strength, start, tolerance):
         method="L-BFGS-B",
         options={"gtol": tolerance, "ftol": 1e-12, "maxiter": 1000},
     )
-    matrix = found.x.reshape(shape)
+    matrix = np.moveaxis(found.x.reshape(shape) * scale, 2, 1)
     return matrix[:, :-1], matrix[:, -1] * table.bias
 
 
@@ -245,10 +249,11 @@ def _least_squares(table, weight, strength):
     weight = weight / weight.sum()
     x_mean = (weight @ table.x) * table.bias
     y_mean = (weight @ table.y) * table.bias
-    x, y = table.x - x_mean, table.y - y_mean
-    weighted = x * weight[:, None]
-    gram = weighted.T @ x + strength * np.eye(x.shape[1])
-    kernel = np.linalg.solve(gram, weighted.T @ y)
+    weighted = table.x.T * weight
+    gram = weighted @ table.x - np.outer(x_mean, x_mean)
+    gram[np.diag_indices_from(gram)] += strength
+    products = weighted @ table.y - np.outer(x_mean, y_mean)
+    kernel = np.linalg.solve(gram, products)
     return kernel, y_mean - x_mean @ kernel
 
 

@@ -11,8 +11,8 @@ MANY = 100
 class ProbeTable:
     """Standardised features, targets, weights and folds.
 
-    Where there are more features than examples, they are turned into as many
-    as there are examples: a penalised solution lies among them.
+    The features are turned to their principal axes, of which there are no more
+    than examples: a penalised solution lies among them.
     """
 
     def __init__(self, x, y, loss, weight, bias, seed):
@@ -30,13 +30,7 @@ class ProbeTable:
         tells &= scale > 1e-7 * np.median(scale)
         scale[tells] = _steadied(scale[tells], squares[:, tells])
         self.inverse = np.divide(1, scale, where=tells, out=0 * scale)
-        self.x, self.turn = (x - self.mean) * self.inverse, None
-        if x.shape[1] > rows and tells.any():
-            values, vectors = np.linalg.eigh(self.x @ self.x.T)
-            kept = values > 1e-10 * values.max()
-            lengths = np.sqrt(values[kept])
-            self.turn = self.x.T @ (vectors[:, kept] / lengths)
-            self.x = vectors[:, kept] * lengths
+        self.x, self.turn = _turned((x - self.mean) * self.inverse)
         self.folds = _folds(self.y, loss, seed)
         self.soft = self.y if loss == "mse" else _softened(self.y, loss)
 
@@ -66,9 +60,19 @@ class ProbeTable:
 
     def unfolded(self, kernel, bias):
         """Kernel and bias for features as they are."""
-        kernel = kernel if self.turn is None else self.turn @ kernel
-        kernel = kernel * self.inverse[:, None]
+        kernel = (self.turn @ kernel) * self.inverse[:, None]
         return kernel, (bias - self.mean @ kernel) * self.bias
+
+
+def _turned(x):
+    """Features along their principal axes, and what turns them."""
+    rows, columns = x.shape
+    values, vectors = np.linalg.eigh(x @ x.T if columns > rows else x.T @ x)
+    kept = values > 1e-10 * values.max(initial=0)
+    if columns > rows:
+        lengths = np.sqrt(values[kept])
+        return vectors[:, kept] * lengths, x.T @ (vectors[:, kept] / lengths)
+    return x @ vectors[:, kept], vectors[:, kept]
 
 
 def _steadied(scale, squares):
@@ -103,17 +107,17 @@ def _folds(y, loss, seed):
     return folds
 
 
-def losses_of(outputs, y, kind):
-    """Loss of each example, and its slope by the outputs."""
+def losses_of(outputs, y, kind, axis=-1):
+    """Loss of each example, and its slope by the outputs along the axis."""
     if kind == "mse":
-        return np.sum((outputs - y) ** 2, axis=-1), 2 * (outputs - y)
+        return np.sum((outputs - y) ** 2, axis=axis), 2 * (outputs - y)
     if kind == "sigmoid":
         losses = np.logaddexp(0, outputs) - y * outputs
         # Keras takes the mean over the labels.
         slopes = 0.5 * (1 + np.tanh(0.5 * outputs)) - y
-        return losses.mean(axis=-1), slopes / y.shape[-1]
-    shifted = outputs - outputs.max(axis=-1, keepdims=True)
+        return losses.mean(axis=axis), slopes / outputs.shape[axis]
+    shifted = outputs - outputs.max(axis=axis, keepdims=True)
     powers = np.exp(shifted)
-    sums = powers.sum(axis=-1, keepdims=True)
-    losses = np.log(sums[..., 0]) - np.sum(y * shifted, axis=-1)
+    sums = powers.sum(axis=axis, keepdims=True)
+    losses = np.log(sums).squeeze(axis) - np.sum(y * shifted, axis=axis)
     return losses, powers / sums - y
