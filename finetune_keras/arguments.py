@@ -10,6 +10,7 @@ check(
 import difflib
 import math
 import numbers
+import os
 import typing
 
 
@@ -34,6 +35,27 @@ def check(**arguments):
                 f"`{name}` must be {words}.{nearest(value, kind.known)} "
                 f"Received: {name}={value!r}"
             )
+
+
+def check_model(model):
+    """Raises where a file or a model of Keras 2 stands for a model."""
+    if isinstance(model, (str, os.PathLike)):
+        path = os.fspath(model)
+        raise ValueError(
+            "A model is expected, not its name or the path of its file. Load "
+            f"it first: `model = keras.models.load_model({path!r})`. "
+            f"Received: model={path!r}"
+        )
+    modules = {kind.__module__.split(".")[0] for kind in type(model).__mro__}
+    if "tf_keras" in modules:
+        raise ValueError(
+            "This is a model of Keras 2 (`tf_keras`), and not of Keras 3. "
+            "Build the same model with `keras`, and give it the weights: "
+            "`new.set_weights(old.get_weights())`. Where `tf.keras` made it, "
+            "leave the environment variable `TF_USE_LEGACY_KERAS` out. "
+            f"Received: a model of type {type(model).__module__}."
+            f"{type(model).__name__}"
+        )
 
 
 def nearest(value, known):

@@ -16,6 +16,7 @@ from finetune_keras.adapters.targets import (
     find_targets,
     head_layers,
 )
+from finetune_keras.arguments import check_model
 from finetune_keras.engine.fit_state import strategy_scope
 from finetune_keras.engine.traces import forget_traces
 from finetune_keras.models.adapters_by_path import adapters_by_name, adapters_in
@@ -66,6 +67,7 @@ def add_adapters(model, method, target_layers=None, name="default"):
     print(len(mobilenet.trainable_variables))
     ```
     """
+    check_model(model)
     if not isinstance(method, Method):
         raise TypeError(
             "`method` must be an object such as `ft.LoRA(rank=8)`. "

@@ -60,6 +60,14 @@ class Source:
         kind = kind_of(data)
         if kind is not None:
             return kind(data, batch_size)
+        if hasattr(data, "flow_from_directory"):
+            raise ValueError(
+                f"`{name}` must hold examples, and a generator of images makes "
+                "some: pass what its `flow_from_directory` or `flow` returns. "
+                "`ft.image_folder` looks at every file first, and "
+                '`ft.image_classifier(..., augmentation="medium")` varies '
+                f"images. Received: {name} of type {type(data).__name__}"
+            )
         raise ValueError(
             f"`{name}` must hold labels: pass a tuple of arrays (x, y), a "
             "batched `tf.data.Dataset`, a `keras.utils.PyDataset` or another "

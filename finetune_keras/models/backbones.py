@@ -6,6 +6,7 @@ import warnings
 
 import keras
 
+from finetune_keras.arguments import check_model
 from finetune_keras.engine.graph import graph_of, speaks_for_its_layers
 from finetune_keras.models.channels import with_channels
 from finetune_keras.models.image_size import too_small
@@ -124,6 +125,8 @@ def _of_channels(shape, channels):
 
 
 def _find_function(model):
+    if not isinstance(model, str):
+        check_model(model)
     functions = applications()
     if callable(model) and not isinstance(model, keras.layers.Layer):
         return model

@@ -4,6 +4,7 @@ import warnings
 
 import keras
 
+from finetune_keras.arguments import check_model
 from finetune_keras.engine.graph import (
     all_layers,
     graph_of,
@@ -66,6 +67,7 @@ def opened(model, everything=False, steps=None):
     With `everything`, also inner models are opened that must stay whole if the
     new model is to be saved. `steps` are those of the model, if known.
     """
+    check_model(model)
     if graph_of(model) is None:
         raise ValueError(
             "Only a functional or sequential model that has been built has a "

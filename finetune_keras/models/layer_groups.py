@@ -4,7 +4,7 @@ import collections.abc
 
 import keras
 
-from finetune_keras.arguments import check, one_of
+from finetune_keras.arguments import check, check_model, one_of
 from finetune_keras.engine import graph
 from finetune_keras.models.group_parts import OUTSIDE, LayerGroup, parts_of
 from finetune_keras.models.selection import is_batch_norm, match
@@ -298,6 +298,7 @@ def select_layers(model, layers="all"):
 
 def _check_built(model):
     """Refuses a model whose weights are not all there yet."""
+    check_model(model)
     if not isinstance(model, keras.Model) or not model.weights:
         raise ValueError(
             "Layer groups are made of layers with weights, and this model has "

@@ -9,7 +9,7 @@ import zipfile
 import keras
 import numpy as np
 
-from finetune_keras.arguments import check, one_of
+from finetune_keras.arguments import check, check_model, one_of
 from finetune_keras.data.atomic import replacing
 from finetune_keras.data.labels import check_classes
 from finetune_keras.data.outputs import columns_of
@@ -80,6 +80,7 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
             "A bundle is a Keras file: give it a name that ends in `.keras`. "
             f"Received: path={str(path)!r}"
         )
+    check_model(model)
     facts = facts_of(model, data, classes, plan)
     keep_trainable_set(model)
     with replacing(path) as new:

@@ -48,6 +48,13 @@ def read_bundle(path, safe_mode=True):
 
 
 def _read_facts(path):
+    if str(path).endswith((".h5", ".hdf5")) and os.path.exists(path):
+        raise DamagedFile(
+            "A bundle is a `.keras` file. Load a model of HDF5 by "
+            "`model = keras.models.load_model(path)`, and make it a bundle: "
+            '`ft.save_bundle(model, "model.keras", classes=[...])`. '
+            f"Received: path={str(path)!r}"
+        )
     with reading(path):
         facts = json.loads(_member(path))
     number = facts.get("format") if isinstance(facts, dict) else None

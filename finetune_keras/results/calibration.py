@@ -3,7 +3,14 @@
 import keras
 import numpy as np
 
-from finetune_keras.arguments import check, maybe, one_of, part, share
+from finetune_keras.arguments import (
+    check,
+    check_model,
+    maybe,
+    one_of,
+    part,
+    share,
+)
 from finetune_keras.data.outputs import check_shape
 from finetune_keras.data.task import Task, refuse_unclear
 from finetune_keras.engine import graph
@@ -164,6 +171,7 @@ def calibrate(
       error of a model that abstains
     - [Sadinle et al., 2019](https://arxiv.org/abs/1609.00451), sets
     """
+    check_model(model)
     _check(method, metric, coverage, error, conformal)
     plain, task = with_probabilities(_without_calibration(model), "calibrate")
     if not task.has_chances:

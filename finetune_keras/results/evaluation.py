@@ -4,7 +4,7 @@ import numbers
 
 import numpy as np
 
-from finetune_keras.arguments import check, integer, maybe, one_of
+from finetune_keras.arguments import check, check_model, integer, maybe, one_of
 from finetune_keras.data.labels import as_text, check_classes
 from finetune_keras.data.source import Source
 from finetune_keras.data.task import Task
@@ -100,6 +100,7 @@ def evaluate(
 
     - [Guo et al., 2017](https://arxiv.org/abs/1706.04599), calibration error
     """
+    check_model(model)
     _check_told(task, from_logits)
     check(
         bootstrap=(bootstrap, integer(0)),

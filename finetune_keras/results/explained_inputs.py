@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from finetune_keras.arguments import check_model
 from finetune_keras.data.labels import as_text
 from finetune_keras.data.outputs import check_shape
 from finetune_keras.data.task import Task
@@ -131,6 +132,7 @@ class Texts:
 
 
 def _check(model):
+    check_model(model)
     if not isinstance(model, keras.Model) or graph.graph_of(model) is None:
         raise ValueError(
             "Only a functional or sequential model that has been built, or a "

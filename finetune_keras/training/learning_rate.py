@@ -5,6 +5,7 @@ import itertools
 import keras
 import numpy as np
 
+from finetune_keras.arguments import check_model
 from finetune_keras.data.buckets import Buckets
 from finetune_keras.data.figure import new_figure
 from finetune_keras.data.source import Source
@@ -321,6 +322,7 @@ def _limits(losses):
 
 
 def _check_model(model):
+    check_model(model)
     if not getattr(model, "compiled", False) or model.optimizer is None:
         raise ValueError(
             "The sweep trains with the optimizer and the loss of the model. "
