@@ -22,7 +22,8 @@ class Attribution:
     """The share that each tensor inside a model has in the odds of a class.
 
     `taps` is a function that is given `swap`, and returns changes of calls by
-    which `swap` sees each such tensor, and replaces it.
+    which `swap` sees each such tensor, and replaces it. Without taps it is the
+    input, of which there is one.
     """
 
     def __init__(self, model, task, taps):
@@ -39,7 +40,10 @@ class Attribution:
             self.tensors.append(tensor)
             return tensor
 
-        with changed_calls(self.taps(note)):
+        x = keras.tree.map_structure(ops.convert_to_tensor, x)
+        if self.taps is None:
+            keras.tree.map_structure(note, x)
+        with changed_calls(self.taps(note) if self.taps else []):
             outputs = self.model(x, training=False)
         return self.task.scores(as_columns(ops.convert_to_numpy(outputs)))
 
@@ -76,7 +80,11 @@ class Attribution:
     def _total(self, x, columns, tensors):
         left = iter(tensors)
         end = _without_end(self.model) if _is_softened(self.task) else []
-        changes = [*self.taps(lambda _: next(left)), *(end or [])]
+        changes = end or []
+        if self.taps is None:
+            x = keras.tree.map_structure(lambda _: next(left), x)
+        else:
+            changes = [*self.taps(lambda _: next(left)), *changes]
         with changed_calls(changes):
             outputs = self.model(x, training=False)
         outputs = ops.cast(outputs, "float32")

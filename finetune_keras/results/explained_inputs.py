@@ -5,7 +5,7 @@ import numpy as np
 
 from finetune_keras.arguments import check_model
 from finetune_keras.data.labels import as_text
-from finetune_keras.data.outputs import check_shape
+from finetune_keras.data.outputs import check_shape, loss_of
 from finetune_keras.data.task import Task
 from finetune_keras.engine import graph
 from finetune_keras.engine.nodes import pack_inputs
@@ -14,9 +14,12 @@ from finetune_keras.models.outside_graph import prepares_inputs
 from finetune_keras.models.text_encoder import is_raw
 from finetune_keras.models.trainable_set import quantized_layers
 from finetune_keras.results.inside import (
-    cutting_layers,
+    has_kernels,
     heat_maps,
+    in_patches,
+    is_cut,
     map_taps,
+    mean_colors,
     token_taps,
 )
 from finetune_keras.results.raw_inputs import read_inputs
@@ -26,6 +29,8 @@ _FACTS = dict.fromkeys(("image_size", "crop_to_aspect_ratio", "features"))
 
 def seen_by(model, x):
     """`Photos` or `Texts` of a batch, or of one example."""
+    if _has_no_graph(model):
+        model = _in_graph(model, x)
     _check(model)
     kind = Photos if encoder_of(model) is None else Texts
     seen = kind(model, x)
@@ -37,24 +42,31 @@ def seen_by(model, x):
 class Photos:
     """Photos as a model takes them, and the maps inside of it.
 
-    `x` is the whole batch, `shown` a list of the examples for people, and
-    `taps` tell where the model is looked into.
+    `model` is what to call, `x` the whole batch, `shown` a list of the
+    examples for people, and `taps` tell where the model is looked into:
+    `None` where nothing inside can be laid over a photo, but its pixels can.
     """
 
     def __init__(self, model, x):
-        self.taps = _taps_of_maps(model)
+        self.model = model
+        _check_photos(model)
         array = read_inputs(_array(x), model, _FACTS)
         self.x, self.shown = pack_inputs(model, [array]), list(array)
         first = keras.config.image_data_format() == "channels_first"
         self.size = array.shape[2:] if first else array.shape[1:3]
-        cutting = cutting_layers(model, *self.size)
-        if cutting:
-            why = f"{cutting} cut or pad photos of the size {self.size}"
-            _refuse(model, why, "Pass photos that are cut already")
+        self.taps = map_taps(model)
+        if self.taps is None or is_cut(model, *self.size):
+            self.taps = None
+            _check_pixels(model)
 
     def measure(self, attribution, x, columns, part):
         """Lists the heat maps of a part of the photos, `x`."""
-        products = attribution.products(x, columns)
+        if self.taps is None:
+            (photos,) = attribution.tensors
+            products = attribution.products(x, columns, [mean_colors(photos)])
+            products = [in_patches(one) for one in products]
+        else:
+            products = attribution.products(x, columns)
         return list(heat_maps(products, *self.size))
 
 
@@ -84,7 +96,7 @@ class Texts:
     """Texts as token ids, and their embeddings in a model; as `Photos`."""
 
     def __init__(self, model, x):
-        self.taps = token_taps(model)
+        self.model, self.taps = model, token_taps(model)
         if self.taps is None:
             why = "no `Embedding` layer reads its token ids"
             _refuse(model, why, "Models of `ft.text_classifier` have one")
@@ -131,6 +143,28 @@ class Texts:
 # === At the door ===
 
 
+def _has_no_graph(model):
+    """Tells a subclassed model that has its weights."""
+    is_model = isinstance(model, keras.Model) and model.built
+    return is_model and graph.graph_of(model) is None
+
+
+def _in_graph(model, x):
+    """A model without a graph as the only step of one, on such photos."""
+    if prepares_inputs(model):
+        return model
+    shape = _array(x).shape[1:]
+    inputs = keras.Input(shape, name="photos")
+    new = keras.Model(inputs, model(inputs), name=model.name)
+    for name in ("task", "class_names"):
+        if hasattr(model, name):
+            setattr(new, name, getattr(model, name))
+    loss = loss_of(model)
+    if loss is not None:
+        new.compile(loss=loss)
+    return new
+
+
 def _check(model):
     check_model(model)
     if not isinstance(model, keras.Model) or graph.graph_of(model) is None:
@@ -162,7 +196,7 @@ def _refuse(model, why, how):
     )
 
 
-def _taps_of_maps(model):
+def _check_photos(model):
     (tensor,) = model.inputs
     if len(tensor.shape) != 4:
         _refuse(
@@ -171,12 +205,17 @@ def _taps_of_maps(model):
             "Which columns of a table count tells the `permutation_importance` "
             "of scikit-learn",
         )
-    taps = map_taps(model)
-    if taps is None:
+
+
+def _check_pixels(model):
+    if not has_kernels(model):
         _refuse(
             model,
-            "its head reads no maps of features, with a height and a width, "
-            "that layers with kernels make",
-            "Explain a convolutional one, without a transformer of patches",
+            "it has no maps of features that layers with kernels make, nor "
+            "any other weights",
+            "Explain one that has learned from photos",
         )
-    return taps
+    (tensor,) = model.inputs
+    if "float" not in tensor.dtype:
+        why = f"it takes pixels of {tensor.dtype}, which have no gradients"
+        _refuse(model, why, 'Give it an `Input` of `dtype="float32"`')

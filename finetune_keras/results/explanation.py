@@ -5,6 +5,8 @@ import numpy as np
 
 from finetune_keras.arguments import nearest
 from finetune_keras.data.labels import as_text
+from finetune_keras.data.outputs import activation_of, as_columns
+from finetune_keras.data.task import Task
 from finetune_keras.results.attribution import Attribution
 from finetune_keras.results.bundle import Bundle, told_task
 from finetune_keras.results.explained_inputs import Texts, seen_by
@@ -21,18 +23,20 @@ def explain(model, x, class_name=None):
     pooling that is Grad-CAM as published; behind a flatten or max pooling,
     where Grad-CAM points at places that the head does not look at, it is
     HiResCAM. All maps of a head that reads several depths, and of all members
-    of an ensemble, are added up. For texts they are integrated
-    gradients: the embedding of each token, less that of the mask (or zero),
-    times the gradient on the way from there.
+    of an ensemble, are added up. Where no map lies over the photo, as in a
+    transformer of patches, a subclassed model, behind several views or a crop,
+    they are integrated gradients: each pixel, less the mean color of the
+    photo, times the gradient on the way from there, summed over patches of a
+    20th of each side. So are they for texts: the embedding of each token, less
+    that of the mask (or zero), times the gradient on the way from there.
 
     The gradient is that of the log-odds of the class against all others: that
     of the logit of a sigmoid, and in the direction of that of the probability.
     Nothing random is on, and the model stays as it is.
 
     Args:
-        model: A functional `keras.Model` on photos, or one that takes texts,
-            such as `text_classifier`, with one prediction an example; or a
-            `Bundle`.
+        model: A `keras.Model` on photos, or one that takes texts, such as
+            `text_classifier`, with one prediction an example; or a `Bundle`.
         x: One example or a batch of them, a few: what `model.predict` takes,
             or for a `Bundle` what its `predict` takes, such as paths.
         class_name: String, the class (label, value) to explain, or a list of
@@ -44,8 +48,8 @@ def explain(model, x, class_name=None):
 
     Raises:
         ValueError: If the class is unknown, or the model is none that can be
-            explained so: of a table, quantised, without a graph, or without
-            maps of features or embedded tokens.
+            explained so: of a table, quantised, not built, or of texts without
+            embedded tokens.
 
     Example:
 
@@ -73,14 +77,25 @@ def explain(model, x, class_name=None):
     if facts:
         task, x, model = model.task, model.prepare(x), model.model
     seen = seen_by(model, x)
-    task = task or told_task(model)
+    task = task or _told(seen)
     names = _asked(class_name, task, len(seen.shown))
-    return explained(model, seen, task, names)
+    return explained(seen, task, names)
 
 
-def explained(model, seen, task, names=None):
+def _told(seen):
+    """The task of a model; without a graph its outputs tell of logits."""
+    task = Task.of(seen.model)
+    unclear = task is not None and task.logits is None
+    if not unclear or activation_of(seen.model) is not None:
+        return told_task(seen.model)
+    outputs = as_columns(seen.model.predict_on_batch(seen.x))
+    task.logits = not task.are_scores(outputs)
+    return task
+
+
+def explained(seen, task, names=None):
     """The `Explanation` of what is seen; `names` has one an example."""
-    attribution, rows = Attribution(model, task, seen.taps), []
+    attribution, rows = Attribution(seen.model, task, seen.taps), []
     for start in range(0, len(seen.shown), _BATCH):
         part = slice(start, start + _BATCH)
         rows += _explained(attribution, seen, part, names and names[part])
@@ -213,7 +228,7 @@ def explain_worst(report, model, most=5):
         columns = np.abs(outcomes.y_true[rows] - scores).argmax(axis=1)
     seen = seen_by(model, _batch([x["input"] for x in worst]))
     names = [task.names()[column] for column in columns]
-    found = explained(model, seen, task, names)
+    found = explained(seen, task, names)
     wanted = scores[np.arange(len(rows)), columns]
     if not np.allclose(found.probabilities, wanted, rtol=0.02, atol=0.02):
         raise ValueError(

@@ -6,6 +6,9 @@ import numpy as np
 from finetune_keras.engine import graph
 from finetune_keras.engine.calls import swapped_inputs, swapped_output
 
+# Of photos that are looked at pixel by pixel, on a side.
+_PATCHES = 20
+
 # === Maps of photos ===
 
 
@@ -14,7 +17,7 @@ def map_taps(model):
 
     They are found from the output downwards: those of several depths, and of
     several models, all count, each only for what it gives to the head. `None`
-    where there are none.
+    where there are none, or the same layer reads those of several views.
     """
     steps, _, (output,) = graph.walk(model)
     made = {key: step for step in steps for key in step.outputs}
@@ -31,13 +34,19 @@ def map_taps(model):
             readers[id(step)] = step.operation
         left += [x for x in step.inputs if x not in maps]
     readers = list(readers.values())
-    _check_called_once(model, steps, readers)
+    calls = [step.operation for step in steps]
 
     def taps(swap):
         change = swapped_inputs(lambda x: swap(x) if is_map(x) else x)
         return [(operation, change) for operation in readers]
 
-    return taps if readers else None
+    called_once = all(calls.count(reader) == 1 for reader in readers)
+    return taps if readers and called_once else None
+
+
+def has_kernels(model):
+    """Tells whether there are weights of more than one dimension."""
+    return any(len(x.shape) > 1 for x in model.variables)
 
 
 def _maps(steps):
@@ -73,6 +82,22 @@ def heat_maps(products, height, width):
     return np.maximum(total, 0)
 
 
+def mean_colors(photos):
+    """Photos of one color each, their mean."""
+    axes = (2, 3) if _channels_first() else (1, 2)
+    return 0 * photos + keras.ops.mean(photos, axis=axes, keepdims=True)
+
+
+def in_patches(product):
+    """Sums over patches: single pixels speak for and against at random."""
+    for axis in (2, 3) if _channels_first() else (1, 2):
+        size = product.shape[axis]
+        count = min(_PATCHES, size)
+        starts = np.arange(count) * size // count
+        product = np.add.reduceat(product, starts, axis=axis)
+    return product
+
+
 def _stretched(maps, height, width):
     from PIL import Image
 
@@ -87,24 +112,9 @@ def _channels_first():
     return keras.config.image_data_format() == "channels_first"
 
 
-def _check_called_once(model, steps, readers):
-    calls = [step.operation for step in steps]
-    for operation in readers:
-        if calls.count(operation) > 1:
-            raise ValueError(
-                "The model looks at several views of a photo, by the same "
-                "layers, and what it sees in them cannot be laid over one "
-                "another. Explain the model that views were added to, as it "
-                "was before `test_time_augmentation`. "
-                f"Received: model={model.name!r}, which calls "
-                f"{operation.name!r} {calls.count(operation)} times"
-            )
-
-
-def cutting_layers(model, height, width):
-    """Names of layers that do not show a photo of this size as a whole."""
-    layers = graph.all_layers(model)
-    return [x.name for x in layers if _cuts(x, height, width)]
+def is_cut(model, height, width):
+    """Tells whether layers do not show a photo of this size as a whole."""
+    return any(_cuts(x, height, width) for x in graph.all_layers(model))
 
 
 def _cuts(layer, height, width):

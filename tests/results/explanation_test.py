@@ -1,6 +1,7 @@
 """`explain`: what in a photo or a text speaks for a prediction."""
 
 import keras
+import keras_hub
 import numpy as np
 import pytest
 
@@ -8,6 +9,7 @@ import finetune_keras as ft
 from finetune_keras.engine import graph
 from finetune_keras.results import attribution
 from finetune_keras.results.explanation import explain_worst
+from finetune_keras.results.inside import in_patches
 from finetune_keras.testing.weights import randomize
 
 pytestmark = pytest.mark.usefixtures("op_by_op")
@@ -241,6 +243,105 @@ def test_augmentation_is_off_and_batches_are_any_size():
     np.testing.assert_allclose(found.importances, wanted, atol=1e-5)
 
 
+# === Photos without maps ===
+
+
+class Subclassed(keras.Model):
+    def __init__(self, units, activation=None):
+        super().__init__()
+        self.conv = keras.layers.Conv2D(3, 2)
+        self.flat = keras.layers.Flatten()
+        self.dense = keras.layers.Dense(units, activation)
+
+    def call(self, x):
+        return self.dense(self.flat(self.conv(x)))
+
+
+def subclassed(units=1, activation=None, **loss):
+    model = Subclassed(units, activation)
+    model(PHOTOS)
+    randomize(model)
+    model.compile(loss=keras.losses.BinaryCrossentropy(**loss))
+    return model
+
+
+def cropped():
+    resizing = keras.layers.Resizing(4, 4, crop_to_aspect_ratio=True)
+    body = keras.Sequential([resizing, keras.layers.Conv2D(2, 3)])
+    return small(2, body=body)
+
+
+def transformer():
+    backbone = keras_hub.models.ViTBackbone((4, 6, 3), 2, 1, 2, 8, 8)
+    model = ft.replace_head(backbone, 2, pooling="token")
+    randomize(model)
+    return model
+
+
+def views():
+    model = small(2, pooling="flatten", body=keras.layers.Conv2D(5, 3))
+    return ft.test_time_augmentation(model, ["flip"])
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_pixels_of_a_model_without_a_graph(activation):
+    model = subclassed(1, activation, from_logits=activation is None)
+    plain = subclassed()
+
+    def logits(x):
+        return keras.ops.convert_to_numpy(plain(x))[:, 0]
+
+    shift = logits(np.zeros((1, 4, 6, 3), "float32"))
+    slopes = logits(np.eye(72, dtype="float32").reshape(72, 4, 6, 3)) - shift
+    away = PHOTOS - PHOTOS.mean(axis=(1, 2), keepdims=True)
+    wanted = (slopes.reshape(4, 6, 3) * away).sum(axis=-1)
+    found = ft.explain(model, PHOTOS, "1")
+    np.testing.assert_allclose(
+        found.importances, np.maximum(wanted, 0), atol=1e-5
+    )
+    p = 1 / (1 + np.exp(-logits(PHOTOS)))
+    np.testing.assert_allclose(found.probabilities, p, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [transformer, cropped, pytest.param(views, marks=pytest.mark.backends)],
+)
+def test_pixels_add_up_to_what_they_change(make, monkeypatch):
+    monkeypatch.setattr(attribution, "_PARTS", 4)
+    model = make()
+    of_0, of_1 = (
+        np.array(ft.explain(model, PHOTOS, x).importances) for x in "01"
+    )
+    added = of_1 - of_0
+    mean = PHOTOS.mean(axis=(1, 2), keepdims=True) + 0 * PHOTOS
+    before = log_odds(model, PHOTOS, 1)
+    wanted = before - log_odds(model, mean, 1)
+    np.testing.assert_allclose(added.sum(axis=(1, 2)), wanted, rtol=0.05)
+    order = added.reshape(2, -1).argsort(axis=1)
+    falls = []
+    for part in order[:, -5:], order[:, :5]:
+        photos = PHOTOS.copy().reshape(2, 24, 3)
+        for photo, places, color in zip(
+            photos, part, mean[:, 0, 0], strict=True
+        ):
+            photo[places] = color
+        falls.append(before - log_odds(model, photos.reshape(PHOTOS.shape), 1))
+    most, least = falls
+    assert (most > 0.001).all() and (least < -0.001).all()
+    if make is cropped:
+        assert not added[:, :, [0, -1]].any() and added[:, :, 1:-1].any()
+
+
+def test_patches_keep_the_sum():
+    product = RNG.normal(size=(2, 50, 7, 3))
+    found = in_patches(product)
+    assert found.shape == (2, 20, 7, 3)
+    np.testing.assert_allclose(found[0, 1], product[0, 2:5].sum(axis=0))
+    np.testing.assert_allclose(found.sum(), product.sum())
+
+
 # === Texts ===
 
 
@@ -331,9 +432,14 @@ def quantized():
     return model
 
 
-def cropped():
-    resizing = keras.layers.Resizing(4, 4, crop_to_aspect_ratio=True)
-    return small(body=keras.Sequential([resizing, keras.layers.Conv2D(2, 3)]))
+def whole_numbers():
+    inputs = keras.Input((4, 6, 3), dtype="uint8")
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(2)])
+    return keras.Model(inputs, model(keras.ops.cast(inputs, "float32")))
+
+
+def unbuilt():
+    return Subclassed(1)
 
 
 @pytest.mark.parametrize(
@@ -342,8 +448,8 @@ def cropped():
         (table, "permutation_importance"),
         (without_kernels, "no maps of features"),
         (quantized, "quantised"),
-        (cropped, "cut or pad"),
-        (lambda: ft.test_time_augmentation(small(), ["flip"]), "views"),
+        (whole_numbers, "no gradients"),
+        (unbuilt, "`Input`"),
         (lambda: keras.Sequential([keras.layers.Dense(2)]), "`Input`"),
         (lambda: small(activation=None), "may be anything"),
     ],
