@@ -3,6 +3,7 @@
 import ast
 import pathlib
 import re
+import sys
 
 import pytest
 
@@ -88,3 +89,28 @@ def test_one_file_asks_for_the_backend():
         path.name for path in MODULES if "backend.backend()" in path.read_text()
     ]
     assert asking == ["backend.py"]
+
+
+# What every installation has: Keras, NumPy, the type of bfloat16, a backend.
+ALWAYS = {"finetune_keras", "keras", "numpy", "ml_dtypes", "jax", "torch"}
+# A process of its own runs this file, without the library.
+ALONE = {"image_check.py": {"PIL"}}
+
+
+def others_imported(path):
+    """Yields the packages that a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [node.module]
+        for name in names:
+            top = name.partition(".")[0]
+            if top not in sys.stdlib_module_names | ALWAYS:
+                yield top
+
+
+def test_what_may_be_missing_is_asked_for_in_one_file():
+    found = {path.name: set(others_imported(path)) for path in MODULES}
+    assert {name: tops for name, tops in found.items() if tops} == ALONE

@@ -29,12 +29,12 @@ from finetune_keras.adapters.stored import (
     naming,
     read_file,
     read_folder,
-    safetensors,
 )
 from finetune_keras.adapters.targets import base_leaves, check_places
 from finetune_keras.arguments import check, one_of
 from finetune_keras.data.atomic import replacing, write_text
 from finetune_keras.engine import graph
+from finetune_keras.engine.packages import require, safetensors
 from finetune_keras.models.adapters_by_path import (
     adapters_by_name,
     describe_adapters,
@@ -83,10 +83,10 @@ def save_adapters(model, path, name=None, format=None):
     ```
     """
     check(format=(format, one_of(None, "peft")))
-    library = safetensors()
+    require(safetensors)
     name = _pick(adapters_by_name(model), name, model)
     if format == "peft":
-        _write_peft(library, model, path, name)
+        _write_peft(model, path, name)
         return
     described = describe_adapters(model)[name]
     tensors = {f"adapter:{k}": v for k, v in _weights_of(model, name).items()}
@@ -98,7 +98,7 @@ def save_adapters(model, path, name=None, format=None):
         "base": fingerprints(model),
         "leaf_layers": list(base_leaves(model).values()),
     }
-    data = library.numpy.save(
+    data = safetensors.numpy.save(
         {key: array_of(variable) for key, variable in tensors.items()} | head,
         metadata={"format": FORMAT, "facts": json.dumps(facts)},
     )
@@ -185,7 +185,7 @@ def _checked(model, path, name):
     return name, method, layers, tensors
 
 
-def _write_peft(library, model, path, name):
+def _write_peft(model, path, name):
     ((_, adapter), *_) = adapters_by_name(model)[name].values()
     config, tensors = to_peft(
         model,
@@ -197,7 +197,7 @@ def _write_peft(library, model, path, name):
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / CONFIG, json.dumps(config, indent=2))
     with replacing(folder / WEIGHTS) as file:
-        file.write(library.numpy.save(tensors, metadata={"format": "pt"}))
+        file.write(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
 
 
 def _read_peft(model, path):

@@ -17,6 +17,7 @@ from finetune_keras.data.facts import (
     list_of,
     reading,
 )
+from finetune_keras.engine.packages import safetensors
 
 FORMAT = "finetune_keras.adapters.1"
 _SHAPE = list_of(COUNT)
@@ -86,10 +87,9 @@ def read_folder(path):
 
 def _read_tensors(path):
     """Returns `(metadata, arrays)` of a safetensors file."""
-    library = safetensors()
-    errors = (library.SafetensorError, TypeError)
+    errors = (safetensors.SafetensorError, TypeError)
     try:
-        with library.safe_open(str(path), framework="numpy") as file:
+        with safetensors.safe_open(str(path), framework="numpy") as file:
             arrays = {
                 key: file.get_tensor(key)
                 for key in file.keys()  # noqa: SIM118 - not a dict
@@ -121,17 +121,3 @@ def naming(path):
         if str(path) in str(error):
             raise
         raise ValueError(f"{error} Received: path={str(path)!r}") from error
-
-
-def safetensors():
-    """Imports the library, or says how to install it."""
-    try:
-        import safetensors
-        import safetensors.numpy
-    except ImportError as error:
-        raise ImportError(
-            "Adapters are kept in safetensors files. Install the library with "
-            "`pip install finetune_keras[text]`, or keep the whole model with "
-            "`model.save`."
-        ) from error
-    return safetensors

@@ -6,6 +6,7 @@ from keras import ops
 
 from finetune_keras.arguments import check, integer, list_of, one_of
 from finetune_keras.engine import backend
+from finetune_keras.engine.packages import tensorflow as tf
 
 STRENGTH = one_of("light", "medium", "strong")
 
@@ -94,8 +95,6 @@ class Augmentation(keras.layers.Pipeline):
         if not _is_foreign(x):
             x = ops.convert_to_tensor(x)
             return ops.cast(x, self.compute_dtype) if self._is_float else x
-        import tensorflow as tf
-
         return tf.cast(x, self.compute_dtype) if self._is_float else x
 
     def _check_shapes(self, inputs, outputs):

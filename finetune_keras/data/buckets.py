@@ -5,6 +5,8 @@ import itertools
 import keras
 import numpy as np
 
+from finetune_keras.engine.packages import tensorflow as tf
+
 LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
@@ -77,8 +79,6 @@ class Buckets:
         more where `steps_per_execution` does not divide the epoch. An order
         that changes hangs on the state of NumPy's random generator now.
         """
-        import tensorflow as tf
-
         spec = keras.tree.map_structure(
             lambda *a: tf.TensorSpec(_common_shape(a), a[0].dtype), *self.parts
         )

@@ -9,6 +9,7 @@ import threading
 import warnings
 
 from finetune_keras.data import image_check
+from finetune_keras.engine.packages import PIL
 
 _CHUNK = 64
 # Below, a process would take longer to start than the files to check.
@@ -63,10 +64,8 @@ def _check_here(chunk):
 
 def _lead(take, put):
     """Feeds one process until there are no more files, or it dies."""
-    from PIL import Image
-
     with contextlib.suppress(OSError, ValueError), _start() as process:
-        _send(process, Image.MAX_IMAGE_PIXELS)
+        _send(process, PIL.Image.MAX_IMAGE_PIXELS)
         for start, chunk in iter(take, (None, None)):
             _send(process, chunk)
             put(
@@ -78,9 +77,7 @@ def _lead(take, put):
 def _start():
     # Isolated and without `site`, it starts in half the time; where Pillow
     # lies it is told.
-    import PIL
-
-    where = os.path.dirname(os.path.dirname(PIL.__file__))
+    where = os.path.dirname(os.path.dirname(PIL.Image.__file__))
     script = os.path.abspath(image_check.__file__)
     code = (
         f"import runpy, sys; sys.path.append({where!r}); "

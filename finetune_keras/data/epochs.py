@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from finetune_keras.engine.packages import tensorflow as tf
+
 
 class Epochs:
     """Counts the passes over a dataset, or says which one each is to be.
@@ -23,7 +25,6 @@ class Epochs:
         `draw` makes an array of integers of the number of the pass, and must
         not hang on anything that changes; its rows are the dataset.
         """
-        import tensorflow as tf
 
         def read(_):
             rows = tf.numpy_function(lambda: self._draw(draw), [], tf.int64)

@@ -9,6 +9,7 @@ from finetune_keras.arguments import check, one_of
 from finetune_keras.data.check_pool import check_all
 from finetune_keras.data.manifest import Manifest
 from finetune_keras.data.printable import printable
+from finetune_keras.engine.packages import PIL, require, tensorflow
 
 
 class FileCheck(typing.NamedTuple):
@@ -28,6 +29,8 @@ def check_images(folder, files, verbose=1):
     `files` are `(name, size, mtime)`, as `list_folder` finds them; the
     `FileCheck`s come in their order.
     """
+    # Or every photo would pass for damaged, now and at the next check.
+    require(PIL, tensorflow)
     manifest = Manifest(folder)
     known = [manifest.find(*file) for file in files]
     new = [i for i, found in enumerate(known) if found is None]

@@ -12,6 +12,7 @@ from finetune_keras.data.image_check import (
     orientation,
     read_file,
 )
+from finetune_keras.engine.packages import PIL
 
 
 def load_image(source, image_size, crop_to_aspect_ratio=False):
@@ -50,8 +51,6 @@ def check_image_size(image_size):
 
 def to_rgb(image):
     """Turns an image of Pillow upright and into 8-bit RGB."""
-    from PIL import Image, ImageOps
-
     problem = mode_problem(image.mode)
     if problem:
         raise ValueError(
@@ -60,29 +59,27 @@ def to_rgb(image):
         )
     if image.mode in SIXTEEN_BIT:
         exif = image.getexif()
-        image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
+        image = PIL.Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
         image.getexif().update(exif)
     elif image.mode == "P" and "transparency" in image.info:
         # Straight to RGB, Pillow warns and takes the transparent colour.
         image = image.convert("RGBA")
     if orientation(image) != 1:
-        image = ImageOps.exif_transpose(image)
+        image = PIL.ImageOps.exif_transpose(image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _open(source):
-    from PIL import Image
-
-    if isinstance(source, Image.Image):
+    if isinstance(source, PIL.Image.Image):
         return source
     if not isinstance(source, (str, os.PathLike, bytes, bytearray)):
-        return Image.fromarray(_pixels(source))
+        return PIL.Image.fromarray(_pixels(source))
     try:
         if isinstance(source, (str, os.PathLike)):
             data = read_file(source)
         else:
             data = source
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
         image.load()
     except Exception as error:
         # Decoders raise errors of many types, none with the name of the file.
@@ -127,8 +124,6 @@ def _check_range(array):
 
 
 def _resize(image, width, height, crop):
-    from PIL import Image
-
     box = None
     if crop:
         # The same box as `keras.preprocessing.image.smart_resize`.
@@ -139,7 +134,7 @@ def _resize(image, width, height, crop):
         box = (left, top, left + cut_width, top + cut_height)
     if box is None and image.size == (width, height):
         return image
-    return image.resize((width, height), Image.Resampling.BILINEAR, box)
+    return image.resize((width, height), PIL.Image.Resampling.BILINEAR, box)
 
 
 def _short(source):

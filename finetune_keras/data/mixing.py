@@ -4,6 +4,7 @@ import random
 
 from finetune_keras.arguments import check, integer, maybe, one_of, positive
 from finetune_keras.data.epochs import Epochs, random_of
+from finetune_keras.engine.packages import tensorflow as tf
 
 _METHOD = one_of("mixup", "cutmix", "both")
 
@@ -63,8 +64,6 @@ def mix_examples(dataset, num_classes, method="mixup", alpha=0.2, seed=None):
     - [Zhang et al., 2017](https://arxiv.org/abs/1710.09412)
     - [Yun et al., 2019](https://arxiv.org/abs/1905.04899)
     """
-    import tensorflow as tf
-
     _check_arguments(num_classes, method, alpha)
     _check_dataset(dataset, num_classes, method)
     seed = random.randint(0, 2**31 - 1) if seed is None else int(seed)
@@ -88,7 +87,6 @@ def mix_examples(dataset, num_classes, method="mixup", alpha=0.2, seed=None):
 
 def _seeds(seed):
     """Two numbers for each batch of each pass, without end."""
-    import tensorflow as tf
 
     def draw(epoch):
         return random_of(seed, epoch).integers(2**62, size=(1, 2))
@@ -112,8 +110,6 @@ class _Draws:
     """The random numbers of one batch."""
 
     def __init__(self, seeds, size, alpha):
-        import tensorflow as tf
-
         self.seeds, self.used, self.size = seeds, 0, size
         self.partner = tf.argsort(self.uniform([size]))
         gammas = tf.random.stateless_gamma(
@@ -128,15 +124,11 @@ class _Draws:
         return self.seeds + self.used
 
     def uniform(self, shape):
-        import tensorflow as tf
-
         return tf.random.stateless_uniform(shape, self.next_seed())
 
 
 def _mix_inputs(x, draws, method):
     """Returns the mixed inputs, and the share that each example keeps."""
-    import tensorflow as tf
-
     x = tf.nest.map_structure(_floats, x)
     if method == "mixup":
         return _mix_up(x, draws)
@@ -150,8 +142,6 @@ def _mix_inputs(x, draws, method):
 
 
 def _mix_up(x, draws):
-    import tensorflow as tf
-
     mixed = tf.nest.map_structure(
         lambda one: _blend(one, tf.gather(one, draws.partner), draws.share), x
     )
@@ -159,8 +149,6 @@ def _mix_up(x, draws):
 
 
 def _cut_mix(images, draws):
-    import tensorflow as tf
-
     height, width = tf.unstack(tf.shape(images)[1:3])
     side = tf.sqrt(1.0 - draws.share)
     rows = _stripe(height, side, draws.uniform([draws.size]))
@@ -175,8 +163,6 @@ def _cut_mix(images, draws):
 
 def _stripe(size, side, center):
     """Marks the pixels along one axis that the rectangle covers."""
-    import tensorflow as tf
-
     pixels = tf.range(tf.cast(size, "float32")) + 0.5
     length = tf.cast(size, "float32")
     start = (center - side / 2) * length
@@ -185,8 +171,6 @@ def _stripe(size, side, center):
 
 
 def _blend(one, other, share):
-    import tensorflow as tf
-
     shape = [-1] + [1] * (one.shape.rank - 1)
     share = tf.cast(tf.reshape(share, shape), one.dtype)
     return tf.ensure_shape(share * one + (1 - share) * other, one.shape)
@@ -194,8 +178,6 @@ def _blend(one, other, share):
 
 def _lean(share, weights, partner):
     """Returns the share of the labels, and the weight of the pair."""
-    import tensorflow as tf
-
     weights = tf.cast(weights, "float32")
     own = tf.reshape(share, tf.shape(weights)) * weights
     rest = tf.reshape(1.0 - share, tf.shape(weights))
@@ -206,15 +188,11 @@ def _lean(share, weights, partner):
 
 
 def _floats(x):
-    import tensorflow as tf
-
     return tf.cast(x, "float32") if x.dtype == tf.uint8 else x
 
 
 def _columns(y, num_classes):
     """Labels with one float column a class."""
-    import tensorflow as tf
-
     if num_classes is None or not _is_sparse(y, num_classes):
         return tf.cast(y, "float32")
     y = tf.reshape(y, [-1])
@@ -247,8 +225,6 @@ def _check_arguments(num_classes, method, alpha):
 
 
 def _check_dataset(dataset, num_classes, method):
-    import tensorflow as tf
-
     spec = getattr(dataset, "element_spec", None)
     if not isinstance(spec, tuple) or len(spec) not in (2, 3):
         raise ValueError(

@@ -8,6 +8,7 @@ import numpy as np
 from finetune_keras.arguments import check, one_of
 from finetune_keras.data.epochs import Epochs, random_of
 from finetune_keras.data.images import check_image_size, load_image
+from finetune_keras.engine.packages import tensorflow as tf
 
 
 class ImageStore:
@@ -83,8 +84,6 @@ def make_dataset(x, y, indexes, batch_size, seed=None, class_ids=None):
     A `seed` draws a new order of the `indexes` each epoch. With `class_ids`,
     aligned with `y`, each class is drawn as often.
     """
-    import tensorflow as tf
-
     with tf.device("CPU"):
         if seed is None:
             order = tf.data.Dataset.from_tensor_slices(indexes)
@@ -123,8 +122,6 @@ def _balanced(indexes, class_ids, random):
 
 
 def _taker(x, y):
-    import tensorflow as tf
-
     # As images from files: what follows may not expect uint8.
     dtype = tf.float32 if x.dtype == np.uint8 else None
     x, y = tf.constant(x), tf.constant(y)
@@ -138,8 +135,6 @@ def _taker(x, y):
 
 
 def _image_reader(store, y):
-    import tensorflow as tf
-
     y = tf.constant(y)
 
     def read(i):

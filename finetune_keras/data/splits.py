@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 
 from finetune_keras.arguments import check, part
+from finetune_keras.engine.packages import sklearn
 
 NAMES = ("train", "validation", "test")
 _MOST_FOLDS = 20
@@ -133,13 +134,11 @@ def _cut_single(strata, shares, seed):
 
 def _draw(strata, rest, count, seed):
     """Draws `count` of `rest`; the last of a class stays behind."""
-    from sklearn.model_selection import train_test_split
-
     values, sizes = np.unique(strata[rest], return_counts=True)
     common = values[sizes > 1]
     pool = rest[np.isin(strata[rest], common)]
     if len(common) <= count <= len(pool) - len(common):
-        _, drawn = train_test_split(
+        _, drawn = sklearn.model_selection.train_test_split(
             pool, test_size=count, stratify=strata[pool], random_state=seed
         )
         return np.sort(drawn)
@@ -151,12 +150,12 @@ def _draw(strata, rest, count, seed):
 
 
 def _cut_groups(strata, unit, shares, seed):
-    from sklearn.model_selection import StratifiedGroupKFold
-
     if np.unique(strata, return_counts=True)[1].max() <= len(shares):
         strata = np.zeros_like(strata)
     folds = _number_of_folds(strata, unit, shares)
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    splitter = sklearn.model_selection.StratifiedGroupKFold(
+        folds, shuffle=True, random_state=seed
+    )
     with warnings.catch_warnings():
         # Classes smaller than the number of folds are reported by us.
         warnings.simplefilter("ignore", UserWarning)

@@ -13,6 +13,7 @@ from finetune_keras.data.labels import (
 )
 from finetune_keras.data.outputs import snake_case
 from finetune_keras.data.task import Task, as_ids
+from finetune_keras.engine.packages import sklearn
 
 _MOST = float(np.finfo("float32").max)
 _TOLERANCE = 1e-2
@@ -137,10 +138,10 @@ class Classification(Task):
 
     def class_weight(self, y, balanced):
         """Weights as scikit-learn's `"balanced"`, or all 1 if `balanced`."""
-        from sklearn.utils.class_weight import compute_class_weight
-
         present = np.unique(y)
-        weights = compute_class_weight("balanced", classes=present, y=y)
+        weights = sklearn.utils.class_weight.compute_class_weight(
+            "balanced", classes=present, y=y
+        )
         found = {} if balanced else dict(zip(present, weights, strict=True))
         # A class without an example has a weight too.
         return {c: float(found.get(c, 1.0)) for c in range(len(self.classes))}

@@ -19,6 +19,7 @@ from finetune_keras.data.images import check_image_size, load_image
 from finetune_keras.data.pipeline import free_memory
 from finetune_keras.data.splits import check_fractions
 from finetune_keras.engine.network import call_within
+from finetune_keras.engine.packages import tensorflow_datasets as tfds
 
 _HOST = "https://storage.googleapis.com"
 _PATIENCE = 6
@@ -121,8 +122,6 @@ def from_tfds(
 
 
 def _builder(name, data_dir, download):
-    import tensorflow_datasets as tfds
-
     name = os.fspath(name)
     if os.path.isdir(name):
         return tfds.builder_from_directory(_prepared_folder(name))
@@ -161,8 +160,6 @@ def _prepared_folder(folder):
 
 def _check_name(name):
     import difflib
-
-    import tensorflow_datasets as tfds
 
     plain = name.split("/")[0].split(":")[0]
     known = tfds.list_builders()
@@ -212,8 +209,6 @@ def _keys(builder, features, label):
 
 
 def _read(builder, keys, image_size, crop):
-    import tensorflow_datasets as tfds
-
     splits = {s: SPLIT_NAMES.get(s) for s in builder.info.splits}
     used = {s: name for s, name in splits.items() if name}
     if "train" not in used.values():

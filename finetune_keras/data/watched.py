@@ -7,11 +7,11 @@ would no longer be that of a plain model. What looks may raise.
 import keras
 import numpy as np
 
+from finetune_keras.engine.packages import tensorflow as tf
+
 
 def watched_dataset(dataset, look, pick, every):
     """A `tf.data.Dataset`; `every` batch, or the first of a pass."""
-    import tensorflow as tf
-
     structure = pick(dataset.element_spec)
     specs = keras.tree.flatten(structure)
     plain = all(isinstance(spec, tf.TensorSpec) for spec in specs)

@@ -1,6 +1,7 @@
 """Gradients with respect to tensors, by each backend in its own way."""
 
 from finetune_keras.engine import backend
+from finetune_keras.engine.packages import tensorflow as tf
 
 
 def gradients(function, tensors):
@@ -25,8 +26,6 @@ def gradients(function, tensors):
 
 
 def _by_tape(function, tensors):
-    import tensorflow as tf
-
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(tensors)
         value = function(tensors)

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from finetune_keras.engine import backend
+from finetune_keras.engine.packages import tensorflow as tf
 from finetune_keras.engine.paths import without_numbers
 
 
@@ -234,8 +235,6 @@ class LayerwiseParallel(Layerwise):
 def _out_of_traced_function():
     if not backend.on("tensorflow"):
         return contextlib.nullcontext()
-    import tensorflow as tf
-
     return tf.init_scope()
 
 

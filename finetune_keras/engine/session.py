@@ -7,6 +7,7 @@ from keras.src.backend.common import global_state
 from keras.src.utils import naming
 
 from finetune_keras.engine import backend
+from finetune_keras.engine.packages import tensorflow as tf
 
 # What a user has set, and `clear_session` would forget too.
 _KEPT = (
@@ -41,6 +42,4 @@ def clear_session():
 def _in_strategy():
     if not backend.on("tensorflow"):
         return False
-    import tensorflow as tf
-
     return tf.distribute.has_strategy()

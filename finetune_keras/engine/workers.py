@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from finetune_keras.engine import backend
+from finetune_keras.engine.packages import tensorflow as tf
 
 # Words of four bytes: 64 MiB, far below what one message may hold.
 _PART = 2**24
@@ -28,8 +29,6 @@ def workers_of_strategy(strategy):
     """Returns the processes of a `tf.distribute.Strategy`, or `None`."""
     if strategy is None:
         return None
-    import tensorflow as tf
-
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return None
     resolver = strategy.cluster_resolver

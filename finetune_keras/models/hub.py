@@ -7,6 +7,8 @@ import keras
 
 from finetune_keras.engine import backend
 from finetune_keras.engine.layers import live_in
+from finetune_keras.engine.packages import tensorflow as tf
+from finetune_keras.engine.packages import tensorflow_hub
 from finetune_keras.engine.private import in_safe_mode
 
 
@@ -71,8 +73,6 @@ class HubLayer(keras.layers.Layer):
         self.built = True
 
     def _load(self, folder):
-        import tensorflow as tf
-
         with tf.init_scope():
             # Held by a tuple, where Keras does not look for parts to track.
             self._loaded = (tf.saved_model.load(folder),)
@@ -200,16 +200,9 @@ def _resolve(handle):
             "the folder `variables`) there, or pass the path of one. "
             f"Received: handle={handle!r}, seen from {os.getcwd()}"
         )
+    resolve = tensorflow_hub.resolve
     try:
-        import tensorflow_hub
-    except ImportError as error:
-        raise ImportError(
-            "The package tensorflow_hub resolves handles: `pip install "
-            "finetune_keras[hub]`. Or download and unpack the model, and pass "
-            f"the path of its folder. Received: handle={handle!r}"
-        ) from error
-    try:
-        return tensorflow_hub.resolve(handle)
+        return resolve(handle)
     except Exception as error:  # of the network, of the disk, of an archive
         raise ValueError(
             "The SavedModel could not be fetched: is there a network? Fetch it "

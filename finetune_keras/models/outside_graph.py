@@ -13,6 +13,7 @@ import numpy as np
 
 from finetune_keras.engine.graph import graph_of
 from finetune_keras.engine.nodes import pack_inputs, run_through
+from finetune_keras.engine.packages import tensorflow as tf
 from finetune_keras.models.model import encoder_of, text_model
 from finetune_keras.models.pixel_guard import guard_like
 from finetune_keras.models.text_encoder import TextEncoder
@@ -41,8 +42,6 @@ def prepared(model, data, batch_size):
     if not hasattr(data, "element_spec"):
         if importlib.util.find_spec("grain") is not None:
             return _Prepared(model, tuple(data), batch_size)
-        import tensorflow as tf
-
         data = tf.data.Dataset.from_tensor_slices(tuple(data))
         data = data.batch(batch_size)
     return data.map(model.preprocess_samples)

@@ -12,6 +12,7 @@ from finetune_keras.data.labels import (
     one_column,
 )
 from finetune_keras.engine import backend
+from finetune_keras.engine.packages import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
@@ -101,8 +102,6 @@ class TextEncoder:
 
     def _in_parallel(self, texts):
         """Tokenises on all cores; below a few thousand it is not worth it."""
-        import tensorflow as tf
-
         batches = tf.data.Dataset.from_tensor_slices(texts).batch(512)
         found = batches.map(self.tokenizer, tf.data.AUTOTUNE)
         return [row for batch in found for row in batch.to_list()]

@@ -6,6 +6,7 @@ import warnings
 from finetune_keras.data.atomic import write_text
 from finetune_keras.data.facts import reading
 from finetune_keras.data.table import format_table
+from finetune_keras.engine.packages import yaml
 from finetune_keras.plans.phase import Phase, check_groups
 from finetune_keras.plans.phase_checks import checked
 from finetune_keras.plans.plan_yaml import read_dict, read_yaml, yaml_path
@@ -172,8 +173,6 @@ class Plan:
 
     def to_yaml(self):
         """Returns the plan as YAML text, all values written out."""
-        import yaml
-
         return yaml.safe_dump(
             self.to_dict(), sort_keys=False, allow_unicode=True
         )

@@ -4,6 +4,7 @@ import math
 import pathlib
 
 from finetune_keras.arguments import nearest
+from finetune_keras.engine.packages import yaml
 from finetune_keras.plans.phase import Phase
 from finetune_keras.plans.phase_checks import CHECKS, PlanError, checked
 
@@ -82,8 +83,6 @@ def read_yaml(cls, text, source):
     Returns:
         A `Plan`.
     """
-    import yaml
-
     root = None
     try:
         loader = yaml.SafeLoader(text)

@@ -13,6 +13,7 @@ from finetune_keras.data.outputs import as_columns, check_shape
 from finetune_keras.data.source import Source
 from finetune_keras.data.task import Task
 from finetune_keras.engine import backend
+from finetune_keras.engine.packages import tensorflow as tf
 from finetune_keras.results.outcomes import Outcomes
 from finetune_keras.training.data_checks import check_tuple, labels_of
 
@@ -210,8 +211,6 @@ def _to_numpy(leaf):
             return np.asarray(leaf)
         return keras.ops.convert_to_numpy(leaf)
     if "Sparse" in type(leaf).__name__:
-        import tensorflow as tf
-
         leaf = tf.sparse.to_dense(leaf)
     return leaf.numpy()
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from finetune_keras.arguments import check, integer
 from finetune_keras.data.table import format_table
+from finetune_keras.engine.packages import scipy
 from finetune_keras.results import bootstrap as resampling
 from finetune_keras.results.metrics import LOWER_IS_BETTER
 from finetune_keras.results.render_text import interval, label, number
@@ -249,12 +250,10 @@ def _two_sided(changes):
 def _mcnemar(a, b):
     if not a.task.has_chances:
         return None
-    from scipy.stats import binomtest
-
     only_a = int((a.correct & ~b.correct).sum())
     only_b = int((b.correct & ~a.correct).sum())
     trials = only_a + only_b
-    p_value = binomtest(only_b, trials).pvalue if trials else 1.0
+    p_value = scipy.stats.binomtest(only_b, trials).pvalue if trials else 1.0
     return {"only_a": only_a, "only_b": only_b, "p_value": float(p_value)}
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from finetune_keras.cache.shared_activations import SharedActivations
 from finetune_keras.data.labels import one_column
 from finetune_keras.data.table import format_table
+from finetune_keras.engine.packages import scipy, sklearn
 from finetune_keras.plans.plan import check_plan
 from finetune_keras.results.collect import as_arrays
 from finetune_keras.results.evaluation import evaluate
@@ -246,14 +247,14 @@ def _strata(y):
 
 
 def _splitter(y, groups, folds, seed):
-    from sklearn import model_selection as selection
-
     strata = _strata(y)
     if strata is not None and strata.dtype.kind == "f":
         strata = strata.astype("int64")
     kind = "" if strata is None else "Stratified"
     kind += "KFold" if groups is None else "GroupKFold"
-    splitter = getattr(selection, kind)(folds, shuffle=True, random_state=seed)
+    splitter = getattr(sklearn.model_selection, kind)(
+        folds, shuffle=True, random_state=seed
+    )
     zeros = np.zeros(len(y))
     return splitter.split(zeros, zeros if strata is None else strata, groups)
 
@@ -273,10 +274,8 @@ def _hold_out(train, y, groups, seed):
 
 def _interval(values, test_share):
     """Corrected resampled t interval: training folds overlap."""
-    from scipy import stats
-
     count = len(values)
     ratio = test_share / (1 - test_share)
     width = math.sqrt((1 / count + ratio) * values.var(ddof=1))
-    width *= stats.t.ppf(0.975, count - 1)
+    width *= scipy.stats.t.ppf(0.975, count - 1)
     return [float(values.mean() - width), float(values.mean() + width)]

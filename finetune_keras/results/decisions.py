@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from finetune_keras.engine.packages import scipy
 from finetune_keras.results.temperature import confidence
 
 
@@ -109,11 +110,9 @@ def abstention_threshold(probabilities, labels, calibration, coverage, error):
 
 def _upper_bound(wrong, count, doubt):
     """The highest rate that goes with so few errors (Clopper-Pearson)."""
-    from scipy import stats
-
     if wrong >= count:
         return 1.0
-    return float(stats.beta.ppf(1 - doubt, wrong + 1, count - wrong))
+    return float(scipy.stats.beta.ppf(1 - doubt, wrong + 1, count - wrong))
 
 
 def conformal_threshold(probabilities, labels, level):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from finetune_keras.data.figure import as_label, new_figure
+from finetune_keras.engine.packages import matplotlib
 from finetune_keras.results import previews
 from finetune_keras.results.render_text import number, one_line
 
@@ -83,11 +84,9 @@ def _placed(tokens):
 
 
 def _draw_tokens(axes, places, importances):
-    from matplotlib import colormaps
-
     top = max(float(np.abs(importances).max()), np.finfo("float32").tiny)
     # Pale enough to be read in black.
-    shades = colormaps["bwr"](0.5 + 0.3 * importances / top)
+    shades = matplotlib.colormaps["bwr"](0.5 + 0.3 * importances / top)
     for (line, column, token), shade in zip(places, shades, strict=True):
         axes.text(
             column,

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from finetune_keras.engine.packages import onnxruntime
+from finetune_keras.engine.packages import tensorflow as tf
 from finetune_keras.models.model import encoder_of
 
 
@@ -18,8 +20,6 @@ def sample(model, format):
     tensor = model.inputs[0]
     shape = [1, *(size or 8 for size in tensor.shape[1:])]
     if tensor.dtype == "string":
-        import tensorflow as tf
-
         return tf.constant(np.full(shape, "a sample text"))
     values = np.random.default_rng(0).integers(0, 200, shape)
     return values.astype(tensor.dtype)
@@ -27,8 +27,6 @@ def sample(model, format):
 
 def run_saved_model(path, x):
     """Runs a SavedModel."""
-    import tensorflow as tf
-
     exported = tf.saved_model.load(path)
     if isinstance(x, dict):
         x = {name: tf.convert_to_tensor(array) for name, array in x.items()}
@@ -39,8 +37,6 @@ def run_saved_model(path, x):
 
 def run_onnx(path, x):
     """Runs an ONNX file."""
-    import onnxruntime
-
     session = onnxruntime.InferenceSession(path)
     name = session.get_inputs()[0].name
     return session.run(None, {name: np.asarray(x)})[0]
@@ -48,8 +44,6 @@ def run_onnx(path, x):
 
 def run_litert(path, x):
     """Runs a LiteRT file."""
-    import tensorflow as tf
-
     interpreter = tf.lite.Interpreter(path)
     where = interpreter.get_input_details()[0]["index"]
     interpreter.resize_tensor_input(where, x.shape)

@@ -6,6 +6,8 @@ time, and would take a hundred times as long for the resamples of a bootstrap.
 
 import numpy as np
 
+from finetune_keras.engine.packages import scipy
+
 NUM_BINS = 15
 # Sorting, gathering and adding up this many numbers takes some seconds.
 _MOST_AREA_STEPS = 2 * 10**9
@@ -44,13 +46,11 @@ def _brier_losses(predictions):
 
 
 def _classification(predictions, samples):
-    from scipy import sparse
-
     size, count = len(predictions), len(predictions.classes)
     rows = np.arange(size)
 
     def one_hot(columns, values, width):
-        return sparse.csr_array((values, (rows, columns)), (size, width))
+        return scipy.sparse.csr_array((values, (rows, columns)), (size, width))
 
     ones = np.ones(size)
     true = one_hot(predictions.y_true, ones, count)

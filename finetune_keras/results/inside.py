@@ -5,6 +5,7 @@ import numpy as np
 
 from finetune_keras.engine import graph
 from finetune_keras.engine.calls import swapped_inputs, swapped_output
+from finetune_keras.engine.packages import PIL
 
 # Of photos that are looked at pixel by pixel, on a side.
 _PATCHES = 20
@@ -99,12 +100,10 @@ def in_patches(product):
 
 
 def _stretched(maps, height, width):
-    from PIL import Image
-
     share = maps[0].size / (height * width)
-    size, kind = (width, height), Image.Resampling.BILINEAR
+    size, kind = (width, height), PIL.Image.Resampling.BILINEAR
     return share * np.stack(
-        [np.asarray(Image.fromarray(x).resize(size, kind)) for x in maps]
+        [np.asarray(PIL.Image.fromarray(x).resize(size, kind)) for x in maps]
     )
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from finetune_keras.engine.packages import scipy
 from finetune_keras.results.members import mean_loss
 from finetune_keras.results.temperature import logits_of
 
@@ -46,8 +47,6 @@ def stack(task, outputs, labels, counts):
 
 
 def _stack_logits(task, outputs, labels, counts):
-    from scipy import optimize
-
     equal = 1 / len(outputs)
     logits = logits_of(outputs, task.output_activation, np)
 
@@ -60,13 +59,13 @@ def _stack_logits(task, outputs, labels, counts):
 
     start = np.full(len(outputs), equal)
     bounds = [(0, None)] * len(outputs)
-    return optimize.minimize(loss, start, method="L-BFGS-B", bounds=bounds).x
+    return scipy.optimize.minimize(
+        loss, start, method="L-BFGS-B", bounds=bounds
+    ).x
 
 
 def _stack_values(task, outputs, labels, counts):
     """Non-negative least squares, with the prior as rows of its own."""
-    from scipy import optimize
-
     count = len(outputs)
     noise = mean_loss(task, labels, outputs.mean(axis=0), counts)
     rows = np.sqrt(counts / counts.mean())[:, None]
@@ -75,4 +74,4 @@ def _stack_values(task, outputs, labels, counts):
     right = (labels * rows).reshape(-1)
     left = np.concatenate([left, strength * np.eye(count)])
     right = np.concatenate([right, np.full(count, strength / count)])
-    return optimize.nnls(left, right)[0]
+    return scipy.optimize.nnls(left, right)[0]

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from finetune_keras.engine.packages import sklearn
 from finetune_keras.results.formulas import (
     NUM_BINS,
     bin_of,
@@ -69,10 +70,8 @@ def confusion(predictions):
     """Integer array of counts, rows true and columns predicted, or `None`."""
     if predictions.task != "classification":
         return None
-    from sklearn.metrics import confusion_matrix
-
     labels = range(len(predictions.classes))
-    return confusion_matrix(
+    return sklearn.metrics.confusion_matrix(
         predictions.y_true, predictions.y_pred, labels=list(labels)
     )
 

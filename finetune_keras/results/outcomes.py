@@ -6,6 +6,8 @@ import warnings
 
 import numpy as np
 
+from finetune_keras.engine.packages import sklearn
+
 
 class Outcomes:
     """What a model said of each example, and what was true.
@@ -58,8 +60,6 @@ class Outcomes:
     @functools.cached_property
     def areas(self):
         """ROC-AUC and average precision of each class against the rest."""
-        from sklearn.metrics import average_precision_score, roc_auc_score
-
         found = []
         for true, scores in zip(self.membership.T, self.scores.T, strict=True):
             if true.all() or not true.any():
@@ -70,7 +70,10 @@ class Outcomes:
                 warnings.simplefilter("ignore")
                 pair = [
                     float(area(true, scores, sample_weight=self.sample_weight))
-                    for area in (roc_auc_score, average_precision_score)
+                    for area in (
+                        sklearn.metrics.roc_auc_score,
+                        sklearn.metrics.average_precision_score,
+                    )
                 ]
             found.append((None, None) if np.isnan(pair).any() else tuple(pair))
         return found

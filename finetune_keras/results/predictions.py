@@ -3,6 +3,7 @@
 import numpy as np
 
 from finetune_keras.data.table import format_table
+from finetune_keras.engine.packages import pandas
 from finetune_keras.results.decisions import Decisions
 
 _COLUMNS = ("label", "probability", "abstained")
@@ -95,8 +96,6 @@ class Predictions:
 
     def to_frame(self):
         """Returns a `pandas.DataFrame`: label, abstention, a column a class."""
-        import pandas
-
         columns = {"label": self.labels, "abstained": self.abstained}
         if self.probabilities is not None:
             named = zip(self.classes, self.probabilities.T, strict=True)

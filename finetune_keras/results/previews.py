@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from finetune_keras.data.labels import as_text
+from finetune_keras.engine.packages import PIL
 
 MOST_CHARACTERS = 1000
 _SIZE = 160
@@ -64,12 +65,10 @@ def shorten(text, most=MOST_CHARACTERS):
 
 def thumbnail(value):
     """JPEG bytes of the image in an input, made small, or `None`."""
-    from PIL import Image
-
     pixels = image_of(value)
     if pixels is None:
         return None
-    image = Image.fromarray(pixels)
+    image = PIL.Image.fromarray(pixels)
     image.thumbnail((_SIZE, _SIZE))
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=90)
@@ -89,11 +88,9 @@ def unpack(packed):
     """An input again from `pack`, as small as it became."""
     if packed["image"] is None:
         return packed["text"]
-    from PIL import Image
-
     stream = io.BytesIO(base64.b64decode(packed["image"]))
     try:
-        opened = Image.open(stream, formats=["JPEG"])
+        opened = PIL.Image.open(stream, formats=["JPEG"])
         if max(opened.size) > _SIZE:
             raise ValueError(f"a thumbnail has {opened.size} pixels")
         # A copy, laid out as the images of this process are.

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from finetune_keras.engine.packages import scipy
 from finetune_keras.results.formulas import bin_of
 
 # Float32 probabilities end here; further down there are no logits to scale.
@@ -50,8 +51,6 @@ def log_loss(probabilities, labels):
 
 def fit_scaling(probabilities, labels, method, activation):
     """`(scale, bias)` that are the likeliest by labels and prior; plain."""
-    from scipy import optimize
-
     probabilities = np.asarray(probabilities, "float64")
 
     def loss(scale, bias=None):
@@ -64,7 +63,7 @@ def fit_scaling(probabilities, labels, method, activation):
         return loss(np.exp(log_scale)) + prior / labels.size
 
     # Between a hundredth and a hundredfold: beyond it, all is noise.
-    found = optimize.minimize_scalar(
+    found = scipy.optimize.minimize_scalar(
         penalised, bounds=np.log([0.01, 100]), method="bounded"
     )
     scale = float(np.exp(found.x))
@@ -75,14 +74,13 @@ def fit_scaling(probabilities, labels, method, activation):
 
 def _fit_vector(loss, common, outputs, examples):
     """A factor of each class beside the common one, and a shift."""
-    from scipy import optimize
 
     def penalised(values):
         scale, bias = common * np.exp(values[:outputs]), values[outputs:]
         # A class that is never wrong would get an infinite factor.
         return loss(list(scale), bias) + np.sum(values**2) / examples
 
-    found = optimize.minimize(
+    found = scipy.optimize.minimize(
         penalised, np.zeros(2 * outputs), method="L-BFGS-B"
     )
     scale, bias = np.split(found.x, 2)

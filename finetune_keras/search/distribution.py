@@ -9,6 +9,7 @@ import keras
 from finetune_keras.arguments import check, one_of
 from finetune_keras.engine import backend
 from finetune_keras.engine.multi_worker import mend_fit
+from finetune_keras.engine.packages import tensorflow as tf
 from finetune_keras.engine.workers import workers_of_strategy
 
 _KINDS = ("auto", "tpu", "multi_worker", "mirrored", "one_device")
@@ -137,8 +138,6 @@ def _check(kind):
     if kind == "parameter_server":
         _refuse_parameter_servers(f"kind={kind!r}")
     check(kind=(kind, one_of(*_KINDS)))
-    import tensorflow as tf
-
     if tf.distribute.has_strategy():
         raise ValueError(
             "`strategy` is called within another strategy. One program trains "
@@ -148,8 +147,6 @@ def _check(kind):
 
 
 def _check_devices(kind, devices):
-    import tensorflow as tf
-
     if kind == "one_device" and len(devices) > 1:
         raise ValueError(
             'One device is asked for. Give one, or take kind="mirrored". '
@@ -194,8 +191,6 @@ def _kind_here(devices):
 
 
 def _gpus():
-    import tensorflow as tf
-
     return tf.config.list_logical_devices("GPU")
 
 
@@ -203,8 +198,6 @@ def _gpus():
 
 
 def _one_device(devices):
-    import tensorflow as tf
-
     if devices:
         chosen = tf.distribute.OneDeviceStrategy(devices[0])
         reason = f"{devices[0]} is asked for"
@@ -214,8 +207,6 @@ def _one_device(devices):
 
 
 def _mirrored(devices):
-    import tensorflow as tf
-
     if devices is None and not _gpus():
         raise ValueError(
             "Several replicas are asked for, and there is no GPU. Name the "
@@ -233,8 +224,6 @@ def _mirrored(devices):
 
 
 def _multi_worker(devices):
-    import tensorflow as tf
-
     workers = workers_named()
     if len(workers) < 2 or devices is not None:
         raise ValueError(
@@ -307,15 +296,11 @@ def workers_named():
 
 
 def _tpu_name():
-    import tensorflow as tf
-
     here = "local" if tf.config.list_physical_devices("TPU") else None
     return os.environ.get("TPU_NAME") or here
 
 
 def _tpu(devices):
-    import tensorflow as tf
-
     name = _tpu_name()
     if name is None or devices is not None:
         raise ValueError(

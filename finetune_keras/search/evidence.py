@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from finetune_keras.data.near_copies import fingerprints, has_detail
+from finetune_keras.engine.packages import sklearn
 from finetune_keras.search.candidates import (
     Candidate,
     filled,
@@ -62,14 +63,14 @@ def margins(y, chances):
 
 def distances(features):
     """Local outlier factors, in robust standard deviations over the median."""
-    from sklearn.neighbors import LocalOutlierFactor
-
     # Equal ones would be infinitely dense.
     different, places = np.unique(features, axis=0, return_inverse=True)
     neighbors = min(_NEIGHBORS, len(different) // 4)
     if neighbors < 2:
         return np.zeros(len(features))
-    found = LocalOutlierFactor(neighbors, metric="cosine").fit(different)
+    found = sklearn.neighbors.LocalOutlierFactor(
+        neighbors, metric="cosine"
+    ).fit(different)
     factors = -found.negative_outlier_factor_
     middle = np.median(factors)
     spread = 1.4826 * np.median(np.abs(factors - middle))

@@ -4,9 +4,9 @@ import types
 import warnings
 
 import keras
-import keras_tuner
 
 from finetune_keras.engine.fit_state import compile_arguments
+from finetune_keras.engine.packages import keras_tuner
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.search.checks import check_is_validated
 from finetune_keras.search.hypermodel import FineTuneHyperModel, sized

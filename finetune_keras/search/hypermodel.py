@@ -1,10 +1,10 @@
 """What a trial of a search is: model, plan, data and options."""
 
 import keras
-import keras_tuner
 
 from finetune_keras.adapters.adapter import remove_adapters
 from finetune_keras.engine.fit_state import strategy_scope
+from finetune_keras.engine.packages import keras_tuner
 from finetune_keras.search.parts import compile_for, make_plan, put_adapters
 from finetune_keras.search.space import SearchSpace, search_space
 from finetune_keras.search.space_parts import PHASE_PARTS

@@ -11,11 +11,10 @@ import functools
 import json
 import os
 
-import keras_tuner
 import numpy as np
-from keras_tuner import oracles
 
 from finetune_keras.data.atomic import write_text
+from finetune_keras.engine.packages import keras_tuner
 from finetune_keras.search.trial_file import read_result
 
 ENDED = ("COMPLETED", "FAILED")
@@ -110,12 +109,14 @@ class FirstTheDefault:
         return {"status": "RUNNING", "values": values}
 
 
-class RandomOracle(Durable, FirstTheDefault, oracles.RandomSearchOracle):
+class RandomOracle(
+    Durable, FirstTheDefault, keras_tuner.oracles.RandomSearchOracle
+):
     """Random search."""
 
 
 class BayesianOracle(
-    Durable, FirstTheDefault, oracles.BayesianOptimizationOracle
+    Durable, FirstTheDefault, keras_tuner.oracles.BayesianOptimizationOracle
 ):
     """Bayesian optimization."""
 
@@ -129,7 +130,7 @@ class BayesianOracle(
         return found
 
 
-class GridOracle(Durable, oracles.GridSearchOracle):
+class GridOracle(Durable, keras_tuner.oracles.GridSearchOracle):
     """Grid search."""
 
     def populate_space(self, trial_id):
@@ -156,7 +157,7 @@ class GridOracle(Durable, oracles.GridSearchOracle):
         return self._compare(one.values, other.values)
 
 
-class HyperbandOracle(Durable, oracles.HyperbandOracle):
+class HyperbandOracle(Durable, keras_tuner.oracles.HyperbandOracle):
     """Hyperband."""
 
 

@@ -16,6 +16,7 @@ from finetune_keras.training.data_checks import check_given
 from finetune_keras.training.linear_probe import (
     LOSSES,
     MOST_ROWS,
+    one_thread,
     solve_probe,
 )
 
@@ -91,8 +92,6 @@ def rank_backbones(
     - [Ibrahim et al., 2021](https://arxiv.org/abs/2110.06893), its shrinkage
     - [Nguyen et al., 2020](https://arxiv.org/abs/2002.12462), LEEP
     """
-    from threadpoolctl import threadpool_limits
-
     check(
         task=(task, maybe(one_of(*Task.judged()))),
         batch_size=(batch_size, integer(1)),
@@ -109,8 +108,7 @@ def rank_backbones(
     # The scores of more examples differ little, and take long.
     rows = np.random.default_rng(seed).permutation(rows)[:MOST_ROWS]
     targets = _targets(labels[rows], task)
-    # Threads that share out such matrices wait for each other.
-    with threadpool_limits(1, "blas"):
+    with one_thread():
         scored = [_scored(one, rows, targets, seed) for one in candidates]
     return BackboneRanking(scored, named, targets.task, len(rows))
 

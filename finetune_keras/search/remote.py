@@ -2,6 +2,8 @@
 
 import time
 
+from finetune_keras.engine.packages import grpc
+
 SECONDS = 60 * 60  # as long as KerasTuner itself waits
 
 
@@ -25,8 +27,6 @@ class PatientStub:
         return lambda request, **_: self._send(send, request)
 
     def _send(self, send, request):
-        import grpc
-
         passing = (
             grpc.StatusCode.UNAVAILABLE,
             grpc.StatusCode.DEADLINE_EXCEEDED,

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from finetune_keras.engine.packages import scipy, sklearn
+
 
 def logme(features, targets):
     """LogME: the log evidence of linear models on features, an example.
@@ -41,8 +43,6 @@ def _evidence(squares, parts, rest, count):
     ratio alone; `parts` of the target are along the singular vectors, `rest`
     is what no features reach.
     """
-    from scipy import optimize
-
     scale = squares.max() or 1.0
     # What is fitted exactly would have infinite evidence.
     least = np.finfo("float64").eps * (parts.sum() + rest)
@@ -56,7 +56,7 @@ def _evidence(squares, parts, rest, count):
 
     grid = np.linspace(-35, 35, 141)
     best = grid[loss(grid).argmin()]
-    found = optimize.minimize_scalar(
+    found = scipy.optimize.minimize_scalar(
         loss,
         bounds=(best - 0.5, best + 0.5),
         method="bounded",
@@ -89,9 +89,9 @@ def h_score(features, labels, shrinkage=0.0):
     x = np.asarray(features, "float64")
     x = x - x.mean(axis=0)
     if shrinkage == "auto":
-        from sklearn.covariance import ledoit_wolf_shrinkage
-
-        shrinkage = ledoit_wolf_shrinkage(x, assume_centered=True)
+        shrinkage = sklearn.covariance.ledoit_wolf_shrinkage(
+            x, assume_centered=True
+        )
     vectors, sizes, _ = np.linalg.svd(x, full_matrices=False)
     seen = sizes > sizes.max() * max(x.shape) * np.finfo("float64").eps
     vectors, squares = vectors[:, seen], sizes[seen] ** 2

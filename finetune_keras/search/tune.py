@@ -4,9 +4,8 @@ import contextlib
 import inspect
 import pathlib
 
-import keras_tuner
-
 from finetune_keras.cache.shared_activations import SharedActivations
+from finetune_keras.engine.packages import keras_tuner
 from finetune_keras.search.checks import check_search, settle_epochs
 from finetune_keras.search.explorer import Explorer
 from finetune_keras.search.folder import claim, empty, facts_of, in_use

@@ -7,9 +7,8 @@ import pathlib
 import sys
 import time
 
-import keras_tuner
-
 from finetune_keras.data.printable import printable
+from finetune_keras.engine.packages import keras_tuner
 from finetune_keras.search.folder import OVER
 from finetune_keras.search.oracles import write_json
 from finetune_keras.search.remote import PatientStub, SearchOver

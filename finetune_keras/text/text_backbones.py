@@ -1,7 +1,6 @@
 """Pretrained transformers for texts, with their tokeniser."""
 
 import contextlib
-import importlib
 import os
 import socket
 
@@ -9,6 +8,7 @@ import keras
 
 from finetune_keras.engine.graph import all_layers
 from finetune_keras.engine.network import call_within
+from finetune_keras.engine.packages import keras_hub
 from finetune_keras.models.model import encoder_of, text_model
 from finetune_keras.models.readable import in_one_piece
 from finetune_keras.models.text_encoder import TextEncoder
@@ -65,12 +65,11 @@ def text_backbone(
     """
     if encoder_of(preset) is not None:
         return preset
-    hub = import_keras_hub()
     if isinstance(preset, keras.Model):
         backbone = getattr(preset, "backbone", None) or preset
         tokenizer = tokenizer or _tokenizer_of(preset)
     else:
-        backbone, found = _load(hub, preset, weights, kwargs)
+        backbone, found = _load(preset, weights, kwargs)
         tokenizer = tokenizer or found
     if sequence_length is None:
         sequence_length = min(128, longest_text(backbone) or 128)
@@ -120,17 +119,6 @@ def check_length(model, sequence_length):
         )
 
 
-def import_keras_hub():
-    """Imports keras_hub, or says how to install it."""
-    try:
-        return importlib.import_module("keras_hub")
-    except ImportError as error:
-        raise ImportError(
-            "Transformers for texts come from KerasHub. Install it with `pip "
-            "install finetune_keras[text]`."
-        ) from error
-
-
 def _tokenizer_of(model):
     preprocessor = getattr(model, "preprocessor", None)
     tokenizer = getattr(preprocessor, "tokenizer", None)
@@ -143,19 +131,20 @@ def _tokenizer_of(model):
     return tokenizer
 
 
-def _load(hub, preset, weights, kwargs):
+def _load(preset, weights, kwargs):
     preset = os.fspath(preset)
     folder = os.path.isdir(os.path.expanduser(preset))
     if folder:
         preset = os.path.expanduser(preset)
         _check_folder(preset)
     else:
-        _check_name(hub, preset)
+        _check_name(preset)
     with _hurried(preset, folder):
-        backbone = hub.models.Backbone.from_preset(
+        backbone = keras_hub.models.Backbone.from_preset(
             preset, load_weights=weights, **kwargs
         )
-        return backbone, hub.models.Tokenizer.from_preset(preset)
+        tokenizer = keras_hub.models.Tokenizer.from_preset(preset)
+        return backbone, tokenizer
 
 
 def _check_folder(folder):
@@ -170,13 +159,14 @@ def _check_folder(folder):
         )
 
 
-def _check_name(hub, preset):
+def _check_name(preset):
     if "://" in preset:
         return
     known = {
         name
-        for kind in vars(hub.models).values()
-        if isinstance(kind, type) and issubclass(kind, hub.models.Backbone)
+        for kind in vars(keras_hub.models).values()
+        if isinstance(kind, type)
+        and issubclass(kind, keras_hub.models.Backbone)
         for name in kind.presets
     }
     if preset not in known:

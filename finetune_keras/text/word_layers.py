@@ -6,6 +6,7 @@ from keras import ops
 from finetune_keras.arguments import check, share
 from finetune_keras.data.random_layer import RandomLayer
 from finetune_keras.engine import backend
+from finetune_keras.engine.packages import tensorflow as tf
 
 
 class TextLayer(RandomLayer):
@@ -28,8 +29,6 @@ class TextLayer(RandomLayer):
         return ops.convert_to_tensor(inputs)
 
     def augment(self, texts):
-        import tensorflow as tf
-
         flat = tf.reshape(texts, [-1])
         parts = self.split(flat)
         before, after = (
@@ -41,8 +40,6 @@ class TextLayer(RandomLayer):
         return tf.ensure_shape(tf.reshape(flat, tf.shape(texts)), texts.shape)
 
     def split(self, texts):
-        import tensorflow as tf
-
         return tf.strings.split(texts)
 
     def change(self, parts):
@@ -51,14 +48,10 @@ class TextLayer(RandomLayer):
 
     def draw(self, parts):
         """Draws a number from 0 to 1 for each part, a ragged tensor."""
-        import tensorflow as tf
-
         return parts.with_flat_values(self.uniform(tf.shape(parts.flat_values)))
 
     def choose(self, draws):
         """Marks parts with probability `rate`, but not all of any text."""
-        import tensorflow as tf
-
         highest = tf.reduce_max(draws, axis=1)
         highest = tf.gather(highest, draws.value_rowids())
         flat = draws.flat_values
@@ -76,8 +69,6 @@ class RandomWordDeletion(TextLayer):
     """
 
     def change(self, parts):
-        import tensorflow as tf
-
         gone = self.choose(self.draw(parts))
         return tf.ragged.boolean_mask(parts, tf.logical_not(gone))
 
@@ -94,8 +85,6 @@ class RandomWordMask(TextLayer):
         self.mask_token = mask_token
 
     def change(self, parts):
-        import tensorflow as tf
-
         masked = self.choose(self.draw(parts)).flat_values
         return parts.with_flat_values(
             tf.where(masked, self.mask_token, parts.flat_values)
@@ -114,8 +103,6 @@ class RandomWordSwap(TextLayer):
     """
 
     def change(self, parts):
-        import tensorflow as tf
-
         rows = parts.value_rowids()
         # A random order within each text: rows stay together when sorted.
         keys = tf.cast(self.draw(parts).flat_values, "float64")
@@ -154,13 +141,9 @@ class RandomCharacterNoise(TextLayer):
         super().__init__(rate, seed, **kwargs)
 
     def split(self, texts):
-        import tensorflow as tf
-
         return tf.strings.unicode_split(texts, "UTF-8")
 
     def change(self, parts):
-        import tensorflow as tf
-
         letters = parts.flat_values
         blank = tf.strings.regex_full_match(letters, r"[\s\p{Z}]")
         draws = self.draw(parts)
@@ -174,8 +157,6 @@ class RandomCharacterNoise(TextLayer):
 
     def _shuffled(self, others, letters):
         """Draws one of the other letters for each letter."""
-        import tensorflow as tf
-
         others = tf.concat([others, [""]], 0)
         count = tf.cast(tf.maximum(tf.size(others) - 1, 1), "float32")
         draws = self.uniform(tf.shape(letters)) * count

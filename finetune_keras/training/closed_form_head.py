@@ -9,7 +9,7 @@ from finetune_keras.data.task import Task
 from finetune_keras.engine import graph
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.outside_graph import own_methods
-from finetune_keras.training.linear_probe import solve_probe
+from finetune_keras.training.linear_probe import require_solver, solve_probe
 
 
 class ClosedFormHead:
@@ -27,6 +27,7 @@ class ClosedFormHead:
     Raises:
         ValueError: If the plan insists on it, and the head is not linear or
             is for something else than classes or values.
+        ImportError: If it insists, and what solves it is not installed.
     """
 
     def __init__(self, model, plan):
@@ -43,8 +44,9 @@ class ClosedFormHead:
                 head = linear_head(model)
                 if self.optional:
                     _check_penalty(head)
+                require_solver(plan.head_initializer)
                 self.head = head
-            except ValueError as error:
+            except (ValueError, ImportError) as error:
                 self._leave(error)
         self.is_due, self.is_solved = self.head is not None, False
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from finetune_keras.data.buckets import Buckets
+from finetune_keras.engine.packages import tensorflow as tf
 from finetune_keras.engine.private import dataset_of_indices
 
 
@@ -68,8 +69,6 @@ def _endless(data, batch_size, shuffle):
 
 def _order(length, batch_size, shuffle):
     """Batches of indices, epoch after epoch, as `fit` would take arrays."""
-    import tensorflow as tf
-
     if not shuffle:
         return tf.data.Dataset.range(length).batch(batch_size).repeat()
     order = dataset_of_indices(np.arange(length), batch_size, shuffle)
@@ -87,14 +86,10 @@ class _Rows:
     """Rows of an array in memory, or of one on disk."""
 
     def __init__(self, array):
-        import tensorflow as tf
-
         self.on_disk = isinstance(array, np.memmap)
         self.array = array if self.on_disk else tf.constant(array)
 
     def take(self, indices):
-        import tensorflow as tf
-
         if not self.on_disk:
             return tf.gather(self.array, indices)
         array = self.array

@@ -1,7 +1,15 @@
 """A linear head, solved on features until nothing is left to gain."""
 
+import contextlib
+
 import numpy as np
 
+from finetune_keras.engine.packages import (
+    require,
+    scipy,
+    sklearn,
+    threadpoolctl,
+)
 from finetune_keras.training.probe_table import ProbeTable, losses_of
 
 # By task, what the outputs of its head are for.
@@ -83,7 +91,7 @@ def solve_probe(
         return Probe(*_lda(x, y.argmax(axis=1)), method)
     if len(x) > MOST_ROWS:
         return _solve_many(x, y, loss, method, weight, bias, seed)
-    with _one_thread():
+    with one_thread():
         table = ProbeTable(x, y, loss, weight, bias, seed)
         names = _methods(method, loss, y.shape[1])
         probes = [_SOLVERS[name](table) for name in names]
@@ -92,11 +100,17 @@ def solve_probe(
     return best
 
 
-def _one_thread():
-    """Products of such matrices are over before threads have met."""
-    from threadpoolctl import threadpool_limits
+def require_solver(method):
+    """Raises where the package that solves by this method is missing."""
+    require(sklearn if method == "lda" else scipy)
 
-    return threadpool_limits(1, "blas")
+
+def one_thread():
+    """Products of such matrices are over before threads have met."""
+    try:
+        return threadpoolctl.threadpool_limits(1, "blas")
+    except ImportError:
+        return contextlib.nullcontext()
 
 
 def _methods(method, loss, columns):
@@ -164,8 +178,6 @@ def _descend(table, weights, strength, start, tolerance):
     Each is the mean loss by its weights, and half the strength times the
     squares of the kernel.
     """
-    from scipy import optimize
-
     problems, outputs = len(weights), table.y.shape[1]
     weights = weights / weights.sum(axis=1, keepdims=True)
     # Few numbers are 1 in all examples; this one may train freely. Examples
@@ -191,7 +203,7 @@ def _descend(table, weights, strength, start, tolerance):
         value = np.sum(weights * losses) + np.sum(decay * matrix**2) / 2
         return value, (slopes @ x.T + decay * matrix).ravel()
 
-    found = optimize.minimize(
+    found = scipy.optimize.minimize(
         objective,
         first.ravel(),
         jac=True,
@@ -259,20 +271,21 @@ def _least_squares(table, weight, strength):
 
 def _sharpness(table, outputs):
     """The factor on outputs under which the targets are most likely."""
-    from scipy import optimize
 
     def loss(log_factor):
         # Of hard targets, where no example is wrong, it would be infinite.
         return table.soft_loss(outputs * np.exp(log_factor))
 
-    found = optimize.minimize_scalar(loss, bounds=(-2, 6), method="bounded")
+    found = scipy.optimize.minimize_scalar(
+        loss, bounds=(-2, 6), method="bounded"
+    )
     return np.exp(found.x)
 
 
 def _lda(x, y):
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-
-    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    lda = sklearn.discriminant_analysis.LinearDiscriminantAnalysis(
+        solver="lsqr", shrinkage="auto"
+    )
     lda.fit(x, y)
     kernel, bias = lda.coef_.T, lda.intercept_
     if kernel.shape[1] == 1:

@@ -1,4 +1,4 @@
-import builtins
+import sys
 
 import keras
 import numpy as np
@@ -132,15 +132,8 @@ def test_a_foreign_file_is_refused(tmp_path):
 
 
 def test_without_safetensors_the_extra_is_named(tmp_path, monkeypatch):
-    real = builtins.__import__
-
-    def missing(name, *args, **kwargs):
-        if name.startswith("safetensors"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
     model = adapted()
-    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(ImportError, match=r"finetune_keras\[text\]"):
         save_adapters(model, tmp_path / "file")
 

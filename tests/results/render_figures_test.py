@@ -115,7 +115,6 @@ def test_no_state_of_pyplot():
 def test_without_matplotlib(monkeypatch):
     report = report_of(["a", "b"])
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for plot in ("confusion", "reliability", "worst"):
         with pytest.raises(ImportError, match=r"finetune_keras\[plots\]"):
             getattr(report, f"plot_{plot}")()
