@@ -58,7 +58,7 @@ def test_no_arrow_goes_up(room):
 
 
 # Names of ours, of tf.data and of KerasTuner.
-OWN = {"_batches", "_functions", "_inputs", "_retrieve"}
+OWN = {"_batches", "_functions", "_inputs", "_layout", "_retrieve"}
 OWN.add("_activate_all_conditions")
 # Python tells of this one.
 OWN.add("_exit")

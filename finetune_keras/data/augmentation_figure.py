@@ -29,7 +29,7 @@ def show_augmentation(layer, batch, columns=4):
             `4`.
 
     Returns:
-        A `matplotlib.figure.Figure`; it is not shown.
+        A `matplotlib.figure.Figure`; a notebook shows it.
 
     Raises:
         ImportError: If matplotlib is not installed.

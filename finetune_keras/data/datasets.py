@@ -6,7 +6,10 @@ import numpy as np
 
 from finetune_keras.arguments import check, integer
 from finetune_keras.data.describe import describe
+from finetune_keras.data.layout import Pictures, Shown
 from finetune_keras.data.pipeline import ImageStore, make_dataset
+from finetune_keras.data.previews import thumbnail
+from finetune_keras.data.printable import outcome
 from finetune_keras.data.splits import (
     NAMES,
     find_duplicates,
@@ -16,8 +19,11 @@ from finetune_keras.data.splits import (
 )
 from finetune_keras.data.targets import encode
 
+# How many pictures of the data are shown.
+_SHEET = 8
 
-class DataSplits:
+
+class DataSplits(Shown):
     """Training, validation and test data. `print` shows what is in it.
 
     Made by `image_folder`, `text_folder`, `from_csv`, `from_frame`,
@@ -106,14 +112,29 @@ class DataSplits:
             *notes,
             *self._findings(examples, targets, parts),
         ]
-        self._text = describe(self, examples)
+        self._described = describe(self, examples)
         self._source = examples.x, targets.y
         self._make_datasets(examples.x, targets, parts, seed, options)
 
-    def __str__(self):
-        return self._text
+    def _layout(self):
+        return [*self._described, Pictures("", self._sheet)]
 
-    __repr__ = __str__
+    def _sheet(self):
+        """Lists some images of the training data with name and label."""
+        places = self.places["train"]
+        some = places[:: max(len(places) // _SHEET, 1)][:_SHEET]
+        try:
+            x, y = self.examples(some)
+        except (OSError, ValueError):
+            # The files are gone or have changed: there is no sheet of them.
+            return []
+        pictures = [thumbnail(one) for one in x]
+        labels = [outcome(self.task.plain(np.atleast_1d(one))) for one in y]
+        return [
+            (picture, f"{self.names[i]}\n{label}")
+            for i, picture, label in zip(some, pictures, labels, strict=True)
+            if picture is not None
+        ]
 
     def arrays(self, split):
         """Reads a split as arrays, in the order of `columns` and `groups`.
@@ -168,6 +189,10 @@ class DataSplits:
         for name in NAMES:
             if getattr(self, name) is not None:
                 getattr(self, name).fingerprint = self._mark(parts[name], seed)
+        for name in ("validation", "test"):
+            # In their order, by which an example of them is found again.
+            if getattr(self, name) is not None:
+                getattr(self, name).names = [self.names[i] for i in parts[name]]
 
     def _mark(self, indexes, seed):
         """What tells a split from others to a run that goes on."""

@@ -1,16 +1,15 @@
-"""What data looks like, in plain text."""
+"""What data looks like, as a layout."""
 
 import statistics
 
-from finetune_keras.data.printable import printable
-from finetune_keras.data.table import format_table
+from finetune_keras.data.layout import Listing, Table
 
 _MOST_CLASSES = 30
 _MOST_LINES = 20
 
 
 def describe(data, examples):
-    """Text of `print(data)`, of `DataSplits` and the `Examples` in it."""
+    """The layout of `DataSplits` and the `Examples` in it."""
     lines = [_title(data, examples), _table(data)]
     if examples.sizes:
         sides = zip(*examples.sizes, strict=True)
@@ -28,7 +27,7 @@ def describe(data, examples):
         [f"{_shown(a)} = {_shown(b)}" for a, b in data.duplicates],
     )
     lines += _listing(f"Notes: {len(data.notes)}", data.notes)
-    return printable("\n".join(lines))
+    return lines
 
 
 def _title(data, examples):
@@ -43,12 +42,13 @@ def _table(data):
         [_name(c), *(data.counts[s][c] for s in splits)]
         for c in (data.classes or [])[:_MOST_CLASSES]
     ]
+    bars = range(1, 1 + len(splits)) if rows else ()
     hidden = len(data.classes or []) - len(rows)
     if hidden > 0:
         rows.append([f"({hidden} more)", *([""] * len(splits))])
     rows.append(["all", *(data.sizes[s] for s in splits)])
     first = "" if data.classes is None else "class"
-    return format_table([first, *splits], rows)
+    return Table([first, *splits], rows, bars=bars)
 
 
 def _imbalance(data):
@@ -64,10 +64,10 @@ def _imbalance(data):
 def _listing(title, lines):
     if not lines:
         return []
-    shown = [f"  {line}" for line in lines[:_MOST_LINES]]
+    shown = list(lines[:_MOST_LINES])
     if len(lines) > _MOST_LINES:
-        shown.append(f"  and {len(lines) - _MOST_LINES} more")
-    return [title, *shown]
+        shown.append(f"and {len(lines) - _MOST_LINES} more")
+    return [Listing(title, shown)]
 
 
 def _spread(values):

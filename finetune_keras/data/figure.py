@@ -1,14 +1,28 @@
-"""Figures that are returned, never shown."""
+"""Figures that are returned, and that a notebook shows."""
+
+import io
+import warnings
 
 from finetune_keras.data.printable import printable
-from finetune_keras.engine.packages import matplotlib
+from finetune_keras.engine.packages import matplotlib, require
 
 
 def new_figure(width, height):
     """Makes an empty `matplotlib.figure.Figure`; sizes are in inches."""
-    return matplotlib.figure.Figure(
-        figsize=(width, height), layout="constrained"
-    )
+    require(matplotlib)
+    from finetune_keras.data.shown_figure import ShownFigure
+
+    return ShownFigure(figsize=(width, height), layout="constrained")
+
+
+def to_png(figure):
+    """The bytes of a PNG file."""
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(stream, format="png", dpi=100)
+    return stream.getvalue()
 
 
 def as_label(text):

@@ -1,7 +1,8 @@
-"""Names and texts of strangers, made safe to show."""
+"""Names, texts and numbers, made safe and short to show."""
 
 import re
 import unicodedata
+from html import escape
 
 _DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
@@ -24,10 +25,33 @@ def _is_control(character):
     )
 
 
+def number(value, digits=4):
+    """A number in few digits; a dash where it is undefined."""
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def outcome(value):
+    """What is true or predicted, in one line."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(outcome, value)) or "none"
+    return number(value) if isinstance(value, float) else one_line(value, 60)
+
+
+def one_line(value, most=30):
+    """A name without line breaks, cut where it is long."""
+    text = printable(" ".join(str(value).split()))
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def as_file_name(name):
     """One part of the name of a file, of any name, and not empty."""
     # Cut, since the name of a file has a limit.
     return re.sub(r"[^\w.-]", "_", name)[:40].lstrip(".") or "_"
+
+
+def as_html(value):
+    """Anything as text within HTML, and within the quotes of attributes."""
+    return escape(printable(str(value)), quote=True)
 
 
 def as_markdown(name):

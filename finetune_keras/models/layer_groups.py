@@ -5,12 +5,13 @@ import collections.abc
 import keras
 
 from finetune_keras.arguments import check, check_model, one_of
+from finetune_keras.data.layout import Shown, Table
 from finetune_keras.engine import graph
 from finetune_keras.models.group_parts import OUTSIDE, LayerGroup, parts_of
 from finetune_keras.models.selection import is_batch_norm, match
 
 
-class LayerGroups(collections.abc.Sequence):
+class LayerGroups(Shown, collections.abc.Sequence):
     """The layer groups of a model, worked out once and handed on.
 
     A sequence of `LayerGroup`s from input to output: an index gives one, a
@@ -96,6 +97,16 @@ class LayerGroups(collections.abc.Sequence):
 
     def __repr__(self):
         return f"LayerGroups({self._groups!r})"
+
+    __str__ = __repr__
+
+    def _layout(self):
+        rows = [
+            [group.name, len(group.layers), f"{group.num_params:,}"]
+            for group in self.every
+        ]
+        title = f"Layer groups of {self.model.name}, from input to output"
+        return [title, Table(["group", "layers", "parameters"], rows)]
 
     @property
     def every(self):

@@ -1,12 +1,10 @@
 """The table of groups: what trains, what is frozen, what it costs."""
 
-import html
 import math
 
 import keras
 
-from finetune_keras.data.printable import printable
-from finetune_keras.data.table import format_table
+from finetune_keras.data.layout import Shown, Table
 from finetune_keras.models.freezing import is_recompile_due
 from finetune_keras.models.layer_groups import as_groups
 from finetune_keras.models.selection import is_batch_norm
@@ -45,7 +43,7 @@ def trainable_summary(model, optimizer=None):
     return TrainableSummary(model, optimizer)
 
 
-class TrainableSummary:
+class TrainableSummary(Shown):
     """What trains in a model, as numbers and as a table.
 
     Made by `trainable_summary`.
@@ -104,26 +102,9 @@ class TrainableSummary:
             )
         return notes
 
-    def __str__(self):
-        table = format_table(_COLUMNS, [_cells(row) for row in self.rows])
-        lines = [f"Model: {self.name}", table, *self.notes]
-        return printable("\n".join(lines))
-
-    __repr__ = __str__
-
-    def _repr_html_(self):
-        head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
-        rows = "".join(
-            "<tr>"
-            + "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(row))
-            + "</tr>"
-            for row in self.rows
-        )
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
-        return (
-            f"<p><b>{html.escape(self.name)}</b></p>"
-            f"<table><tr>{head}</tr>{rows}</table>{notes}"
-        )
+    def _layout(self):
+        table = Table(_COLUMNS, [_cells(row) for row in self.rows])
+        return [f"Model: {self.name}", table, *self.notes]
 
 
 def _row(group, trained, counted):

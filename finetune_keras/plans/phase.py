@@ -2,11 +2,12 @@
 
 import copy
 
+from finetune_keras.data.layout import Shown, Table
 from finetune_keras.plans.phase_checks import CHECKS, checked, make_optimizer
 from finetune_keras.plans.schedules import rate_factor
 
 
-class Phase:
+class Phase(Shown):
     """One step of a `Plan`: what trains, at which rate, for how long.
 
     Layers that a phase does not name are frozen while it runs.
@@ -237,14 +238,20 @@ class Phase:
         return self.to_dict() == other.to_dict()
 
     def __repr__(self):
-        layers, *options = self.to_dict().items()
-        defaults = Phase("all").to_dict()
-        options = [
-            f"{name}={value!r}"
-            for name, value in options
-            if value != defaults[name]
-        ]
-        return f"Phase({', '.join([repr(layers[1]), *options])})"
+        parts = [f"{name}={x!r}" for name, x in self._chosen().items()]
+        return f"Phase({', '.join([repr(self.layers), *parts])})"
+
+    __str__ = __repr__
+
+    def _chosen(self):
+        """Dict of the arguments that are not as by default."""
+        defaults = Phase(self.layers).to_dict()
+        return {n: x for n, x in self.to_dict().items() if x != defaults[n]}
+
+    def _layout(self):
+        rows = [("epochs", self.epochs), *self._chosen().items()]
+        rows = [[name.replace("_", " "), x] for name, x in dict(rows).items()]
+        return [Table(["phase", self.name], rows)]
 
 
 def check_groups(groups):

@@ -5,17 +5,17 @@ import warnings
 
 from finetune_keras.data.atomic import write_text
 from finetune_keras.data.facts import reading
-from finetune_keras.data.table import format_table
+from finetune_keras.data.layout import Shown, Table
 from finetune_keras.engine.packages import yaml
 from finetune_keras.plans.phase import Phase, check_groups
 from finetune_keras.plans.phase_checks import checked
 from finetune_keras.plans.plan_yaml import read_dict, read_yaml, yaml_path
 
 
-class Plan:
+class Plan(Shown):
     """A list of phases: a whole fine-tuning, as plain data.
 
-    A plan prints as a table, compares, evaluates back from its `repr`, and is
+    A plan shows as a table, compares, evaluates back from its `repr`, and is
     kept as YAML. It knows no model: it names layers, and `check` tells whether
     a model has them. The strategies of the literature are in `ft.plans`.
 
@@ -75,7 +75,7 @@ class Plan:
         start = f", head_initializer={name!r}" if name else ""
         return f"Plan({list(self.phases)!r}{start})"
 
-    def __str__(self):
+    def _layout(self):
         epochs = sum(phase.epochs for phase in self)
         plural = "" if len(self) == 1 else "s"
         title = f"Plan: {len(self)} phase{plural}, at most {epochs} epochs"
@@ -90,7 +90,7 @@ class Plan:
             if number < _ALWAYS or {*column[1:]} - {"-"}
         ]
         names, *rows = zip(*used, strict=True)
-        return f"{title}\n{format_table(names, rows)}"
+        return [title, Table(names, rows)]
 
     def check(self, groups):
         """Tells whether the plan makes sense for a model, before any training.

@@ -27,7 +27,7 @@ from finetune_keras.results.bundle_file import (
 from finetune_keras.results.calibration import find_calibration
 from finetune_keras.results.exported import RUNNERS, sample
 from finetune_keras.results.predictions import Predictions
-from finetune_keras.results.raw_inputs import read_inputs
+from finetune_keras.results.raw_inputs import file_names, read_inputs
 
 _PACKAGES = ("finetune_keras", "keras", "tensorflow", "jax", "torch", "numpy")
 
@@ -269,7 +269,11 @@ class Bundle:
         outputs = self.model.predict(x, batch_size, verbose=verbose)
         if isinstance(outputs, list):
             return outputs
-        return Predictions(outputs, self.task, find_calibration(self.model))
+        calibration, names = find_calibration(self.model), None
+        if getattr(x, "ndim", 0) == 4:
+            names = file_names(inputs)
+        seen = x if isinstance(x, np.ndarray) else ()
+        return Predictions(outputs, self.task, calibration, names, seen)
 
     def export(self, path, format="tf_saved_model"):
         """Exports the model for serving, and checks what was written.

@@ -11,7 +11,9 @@ from finetune_keras.arguments import (
     part,
     share,
 )
+from finetune_keras.data.layout import Shown, Table
 from finetune_keras.data.outputs import check_shape
+from finetune_keras.data.printable import one_line, outcome
 from finetune_keras.data.task import Task, refuse_unclear
 from finetune_keras.engine import graph
 from finetune_keras.models.heads import rebuild
@@ -31,7 +33,7 @@ from finetune_keras.training.data_checks import check_batched
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
-class Calibration(keras.layers.Layer):
+class Calibration(keras.layers.Layer, Shown):
     """Corrects predicted probabilities, and knows how to decide with them.
 
     The last layer of a calibrated model. Its settings are plain numbers in its
@@ -90,6 +92,15 @@ class Calibration(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+    def _layout(self):
+        known = {"scale": self.scale, "abstain_below": self.abstain_below}
+        rows = [
+            [name.replace("_", " "), one_line(outcome(value), 60)]
+            for name, value in {**self.facts, **known}.items()
+            if value is not None
+        ]
+        return [f"Calibration: {self.activation}", Table(["", "value"], rows)]
 
     def get_config(self):
         return {

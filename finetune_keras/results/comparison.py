@@ -3,7 +3,7 @@
 import numpy as np
 
 from finetune_keras.arguments import check, integer
-from finetune_keras.data.table import format_table
+from finetune_keras.data.layout import Shown, Table
 from finetune_keras.engine.packages import scipy
 from finetune_keras.results import bootstrap as resampling
 from finetune_keras.results.metrics import LOWER_IS_BETTER
@@ -71,7 +71,7 @@ def compare(report_a, report_b, bootstrap=1000, seed=0):
     return Comparison(a.task, table, _mcnemar(a, b), len(a))
 
 
-class Comparison:
+class Comparison(Shown):
     """What `compare` found.
 
     Attributes:
@@ -138,7 +138,7 @@ class Comparison:
             found += f", McNemar p {_p_value(self.mcnemar['p_value'])}"
         return f"{found} (b against a, {self.examples:,} examples)."
 
-    def __str__(self):
+    def _layout(self):
         header = ["metric", "a", "b", "b - a", "95 % interval", "p"]
         rows = [
             [label(name)]
@@ -147,14 +147,14 @@ class Comparison:
             + [number(row["p_value"], 2)]
             for name, row in self.metrics.items()
         ]
-        table = format_table(header, rows)
+        table = Table(header, rows)
         if self.mcnemar is None:
-            return f"{table}\n{self.verdict}"
+            return [table, self.verdict]
         only = (
             f"Right by a alone: {self.mcnemar['only_a']}, by b alone: "
             f"{self.mcnemar['only_b']}."
         )
-        return f"{table}\n{only}\n{self.verdict}"
+        return [table, only, self.verdict]
 
     def __repr__(self):
         return f"<Comparison: {self.verdict}>"

@@ -7,7 +7,7 @@ import numpy as np
 
 from finetune_keras.cache.shared_activations import SharedActivations
 from finetune_keras.data.labels import one_column
-from finetune_keras.data.table import format_table
+from finetune_keras.data.layout import Shown, Table
 from finetune_keras.engine.packages import scipy, sklearn
 from finetune_keras.plans.plan import check_plan
 from finetune_keras.results.collect import as_arrays
@@ -15,7 +15,7 @@ from finetune_keras.results.evaluation import evaluate
 from finetune_keras.training.fine_tune import fine_tune
 
 
-class CrossValidation:
+class CrossValidation(Shown):
     """What `cross_validate` found.
 
     Attributes:
@@ -62,7 +62,7 @@ class CrossValidation:
             for name, values in self.metrics.items()
         }
 
-    def __str__(self):
+    def _layout(self):
         rows = [
             [name, f"{self.mean[name]:.4f}", f"{low:.4f} to {high:.4f}"]
             + [f"{values.min():.4f} to {values.max():.4f}"]
@@ -71,9 +71,7 @@ class CrossValidation:
             )
         ]
         header = ["metric", "mean", "95 % interval", "folds from to"]
-        return f"{len(self.reports)} folds\n{format_table(header, rows)}"
-
-    __repr__ = __str__
+        return [f"{len(self.reports)} folds", Table(header, rows)]
 
 
 def cross_validate(

@@ -12,6 +12,7 @@ from finetune_keras.results import bootstrap as resampling
 from finetune_keras.results import metrics
 from finetune_keras.results.calibration import find_calibration
 from finetune_keras.results.collect import collect
+from finetune_keras.results.coverage import coverage_of
 from finetune_keras.results.report import Report
 from finetune_keras.training.data_checks import check_batched
 
@@ -126,6 +127,9 @@ def evaluate(
     }
     if tuned is not None:
         results["notes"].append("The thresholds are those of the calibration.")
+    results["names"] = _names(data, len(predictions))
+    layer = find_calibration(model)
+    results["coverage"] = coverage_of(predictions, layer, results["names"])
     results["settings"] = {"bootstrap": bootstrap, "seed": seed}
     results["calibration"] = _calibration(model)
     results["model"] = str(getattr(model, "name", type(model).__name__))
@@ -185,6 +189,17 @@ def _class_names(classes, data, model):
         task = Task.of(model)
         names = task and task.classes
     return None if names is None else check_classes(names)
+
+
+def _names(data, count):
+    """What the examples are called, in their order, or `None`."""
+    if Source.of(data).is_shuffled:
+        return None
+    # The second is of `keras.utils.image_dataset_from_directory`.
+    names = getattr(data, "names", None) or getattr(data, "file_paths", None)
+    if not isinstance(names, list) or len(names) < count:
+        return None
+    return names if isinstance(names[0], str) else None
 
 
 def _columns(slices, data):

@@ -4,7 +4,9 @@ import keras
 import numpy as np
 
 from finetune_keras.arguments import nearest
+from finetune_keras.data.figure import to_png
 from finetune_keras.data.labels import as_text
+from finetune_keras.data.layout import Pictures, Shown
 from finetune_keras.data.outputs import activation_of, as_columns
 from finetune_keras.data.task import Task
 from finetune_keras.results.attribution import Attribution
@@ -117,7 +119,7 @@ def _explained(attribution, seen, part, names):
     ]
 
 
-class Explanation:
+class Explanation(Shown):
     """What speaks for predictions. Made by `explain`; a sequence of examples.
 
     Attributes:
@@ -166,6 +168,17 @@ class Explanation:
         kind = "photos" if self.tokens is None else "texts"
         return f"<Explanation of {len(self)} {kind}, classes {self.classes}>"
 
+    __str__ = __repr__
+
+    def _layout(self):
+        return [Pictures(repr(self)[1:-1], self._drawn)]
+
+    def _drawn(self):
+        caption = "Red speaks for the class"
+        if self.tokens is not None:
+            caption += ", blue against it"
+        return [(to_png(self.figure()), f"{caption}.")]
+
     def figure(self):
         """Draws photos under their heat maps, or texts with coloured tokens.
 
@@ -173,7 +186,7 @@ class Explanation:
         has a scale of its own.
 
         Returns:
-            A `matplotlib.figure.Figure`; it is not shown.
+            A `matplotlib.figure.Figure`; a notebook shows it.
 
         Raises:
             ImportError: If matplotlib is not installed.

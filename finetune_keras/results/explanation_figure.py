@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from finetune_keras.data import previews
 from finetune_keras.data.figure import as_label, new_figure
 from finetune_keras.engine.packages import matplotlib
-from finetune_keras.results import previews
 from finetune_keras.results.render_text import number, one_line
 
 # Pairs of a photo and its map in a row, characters in a line.

@@ -3,7 +3,7 @@
 import numpy as np
 
 from finetune_keras.data.labels import check_classes
-from finetune_keras.data.table import format_table
+from finetune_keras.data.layout import Shown, Table
 from finetune_keras.data.task_kinds import Classification
 
 _SHOWN = 10
@@ -69,7 +69,7 @@ def find_label_errors(labels, probabilities, classes=None):
     return LabelErrors(y, probabilities, task.names())
 
 
-class LabelErrors:
+class LabelErrors(Shown):
     """What `find_label_errors` found; `print` shows the likeliest.
 
     Attributes:
@@ -114,21 +114,18 @@ class LabelErrors:
             for i in _suspects(y, self.order, self.counts)
         ]
 
-    def __str__(self):
+    def _layout(self):
         count = len(self.rows)
         text = f"{count} of {self.examples:,} labels are suspect"
         if not count:
-            return text
+            return [text]
         header = ["index", "label", "probability", "suggested", "probability"]
         cells = [
             [r["index"], r["label"], f"{r['of_label']:.2f}"]
             + [r["suggested"], f"{r['of_suggested']:.2f}"]
             for r in self.rows[:_SHOWN]
         ]
-        text += f"\n{format_table(header, cells)}"
-        return text + ("\n..." if count > _SHOWN else "")
-
-    __repr__ = __str__
+        return [text, Table(header, cells), *["..."] * (count > _SHOWN)]
 
 
 def _thresholds(y, probabilities):

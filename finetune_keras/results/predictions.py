@@ -1,15 +1,21 @@
 """What a bundle predicts: labels, probabilities, abstentions."""
 
+import itertools
+
 import numpy as np
 
-from finetune_keras.data.table import format_table
+from finetune_keras.data.layout import Pictures, Shown, Table
+from finetune_keras.data.previews import thumbnail
+from finetune_keras.data.printable import outcome
 from finetune_keras.engine.packages import pandas
 from finetune_keras.results.decisions import Decisions
 
 _COLUMNS = ("label", "probability", "abstained")
+# How many pictures stand beside their labels.
+_SHEET = 12
 
 
-class Predictions:
+class Predictions(Shown):
     """Predictions in terms of classes, one for each input.
 
     Made by `Bundle.predict`.
@@ -23,6 +29,8 @@ class Predictions:
         abstained: Array of booleans.
         sets: List of lists of class names that remain possible, or `None`.
         values: Array, what the model gave, logits as probabilities.
+        names: List of strings, the names of the files that were read, or
+            `None`.
 
     Example:
 
@@ -37,10 +45,13 @@ class Predictions:
     ```
     """
 
-    def __init__(self, outputs, task, calibration=None):
+    def __init__(self, outputs, task, calibration=None, names=None, x=()):
         self.values = task.probabilities(outputs)
         self.task = task
         self.classes = task.classes
+        self.names = names
+        # A copy, so that not all of the inputs are kept.
+        self._first = [np.array(one) for one in itertools.islice(x, _SHEET)]
         self.probabilities = self.confidence = self.sets = None
         self.abstained = np.zeros(len(self.values), bool)
         if task.has_chances:
@@ -73,7 +84,8 @@ class Predictions:
 
     def __getitem__(self, index):
         """Returns one prediction as a dict."""
-        found = {"label": self.labels[index]}
+        found = {} if self.names is None else {"name": self.names[index]}
+        found["label"] = self.labels[index]
         if self.probabilities is not None:
             row = self.probabilities[index]
             found["probability"] = float(row.max())
@@ -85,18 +97,33 @@ class Predictions:
             found["set"] = self.sets[index]
         return found
 
-    def __str__(self):
+    def _layout(self):
         rows = [
-            [i, *(_cell(found.get(name)) for name in _COLUMNS)]
+            [found.get("name", i), *(_cell(found.get(k)) for k in _COLUMNS)]
             for i, found in enumerate(self)
         ]
-        return format_table(["input", *_COLUMNS], rows)
+        table = Table(["input", *_COLUMNS], rows)
+        return [table, Pictures("", self._sheet)]
 
-    __repr__ = __str__
+    def _sheet(self):
+        pictures = map(thumbnail, self._first)
+        return [
+            (picture, "\n".join(filter(None, self._words(i))))
+            for i, picture in enumerate(pictures)
+            if picture is not None
+        ]
+
+    def _words(self, i):
+        found = self[i]
+        label, chance = found["label"], found.get("probability")
+        label = "abstained" if label is None else outcome(label)
+        sure = "" if chance is None else f" ({chance:.3f})"
+        return found.get("name"), f"{label}{sure}"
 
     def to_frame(self):
-        """Returns a `pandas.DataFrame`: label, abstention, a column a class."""
-        columns = {"label": self.labels, "abstained": self.abstained}
+        """Returns a `pandas.DataFrame`: name, label, abstention, each class."""
+        columns = {} if self.names is None else {"name": self.names}
+        columns |= {"label": self.labels, "abstained": self.abstained}
         if self.probabilities is not None:
             named = zip(self.classes, self.probabilities.T, strict=True)
             columns.update(named)

@@ -1,6 +1,7 @@
 """From what people have, files and texts and tables, to what a model takes."""
 
 import os
+import pathlib
 
 import keras
 import numpy as np
@@ -76,6 +77,22 @@ def _images(inputs, size, crop, tensor):
         # As Pillow does.
         pixels = pixels @ np.array([[0.299], [0.587], [0.114]], "float32")
     return pixels
+
+
+def file_names(inputs):
+    """Names of files, with as much of their folders as tells them apart.
+
+    `None` where the inputs are no paths.
+    """
+    paths = [inputs] if _is_one_image(inputs) else inputs
+    if not all(isinstance(path, (str, os.PathLike)) for path in paths):
+        return None
+    parts = [pathlib.Path(path).parts for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(one[-depth:]) for one in parts]
+        if len(set(names)) == len(set(parts)):
+            break
+    return names
 
 
 def _is_raw(inputs):

@@ -1,12 +1,12 @@
-"""Figures of a report; they are returned, never shown."""
+"""Figures of a report."""
 
 import textwrap
-import warnings
 
 import numpy as np
 
+from finetune_keras.data import previews
 from finetune_keras.data.figure import as_label, new_figure
-from finetune_keras.results import metrics, previews
+from finetune_keras.results import metrics
 from finetune_keras.results.render_text import chance, one_line, outcome
 
 _MOST_NAMES = 40
@@ -91,18 +91,6 @@ def draw_sheet(entries, width=1):
     return figure
 
 
-def to_png(figure):
-    """The bytes of a PNG file."""
-    import io
-
-    stream = io.BytesIO()
-    with warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(stream, format="png", dpi=100)
-    return stream.getvalue()
-
-
 def _draw_input(axes, value):
     pixels = previews.image_of(value)
     if pixels is not None:
@@ -116,8 +104,10 @@ def _draw_input(axes, value):
 def _judgement(entry):
     probability = entry["probability"]
     sure = f" ({chance(probability)})" if isinstance(probability, float) else ""
+    name = entry.get("name")
+    name = "" if name is None else f"{short_label(name)}\n"
     return (
-        f"true: {short_label(outcome(entry['true']))}\n"
+        f"{name}true: {short_label(outcome(entry['true']))}\n"
         f"predicted: {short_label(outcome(entry['predicted']))}{sure}"
     )
 

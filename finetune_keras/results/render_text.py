@@ -1,9 +1,15 @@
-"""Reports and numbers as plain text."""
+"""The layout of a report, and its numbers as text."""
 
-from finetune_keras.data.printable import printable
-from finetune_keras.data.table import format_table
+from finetune_keras.data.layout import Table, as_text
+from finetune_keras.data.printable import (
+    number,
+    one_line,
+    outcome,
+    printable,
+)
 
 _MOST_CLASSES = 20
+# At most so many, and a fifth of all.
 _WORST = 5
 NAMES = {
     "roc_auc": "ROC-AUC",
@@ -15,22 +21,23 @@ NAMES = {
 }
 
 
-def render_text(report):
-    """Lays out a `Report` as tables."""
-    parts = [headline(report), metric_table(report)]
+def layout(report):
+    """Lists the parts of a `Report` that are printed."""
+    parts = [headline(report), table(metric_rows(report))]
     parts += [f"Note: {note}" for note in report.notes]
     if report.calibration:
         parts.append(f"Calibration: {facts_line(report.calibration)}")
+    parts += coverage_lines(report)
     if report.per_class:
-        parts.append(_tabulate(class_rows(report, _MOST_CLASSES)))
+        parts.append(table(class_rows(report, _MOST_CLASSES)))
         left_out = len(report.per_class) - _MOST_CLASSES
         if left_out > 0:
             parts.append(f"{left_out} better classes: see `per_class`.")
-    for column in report.slices:
-        parts.append(_tabulate(slice_rows(report, column)))
+    parts += [table(slice_rows(report, column)) for column in report.slices]
     if report.worst:
-        parts.append(_tabulate(_worst_rows(report)))
-    return printable("\n\n".join(parts))
+        parts.append(table(_worst_rows(report)))
+    # An empty line between them.
+    return [x for part in parts for x in ("", part)][1:]
 
 
 def headline(report):
@@ -44,20 +51,20 @@ def headline(report):
 
 def metric_table(report):
     """The table of metrics as text."""
-    return _tabulate(metric_rows(report))
+    return as_text([table(metric_rows(report))])
 
 
-def metric_rows(report):
+def metric_rows(report, form=number):
     """Header and rows of the table of metrics."""
     header = ["metric", "value"] + ["95 % interval"] * bool(report.intervals)
     rows = [
-        [label(name), number(value), interval(report.intervals.get(name))]
+        [label(name), form(value), interval(report.intervals.get(name), form)]
         for name, value in report.metrics.items()
     ]
     return [header, *(row[: len(header)] for row in rows)]
 
 
-def class_rows(report, most=None):
+def class_rows(report, most=None, form=number):
     """Header and rows of the table of classes, the worst ones if many."""
     table = list(report.per_class.items())
     if most is not None and len(table) > most:
@@ -68,24 +75,80 @@ def class_rows(report, most=None):
     return [
         ["class", "n", *map(label, names)],
         *(
-            [one_line(name), f"{row['n']:,}", *(number(row[k]) for k in names)]
+            [one_line(name), f"{row['n']:,}", *(form(row[k]) for k in names)]
             for name, row in table
         ),
     ]
 
 
-def slice_rows(report, column):
+def slice_rows(report, column, form=number):
     """Header and rows of the table of one column of slices."""
     main, others = report.task.main_metric, report.task.more_metrics
     header = [one_line(column), "n", label(main)]
     header += ["95 % interval"] * bool(report.intervals)
     rows = []
     for value, row in report.slices[column].items():
-        cells = [one_line(value), f"{row['n']:,}", number(row["metrics"][main])]
+        cells = [one_line(value), f"{row['n']:,}", form(row["metrics"][main])]
         if report.intervals:
-            cells.append(interval(row["intervals"][main]))
-        rows.append(cells + [number(row["metrics"][name]) for name in others])
+            cells.append(interval(row["intervals"][main], form))
+        rows.append(cells + [form(row["metrics"][name]) for name in others])
     return [header + [label(name) for name in others], *rows]
+
+
+def coverage_lines(report):
+    """Sentences on what the model decides, abstains from, and its sets."""
+    facts, count, lines = report.coverage or {}, len(report), []
+    if "decided" in facts:
+        decided, left = facts["decided"], count - facts["decided"]
+        lines.append(
+            f"Decides on {decided:,} of {count:,} examples "
+            f"({percent(decided / count)}), right on "
+            f"{percent(facts['right'])} of them; abstains on {left:,}, of "
+            f"which {percent(facts['right_abstained'])} would have been right."
+        )
+    if "set_size" in facts:
+        lines.append(
+            f"Prediction sets hold the truth of "
+            f"{percent(facts['sets_hold_truth'])} of the examples, with "
+            f"{facts['set_size']:.2f} classes on average."
+        )
+    return lines
+
+
+def worst_of(report):
+    """The examples of high loss that are shown."""
+    return report.worst[: fifth(report)]
+
+
+def fifth(report):
+    """How many examples are shown as the worst of all, one at least."""
+    return max(len(report) // 5, 1)
+
+
+def sentence(report):
+    """What a report says, in one sentence."""
+    name = report.task.main_metric
+    value, pair = report.metrics[name], report.intervals.get(name)
+    if value is None:
+        return headline(report)
+    chances = report.task == "classification"
+    shown = percent if chances else number
+    ends = (
+        ""
+        if pair is None
+        else f", 95 % interval {' to '.join(map(shown, pair))}"
+    )
+    what = (
+        f"right on {shown(value)}"
+        if chances
+        else f"{label(name)} {shown(value)}"
+    )
+    return f"{one_line(report.model)}: {what} of {len(report):,} examples{ends}"
+
+
+def percent(share):
+    """A share as percentage; a dash where it is undefined."""
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def facts_line(facts):
@@ -102,21 +165,14 @@ def label(name):
     return NAMES.get(name, printable(name.replace("_", " ")))
 
 
-def number(value, digits=4):
-    """A number in few digits; a dash where it is undefined."""
-    return "-" if value is None else f"{value:.{digits}g}"
+def even(value):
+    """A number with as many digits as the others; a dash where undefined."""
+    return "-" if value is None else f"{value:.3f}"
 
 
-def interval(pair):
+def interval(pair, form=number):
     """`low to high`, or a dash."""
-    return "-" if pair is None else f"{number(pair[0])} to {number(pair[1])}"
-
-
-def outcome(value):
-    """What is true or predicted, in one line."""
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(outcome, value)) or "none"
-    return number(value) if _is_float(value) else one_line(value, 60)
+    return "-" if pair is None else " to ".join(map(form, pair))
 
 
 def chance(value):
@@ -126,21 +182,24 @@ def chance(value):
     return "" if value is None else f"{value:.3f}"
 
 
-def one_line(value, most=30):
-    """A name without line breaks, cut where it is long."""
-    text = printable(" ".join(str(value).split()))
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
 def _worst_rows(report):
-    rows = map(worst_cells, report.worst[:_WORST])
+    rows = map(worst_cells, worst_of(report)[:_WORST])
     return [["worst", "true", "predicted", "probability", "loss"], *rows]
+
+
+def name_of(entry):
+    """What an example is called: its file, or else its place in the data."""
+    name = entry.get("name")
+    if name is None:
+        return entry["index"]
+    # The end of a path tells more than its beginning.
+    return one_line(name, 40) if len(name) <= 40 else f"…{name[-39:]}"
 
 
 def worst_cells(entry):
     """The cells of an example of high loss, see `Report.worst`."""
     return [
-        entry["index"],
+        name_of(entry),
         outcome(entry["true"]),
         outcome(entry["predicted"]),
         chance(entry["probability"]),
@@ -148,8 +207,9 @@ def worst_cells(entry):
     ]
 
 
-def _tabulate(rows):
-    return format_table(rows[0], rows[1:])
+def table(rows):
+    """The `Table` of rows that begin with the header."""
+    return Table(rows[0], rows[1:])
 
 
 def _is_float(value):

@@ -4,16 +4,18 @@ import json
 
 import numpy as np
 
+from finetune_keras.data import previews
 from finetune_keras.data.atomic import write_text
 from finetune_keras.data.facts import damaged
+from finetune_keras.data.layout import Shown
 from finetune_keras.data.printable import printable
-from finetune_keras.results import previews, render_figures
+from finetune_keras.results import render_figures
 from finetune_keras.results.render_html import render_html
-from finetune_keras.results.render_text import render_text
+from finetune_keras.results.render_text import layout
 from finetune_keras.results.report_file import FORMAT, pack_arrays, read_report
 
 
-class Report:
+class Report(Shown):
     """What `evaluate` found.
 
     `print(report)` shows it as tables.
@@ -33,10 +35,16 @@ class Report:
         slices: Dict from column to a dict from value to a dict with `n`,
             `metrics` and `intervals`.
         worst: List of dicts, the highest loss first: `index` in the data,
-            `loss`, `true`, `predicted`, `probability` of what was predicted,
-            and `input`.
+            `name` of the file, or `None` where it is not known, `loss`,
+            `true`, `predicted`, `probability` of what was predicted, and
+            `input`.
         notes: List of strings, what to know before reading the numbers.
         calibration: Dict, the facts of a calibrated model, or `None`.
+        coverage: Dict, of a calibrated model that abstains: `decided`, the
+            number of examples; `right` and `right_abstained`, the shares that
+            are right among them and among the others; `abstained`, a list of
+            dicts, the least sure first. Of one with prediction sets:
+            `sets_hold_truth`, a share, and `set_size`, a mean. Else `None`.
         model: String, the name of the model.
         predictions: The labels and outputs behind it: `y_true`, `y_pred`,
             `outputs` (probabilities, or values of a regression) and
@@ -70,15 +78,20 @@ class Report:
         self.slices = results["slices"]
         self.notes = results["notes"]
         self.calibration = results["calibration"]
+        # Files of before have none.
+        self.coverage = results.get("coverage")
         self.settings = results["settings"]
         self.model = results["model"]
-        self.worst = [_worst_entry(predictions, *entry) for entry in worst]
+        names = results.get("names")
+        self.worst = [
+            _worst_entry(predictions, names, *entry) for entry in worst
+        ]
 
     def __len__(self):
         return len(self.predictions)
 
-    def __str__(self):
-        return render_text(self)
+    def _layout(self):
+        return layout(self)
 
     def __repr__(self):
         found = ", ".join(
@@ -110,6 +123,7 @@ class Report:
             "worst": worst,
             "notes": self.notes,
             "calibration": self.calibration,
+            "coverage": self.coverage,
             "settings": self.settings,
         }
 
@@ -176,29 +190,34 @@ class Report:
             raise damaged(source, reason) from error
         return report
 
-    def to_html(self, path, model=None):
+    def to_html(self, path, model=None, history=None, data=None):
         """Writes one HTML file with tables, figures and the worst examples.
 
-        Styles and images are inside of it; it loads nothing else.
+        Styles and images are inside of it; it loads nothing else, fits a
+        phone, a screen and paper, and is dark where the reader likes it dark.
+        Of the examples at most a fifth are shown as the worst.
 
         Args:
             path: String or `pathlib.Path` of the file; an old one is replaced
                 when the new one is complete.
             model: The model that was judged: then the page shows what in the
                 five worst photos or texts spoke for what was predicted, see
-                `explain`. Defaults to `None`.
+                `explain`, and what the model is. Defaults to `None`.
+            history: The `FineTuneHistory` of its training, whose curves are
+                drawn. Defaults to `None`.
+            data: The `DataSplits`, whose facts are told. Defaults to `None`.
 
         Raises:
-            ImportError: If matplotlib is not installed.
+            ImportError: If `model` is given, and matplotlib is not installed.
             ValueError: If `model` cannot be explained, or is another one.
         """
-        write_text(path, render_html(self, model))
+        write_text(path, render_html(self, model, history, data))
 
     def plot_confusion(self):
         """Draws the confusion matrix, each row as shares of the true class.
 
         Returns:
-            A `matplotlib.figure.Figure`; it is not shown.
+            A `matplotlib.figure.Figure`; a notebook shows it.
 
         Raises:
             ImportError: If matplotlib is not installed.
@@ -210,7 +229,7 @@ class Report:
         """Draws accuracy against confidence, in the 15 bins of the ECE.
 
         Returns:
-            A `matplotlib.figure.Figure`; it is not shown.
+            A `matplotlib.figure.Figure`; a notebook shows it.
 
         Raises:
             ImportError: If matplotlib is not installed.
@@ -225,7 +244,7 @@ class Report:
             n: Integer, how many. Defaults to `9`.
 
         Returns:
-            A `matplotlib.figure.Figure`; it is not shown.
+            A `matplotlib.figure.Figure`; a notebook shows it.
 
         Raises:
             ImportError: If matplotlib is not installed.
@@ -234,11 +253,12 @@ class Report:
         return render_figures.plot_worst(self, n)
 
 
-def _worst_entry(predictions, loss, index, x):
+def _worst_entry(predictions, names, loss, index, x):
     task, scores = predictions.task, predictions.scores[index]
     true, chosen = predictions.y_true[index], predictions.y_pred[index]
     return {
         "index": int(index),
+        "name": None if names is None else names[index],
         "loss": loss,
         "true": task.plain(true),
         "predicted": task.plain(chosen),

@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 
 from finetune_keras.arguments import maybe, one_of
+from finetune_keras.data import previews
 from finetune_keras.data.facts import (
     COUNT,
     DICT,
@@ -27,7 +28,6 @@ from finetune_keras.data.facts import (
     reading,
 )
 from finetune_keras.data.task import Task
-from finetune_keras.results import previews
 from finetune_keras.results.outcomes import Outcomes
 
 FORMAT = "finetune_keras report 1"

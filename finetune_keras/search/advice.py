@@ -5,7 +5,7 @@ import numpy as np
 
 from finetune_keras.arguments import check, integer, part
 from finetune_keras.data.datasets import DataSplits
-from finetune_keras.data.table import format_table
+from finetune_keras.data.layout import Shown, Table
 from finetune_keras.models.depths import split_depths
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.plans.phase import Phase
@@ -103,7 +103,7 @@ def advise(backbones, data, dropout=0.0, seed=0, verbose=1):
     return Advice(name, proposal, features, plan, steps)
 
 
-class Advice:
+class Advice(Shown):
     """What `advise` proposes; `print` shows it with its reasons.
 
     Attributes:
@@ -148,14 +148,11 @@ class Advice:
         """
         return self._proposal.model(self.features, augmentation)
 
-    def __str__(self):
+    def _layout(self):
         cells = [
             [row["step"], row["found"], row["choice"]] for row in self.rows
         ]
-        table = format_table(["step", "found", "choice"], cells)
-        return f"{table}\n\n{self.plan}"
-
-    __repr__ = __str__
+        return [Table(["step", "found", "choice"], cells), "", self.plan]
 
 
 def short_phase(proposal):

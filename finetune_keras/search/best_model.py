@@ -2,7 +2,7 @@
 
 from finetune_keras.arguments import check, integer, positive
 from finetune_keras.data.datasets import DataSplits
-from finetune_keras.data.table import format_table
+from finetune_keras.data.layout import Shown, Table
 from finetune_keras.results.bundle import Bundle, facts_of, save_bundle
 from finetune_keras.search.candidates import by_name
 from finetune_keras.search.contest import Contest
@@ -88,7 +88,7 @@ def best_model(data, backbones, minutes=10, seed=0, verbose=1):
     return BestModel(Contest(data, minutes, seed, verbose).run(named))
 
 
-class BestModel:
+class BestModel(Shown):
     """What `best_model` made; `print` shows the leaderboard.
 
     Attributes:
@@ -159,14 +159,11 @@ class BestModel:
         """
         return save_bundle(self.model, path, self._data, plan=self.plan)
 
-    def __str__(self):
+    def _layout(self):
         metric = list(self.leaderboard[0])[3]
         header = ["candidate", "loss", "95 %", metric, "seconds"]
-        table = format_table(header, [_cells(x) for x in self.leaderboard])
-        chosen = f"Chosen: {self.name}"
-        return "\n".join([table, "", chosen, *self.notes])
-
-    __repr__ = __str__
+        table = Table(header, [_cells(x) for x in self.leaderboard])
+        return [table, "", f"Chosen: {self.name}", *self.notes]
 
 
 def _cells(row):

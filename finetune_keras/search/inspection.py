@@ -4,11 +4,11 @@ import numpy as np
 
 from finetune_keras.arguments import check, integer, one_of
 from finetune_keras.data.datasets import DataSplits
+from finetune_keras.data.layout import Pictures, Shown, Table
 from finetune_keras.data.near_copies import photo_copies, text_copies
+from finetune_keras.data.previews import image_of, thumbnail
 from finetune_keras.data.splits import NAMES
-from finetune_keras.data.table import format_table
 from finetune_keras.results.label_errors import find_label_errors
-from finetune_keras.results.previews import image_of
 from finetune_keras.results.render_figures import draw_sheet, short_label
 from finetune_keras.results.render_text import outcome
 from finetune_keras.search.candidates import by_name
@@ -106,7 +106,7 @@ def inspect(data, model, batch_size=32, seed=0, verbose=1):
     return Inspection(data, *look(data, named, batch_size, verbose), seed)
 
 
-class Inspection:
+class Inspection(Shown):
     """What `inspect` found; `print` shows the first of each problem.
 
     Attributes:
@@ -157,7 +157,7 @@ class Inspection:
             n: Integer, how many at most. Defaults to `16`.
 
         Returns:
-            A `matplotlib.figure.Figure`, which is not shown.
+            A `matplotlib.figure.Figure`; a notebook shows it.
         """
         check(problem=(problem, one_of(*_PROBLEMS)), n=(n, integer(1)))
         rows = [r for r in self.rows if r["problem"] == problem][:n]
@@ -168,20 +168,18 @@ class Inspection:
         entries = [(self._input(row), self._title(row)) for row in rows]
         return draw_sheet(entries, width=2 if problem == "copy" else 1)
 
-    def __str__(self):
+    def _layout(self):
         by = {name: [] for name in _PROBLEMS}
         for row in self.rows:
             by[row["problem"]].append(row)
-        text = f"{len(self._y):,} examples"
+        parts = [f"{len(self._y):,} examples"]
         for problem, (title, *header) in _PROBLEMS.items():
-            text += f"\n\n{title}: {len(by[problem]):,}"
+            title = f"{title}: {len(by[problem]):,}"
             if problem == "copy":
                 across = sum(self._is_across(row) for row in by[problem])
-                text += f", {across:,} of something in another split"
-            text += self._table(by[problem], header)
-        return "\n".join([text, *([""] * bool(self.notes)), *self.notes])
-
-    __repr__ = __str__
+                title += f", {across:,} of something in another split"
+            parts += ["", title, *self._table(by[problem], header)]
+        return parts + [""] * bool(self.notes) + self.notes
 
     # === What is looked for ===
 
@@ -284,11 +282,16 @@ class Inspection:
 
     def _table(self, rows, header):
         if not rows:
-            return ""
+            return []
         cells = [
             [r["name"], r["split"], outcome(r["label"]), self._other(r)]
             + [f"{r['score']:.3f}"]
             for r in rows[:_SHOWN]
         ]
-        table = format_table(["example", "split", "label", *header], cells)
-        return f"\n{table}" + ("\n..." if len(rows) > _SHOWN else "")
+        table = Table(["example", "split", "label", *header], cells)
+        sheet = Pictures("", lambda: self._sheet(rows[:_SHOWN]))
+        return [table, *["..."] * (len(rows) > _SHOWN), sheet]
+
+    def _sheet(self, rows):
+        pairs = [(thumbnail(self._input(r)), self._title(r)) for r in rows]
+        return [pair for pair in pairs if pair[0] is not None]

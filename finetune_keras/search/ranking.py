@@ -6,8 +6,8 @@ import numpy as np
 
 from finetune_keras.arguments import check, integer, maybe, one_of
 from finetune_keras.data.labels import as_rows
+from finetune_keras.data.layout import Shown, Table
 from finetune_keras.data.source import Arrays, kind_of
-from finetune_keras.data.table import format_table
 from finetune_keras.data.targets import encode
 from finetune_keras.data.task import Task
 from finetune_keras.search.candidates import by_name, read_features
@@ -113,7 +113,7 @@ def rank_backbones(
     return BackboneRanking(scored, named, targets.task, len(rows))
 
 
-class BackboneRanking:
+class BackboneRanking(Shown):
     """What `rank_backbones` found; `print` shows it as a table.
 
     Attributes:
@@ -155,21 +155,19 @@ class BackboneRanking:
         self.task = task
         self.examples = examples
 
-    def __str__(self):
+    def _layout(self):
         names = [n for n in self.rows[0] if n in _COLUMNS]
         header = [_COLUMNS[name][0] for name in names]
         cells = [
             [_cell(row[name], _COLUMNS[name][1]) for name in names]
             for row in self.rows
         ]
-        text = f"{self.examples:,} examples, {self.task}\n"
-        text += format_table(header, cells)
+        parts = [f"{self.examples:,} examples, {self.task}"]
+        parts.append(Table(header, cells))
         if self.ties:
-            text += f"\nNot clearly worse than {self.best}: "
-            text += ", ".join(self.ties)
-        return text
-
-    __repr__ = __str__
+            ties = ", ".join(self.ties)
+            parts.append(f"Not clearly worse than {self.best}: {ties}")
+        return parts
 
 
 _COLUMNS = {

@@ -8,14 +8,13 @@ import numpy as np
 from finetune_keras.arguments import Kind
 from finetune_keras.data.facts import DICT, TEXT, object_of, read_json, reading
 from finetune_keras.data.figure import new_figure
-from finetune_keras.data.printable import printable
-from finetune_keras.data.table import format_table
+from finetune_keras.data.layout import Shown, Table, as_text
 from finetune_keras.plans.plan import Plan
 from finetune_keras.search.trial_file import read_result
 from finetune_keras.training.monitor import rises
 
 
-class Search:
+class Search(Shown):
     """The trials of a search, finished or running, as its folder has them.
 
     Args:
@@ -77,6 +76,9 @@ class Search:
             plan, seconds, and the values of what was varied; below it why
             trials failed.
         """
+        return _Text(as_text(self._table()))
+
+    def _table(self):
         varied = self._varied()
         rows = [
             [row["trial"], self._score(row), _plan(row), _seconds(row)]
@@ -84,11 +86,12 @@ class Search:
             for row in self.ranked()
         ]
         header = ["trial", self.objective, "plan", "seconds", *varied]
-        text = format_table(header, rows)
-        for row in self.trials:
-            if row["status"] == "failed":
-                text += f"\nTrial {row['trial']} failed: {row['reason']}"
-        return _Text(printable(text))
+        failed = [
+            f"Trial {row['trial']} failed: {row['reason']}"
+            for row in self.trials
+            if row["status"] == "failed"
+        ]
+        return [Table(header, rows), *failed]
 
     def ranked(self):
         """Returns the trials as a list, the best first, failed ones last."""
@@ -138,7 +141,7 @@ class Search:
         """Draws the score against each part that was varied.
 
         Returns:
-            A `matplotlib.figure.Figure`; it is not shown.
+            A `matplotlib.figure.Figure`; a notebook shows it.
 
         Raises:
             ImportError: If matplotlib is not installed.
@@ -155,7 +158,7 @@ class Search:
                 axes.set_ylabel(self.objective)
         return figure
 
-    def __str__(self):
+    def _layout(self):
         counts = [
             f"{len(found)} {status}"
             for status in ("completed", "failed", "running")
@@ -163,11 +166,7 @@ class Search:
             if found
         ]
         text = f"{self.algorithm} search: {', '.join(counts) or 'no trial yet'}"
-        if self.trials:
-            text += f"\n{self.table()}"
-        return text
-
-    __repr__ = __str__
+        return [text, *(self._table() if self.trials else ())]
 
     # === Inside ===
 

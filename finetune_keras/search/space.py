@@ -3,7 +3,7 @@
 import contextlib
 
 from finetune_keras.arguments import nearest
-from finetune_keras.data.table import format_table
+from finetune_keras.data.layout import Shown, Table
 from finetune_keras.search.space_parts import (
     CONDITIONS,
     FIT_PARTS,
@@ -25,7 +25,7 @@ from finetune_keras.search.space_values import (
 )
 
 
-class SearchSpace:
+class SearchSpace(Shown):
     """What a search may vary. `print` shows it as a table with its size.
 
     Made by `search_space`, which tells what the values mean.
@@ -142,7 +142,7 @@ class SearchSpace:
         names = ("parts", "when", "plans")
         return all(getattr(self, n) == getattr(other, n) for n in names)
 
-    def __str__(self):
+    def _layout(self):
         ranges = self._ranges()
         count = f"{self.combinations():,} combinations"
         if ranges:
@@ -155,12 +155,10 @@ class SearchSpace:
         plural = "" if len(alive) == 1 else "s"
         title = f"Search space: {len(alive)} part{plural}, {count}"
         if not alive:
-            return title
+            return [title]
         rows = [self._row(name) for name in alive]
         columns = ["part", "values", "first", "where"]
-        return f"{title}\n{format_table(columns, rows)}"
-
-    __repr__ = __str__
+        return [title, Table(columns, rows)]
 
     # === For a search ===
 

@@ -4,7 +4,7 @@ import collections
 import re
 import string
 
-from finetune_keras.data.table import format_table
+from finetune_keras.data.layout import Shown, Table
 
 
 def entity_scores(true, predicted):
@@ -58,22 +58,16 @@ def entity_scores(true, predicted):
     return EntityScores({**_scores(*(total or (0, 0, 0))), "types": types})
 
 
-class EntityScores(dict):
-    """What `entity_scores` returns; prints as a table."""
+class EntityScores(dict, Shown):
+    """What `entity_scores` returns; shows as a table."""
 
-    def __str__(self):
-        rows = [*self["types"].items(), ("all", self)]
-        return format_table(
-            ["type", "n", "precision", "recall", "f1"],
-            [
-                [
-                    name,
-                    row["n"],
-                    *(f"{row[k]:.4f}" for k in ("precision", "recall", "f1")),
-                ]
-                for name, row in rows
-            ],
-        )
+    def _layout(self):
+        names = ["precision", "recall", "f1"]
+        rows = [
+            [kind, row["n"], *(f"{row[name]:.4f}" for name in names)]
+            for kind, row in [*self["types"].items(), ("all", self)]
+        ]
+        return [Table(["type", "n", *names], rows)]
 
 
 def answer_scores(predicted, answers):

@@ -4,8 +4,8 @@ import itertools
 import statistics
 import time
 
+from finetune_keras.data.layout import Shown, Table
 from finetune_keras.data.source import TextBuckets
-from finetune_keras.data.table import format_table
 from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.summary import trainable_summary
@@ -84,7 +84,7 @@ def dry_run(model, plan, train, validation=None, batch_size=None):
         return DryRun([_try(groups, plan, phase, *data) for phase in plan])
 
 
-class DryRun:
+class DryRun(Shown):
     """What each phase of a plan trains, and how long it should take.
 
     Made by `dry_run`.
@@ -100,12 +100,10 @@ class DryRun:
         self.rows = rows
         self.seconds = sum(row["seconds"] for row in rows)
 
-    def __str__(self):
+    def _layout(self):
         epochs = sum(row["epochs"] for row in self.rows)
         total = ("total", epochs, "", "", "", _duration(self.seconds))
-        return format_table(_COLUMNS, [*map(_cells, self.rows), total])
-
-    __repr__ = __str__
+        return [Table(_COLUMNS, [*map(_cells, self.rows), total])]
 
 
 _COLUMNS = (

@@ -4,12 +4,12 @@ import keras
 import numpy as np
 
 from finetune_keras.data.figure import as_label, new_figure
+from finetune_keras.data.layout import Curves, Shown, Table
 from finetune_keras.data.printable import printable
-from finetune_keras.data.table import format_table
 from finetune_keras.training.findings import find
 
 
-class FineTuneHistory:
+class FineTuneHistory(Shown):
     """History of `fine_tune`.
 
     Attributes:
@@ -93,7 +93,7 @@ class FineTuneHistory:
         """Dict of metrics of the head that was solved, or `None`."""
         return self.phases[0].get("solved") if self.phases else None
 
-    def __str__(self):
+    def _layout(self):
         solved = self._solved
         metrics = list(self.history or solved or ())
         rows = [
@@ -104,16 +104,18 @@ class FineTuneHistory:
         if solved is not None:
             start = [as_text(solved.get(name)) for name in metrics]
             rows.insert(0, ["solved", self.phases[0]["name"], *start])
-        table = format_table(["epoch", "phase", *metrics], rows)
-        table = "\n".join([table, *_own_words(self.phases)])
-        if self.best_epoch is None:
-            return table
-        return (
-            f"{table}\nBest: epoch {self.best_epoch + 1}, "
-            f"{printable(self.monitor)} {as_text(self.best_value)}"
-        )
-
-    __repr__ = __str__
+        table = Table(["epoch", "phase", *metrics], rows)
+        parts = [table, *_own_words(self.phases)]
+        if self.best_epoch is not None:
+            parts.append(
+                f"Best: epoch {self.best_epoch + 1}, "
+                f"{printable(self.monitor)} {as_text(self.best_value)}"
+            )
+        marks = [(p["first_epoch"] + 0.5, p["name"]) for p in self.phases]
+        return parts + [
+            Curves(name, "epoch", self._lines(name), marks)
+            for name in self._names()
+        ]
 
     def plot(self):
         """Draws the curves with the phases marked.
@@ -121,28 +123,37 @@ class FineTuneHistory:
         Of a metric with a value for each class it draws the mean.
 
         Returns:
-            A `matplotlib.figure.Figure`; it is not shown.
+            A `matplotlib.figure.Figure`; a notebook shows it.
 
         Raises:
             ImportError: If matplotlib is not installed.
         """
-        names = [*self.history, *(self._solved or ())]
-        names = dict.fromkeys(name.removeprefix("val_") for name in names)
-        names = [n for n in names if n not in ("learning_rate", "seconds")]
+        names = self._names()
         figure = new_figure(5 * max(len(names), 1), 3.5)
         for i, name in enumerate(names, start=1):
             self._draw(figure.add_subplot(1, len(names), i), name)
         return figure
 
-    def _draw(self, axes, name):
-        epochs = [row["epoch"] + 1 for row in self.epochs]
+    def _names(self):
+        names = [*self.history, *(self._solved or ())]
+        names = dict.fromkeys(name.removeprefix("val_") for name in names)
+        return [n for n in names if n not in ("learning_rate", "seconds")]
+
+    def _lines(self, name):
+        """Lists `(label, x, y)` of the curves of a metric."""
+        epochs, lines = [row["epoch"] + 1 for row in self.epochs], []
         for key, label in ((name, "training"), (f"val_{name}", "validation")):
             if key in self.history:
                 values = [_mean(value) for value in self.history[key]]
-                axes.plot(epochs, values, marker=".", label=label)
+                lines.append((label, epochs, values))
         if f"val_{name}" in (self._solved or ()):
             solved = _mean(self._solved[f"val_{name}"])
-            axes.plot([0], [solved], "o", label="solved head, validation")
+            lines.append(("solved head, validation", [0], [solved]))
+        return lines
+
+    def _draw(self, axes, name):
+        for label, x, y in self._lines(name):
+            axes.plot(x, y, marker="." if len(x) > 1 else "o", label=label)
         for phase in self.phases:
             start = phase["first_epoch"] + 0.5
             axes.axvline(start, color="0.7", linewidth=1)

@@ -8,6 +8,7 @@ import numpy as np
 from finetune_keras.arguments import check_model
 from finetune_keras.data.buckets import Buckets
 from finetune_keras.data.figure import new_figure
+from finetune_keras.data.layout import Curves, Shown
 from finetune_keras.data.source import Source
 from finetune_keras.models.model import encoder_of
 from finetune_keras.training.data_checks import check_batched, has_labels
@@ -23,7 +24,7 @@ SMOOTHING = 0.98
 SETTLING_STEPS = 5
 
 
-class LearningRateSweep:
+class LearningRateSweep(Shown):
     """What `find_learning_rate` found.
 
     Attributes:
@@ -83,19 +84,14 @@ class LearningRateSweep:
         """Draws the loss over the learning rate, with both suggestions if any.
 
         Returns:
-            A `matplotlib.figure.Figure`, not shown. Save it with
+            A `matplotlib.figure.Figure`; a notebook shows it. Save it with
             `figure.savefig(path)`.
         """
         figure = new_figure(6.4, 4.8)
         axes = figure.subplots()
         axes.plot(self.learning_rates, self.losses, alpha=0.3, label="loss")
         axes.plot(self.learning_rates, self.smoothed_losses, label="smoothed")
-        for name, style in (("valley", "--"), ("steepest", ":")):
-            try:
-                rate = getattr(self, name)
-            except ValueError:
-                break
-            label = f"{name}: {rate:.2g}"
+        for (rate, label), style in zip(self._marks(), "-:", strict=False):
             axes.axvline(rate, color="black", linestyle=style, label=label)
         axes.set_xscale("log")
         axes.set_ylim(*_limits(self.smoothed_losses))
@@ -103,6 +99,23 @@ class LearningRateSweep:
         axes.set_ylabel("loss")
         axes.legend()
         return figure
+
+    def _marks(self):
+        """Lists the suggestions with their names, none where none is."""
+        try:
+            rates = {"valley": self.valley, "steepest": self.steepest}
+        except ValueError:
+            return []
+        return [(rate, f"{name}: {rate:.2g}") for name, rate in rates.items()]
+
+    def _layout(self):
+        low, high = _limits(self.smoothed_losses)
+        losses = np.clip(self.losses, low, high)
+        smoothed = np.clip(self.smoothed_losses, low, high)
+        lines = [("loss", self.learning_rates, losses)]
+        lines.append(("smoothed", self.learning_rates, smoothed))
+        title = repr(self)[1:-1]
+        return [Curves(title, "learning rate", lines, self._marks(), True)]
 
     def __repr__(self):
         try:
@@ -115,6 +128,8 @@ class LearningRateSweep:
             f"<LearningRateSweep {found}, {len(self.losses)} steps from "
             f"{low:.2g} to {high:.2g}{end}>"
         )
+
+    __str__ = __repr__
 
 
 def find_learning_rate(

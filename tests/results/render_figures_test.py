@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from finetune_keras.results import render_figures
+from finetune_keras.data.figure import to_png
 from finetune_keras.results.evaluation import evaluate
 
 RNG = np.random.default_rng(0)
@@ -33,7 +33,7 @@ def test_confusion_shows_counts_and_shares():
     assert written == sorted(counts[counts > 0].tolist())
     names = [label.get_text() for label in axes.get_xticklabels()]
     assert names == ["a", r"\$b_\$", "c d"]
-    assert render_figures.to_png(figure).startswith(b"\x89PNG")
+    assert to_png(figure).startswith(b"\x89PNG")
 
 
 def test_confusion_of_many_classes_has_no_names():
@@ -47,7 +47,7 @@ def test_a_class_without_examples_in_the_confusion():
     x, y = np.eye(3)[[0, 2]], np.array([0, 2])
     model = keras.Sequential([keras.Input((3,)), keras.layers.Softmax()])
     report = evaluate(model, (x, y), bootstrap=0, verbose=0)
-    render_figures.to_png(report.plot_confusion())
+    to_png(report.plot_confusion())
 
 
 def test_reliability_shows_the_bins():
@@ -79,7 +79,7 @@ def test_worst_images(channels, top):
         expected = np.rint(entry["input"] / top * 255)
         np.testing.assert_array_equal(pixels[..., 0], expected[..., 0])
         assert f"true: {entry['true']}\n" in axes.get_title()
-    render_figures.to_png(figure)
+    to_png(figure)
 
 
 def test_worst_rows_are_written_out():
@@ -88,7 +88,7 @@ def test_worst_rows_are_written_out():
     assert len(figure.axes) == 9
     first = report.worst[0]["input"]
     assert f"{first[0]:.4g}" in figure.axes[0].texts[0].get_text()
-    render_figures.to_png(figure)
+    to_png(figure)
 
 
 def test_nothing_to_draw():

@@ -3,6 +3,7 @@
 import base64
 import html.parser
 import io
+import re
 import sys
 import time
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import finetune_keras as ft
 from finetune_keras.results.evaluation import evaluate
 
 EVIL = '<script>alert(1)</script><img src="https://evil.example/x.png">'
@@ -30,11 +32,16 @@ class Page(html.parser.HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         self.attributes += attributes
+        attributes = dict(attributes)
+        # Who sees no picture hears of it; what is wide scrolls by itself.
+        assert tag != "img" or attributes["alt"]
+        assert tag != "svg" or attributes["aria-label"]
+        assert tag != "table" or ("div", "wide") in self.open
         if tag not in ("meta", "img"):
-            self.open.append(tag)
+            self.open.append((tag, attributes.get("class")))
 
     def handle_endtag(self, tag):
-        assert self.open.pop() == tag
+        assert self.open.pop()[0] == tag
 
     def handle_data(self, data):
         self.text += data
@@ -48,21 +55,32 @@ class Page(html.parser.HTMLParser):
         ]
 
 
+TAGS = (
+    "html head meta title style body main section h1 h2 p div span b i ul li "
+    "table thead tbody tr th td img figure figcaption svg path circle text"
+)
+NAMES = (
+    "lang charset name content http-equiv class src alt scope style tabindex "
+    "viewbox role aria-label d x y cx cy r text-anchor stroke-dasharray"
+)
+
+
 def check(path):
     """What holds for every page."""
-    page = Page(path.read_text("utf-8"))
+    source = path.read_text("utf-8")
+    page = Page(source)
     assert page.open == []
-    known = "html head meta title style body h1 h2 p table tr th td img"
-    assert set(page.tags) <= set(known.split())
-    names = {name for name, _ in page.attributes}
-    assert names <= {"lang", "charset", "content", "http-equiv", "class"} | {
-        "src",
-        "alt",
-    }
+    assert set(page.tags) <= set(TAGS.split())
+    assert {name for name, _ in page.attributes} <= set(NAMES.split())
     for name, value in page.attributes:
         assert name != "src" or value.startswith("data:image/")
-    style = path.read_text("utf-8").split("<style>")[1].split("</style>")[0]
+        shade = r"(background:rgb\(76 143 214/[01].\d\d\)|width:[\d.]+%)"
+        assert name != "style" or re.fullmatch(shade, value)
+    style = source.split("<style>")[1].split("</style>")[0]
     assert "url(" not in style and "@import" not in style
+    assert "prefers-color-scheme: dark" in style and "@media print" in style
+    assert "tabular-nums" in style
+    assert ("content", "width=device-width, initial-scale=1") in page.attributes
     for picture in page.pictures:
         picture.load()
     return page
@@ -93,8 +111,9 @@ def test_names_are_text(tmp_path):
     report.to_html(tmp_path / "report.html")
     page = check(tmp_path / "report.html")
     assert page.text.count("<script>alert(1)") >= 5
-    assert len(page.pictures) == 2
-    assert "Highest losses" in page.text and "Reliability" in page.text
+    assert "Highest losses" in page.text and "Confusion" in page.text
+    # The curve of the calibration.
+    assert page.tags.count("svg") == 1 and "by confidence" in page.text
 
 
 def test_images_become_small_pictures(tmp_path):
@@ -109,7 +128,8 @@ def test_images_become_small_pictures(tmp_path):
     report.to_html(tmp_path / "report.html")
     page = check(tmp_path / "report.html")
     thumbnails = [p for p in page.pictures if p.format == "JPEG"]
-    assert [picture.size for picture in thumbnails] == [(107, 160)] * 7
+    # Seven were kept; at most a fifth of all is shown as the worst.
+    assert [picture.size for picture in thumbnails] == [(107, 160)] * 2
 
 
 def test_a_text_of_a_megabyte(tmp_path):
@@ -123,7 +143,12 @@ def test_a_text_of_a_megabyte(tmp_path):
             keras.layers.Dense(2, activation="softmax"),
         ]
     )
-    report = evaluate(model, (texts, [0, 1, 0]), bootstrap=0, verbose=0)
+    # A fifth is shown as the worst: the three, which alone are wrong.
+    texts += ["word"] * 12
+    report = evaluate(model, (texts, [0, 1] * 7 + [0]), bootstrap=0, verbose=0)
+    right = report.predictions.y_pred
+    labels = np.where(np.arange(15) < 3, 1 - right, right)
+    report = evaluate(model, (texts, labels), bootstrap=0, verbose=0)
     start = time.perf_counter()
     report.to_html(tmp_path / "report.html")
     assert time.perf_counter() - start < 10
@@ -169,5 +194,69 @@ def test_without_matplotlib(tmp_path, monkeypatch):
     report = evaluate(softmax_model(), (x, y), bootstrap=0, verbose=0)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"finetune_keras\[plots\]"):
-        report.to_html(tmp_path / "report.html")
-    assert list(tmp_path.iterdir()) == []
+        report.plot_confusion()
+    report.to_html(tmp_path / "report.html")
+    assert check(tmp_path / "report.html").tags.count("svg") == 1
+
+
+@pytest.mark.usefixtures("op_by_op")
+def test_a_page_with_all_in_it(judged):
+    report, path = judged
+    page = check(path)
+    decided = report.coverage["decided"]
+    assert 0 < decided < 40
+    assert len(report.coverage["abstained"]) == 40 - decided
+    for words in (
+        f"right on {100 * report.metrics['accuracy']:.1f} % of 40 examples",
+        f"Decides on {decided} of 40 examples",
+        "would have said",
+        "cat <b>",
+        "validation",
+        "parameters",
+        "What spoke for these predictions",
+        "learning_rate",
+    ):
+        assert words in page.text
+    # Reliability, loss and accuracy; a fifth of 40, eight of the data, one
+    # figure.
+    assert page.tags.count("svg") == 3 and page.tags.count("img") == 8 + 8 + 1
+    assert "Decides on" in str(report)
+    again = ft.Report.from_json(report.to_json())
+    assert again.coverage == report.coverage and str(again) == str(report)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_coverage_is_that_of_the_decisions(activation):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(50, 1 if activation == "sigmoid" else 3))
+    model = keras.Sequential(
+        [keras.Input(logits.shape[1:]), keras.layers.Activation(activation)]
+    )
+    y = rng.integers(0, 2, 50)
+    options = {} if activation == "sigmoid" else {"conformal": 0.7}
+    model = ft.calibrate(model, (logits, y), coverage=0.6, **options)
+    report = evaluate(model, (logits, y), bootstrap=0, verbose=0)
+    answers = ft.Predictions(
+        model.predict(logits, verbose=0), report.task, model.layers[-1]
+    )
+    left, facts = answers.abstained, report.coverage
+    assert 0 < left.sum() < 50 and facts["decided"] == 50 - left.sum()
+    assert {x["index"] for x in facts["abstained"]} == set(np.flatnonzero(left))
+    pairs = list(zip(answers.labels, y, strict=True))
+    right = [int(label) == true for label, true in pairs if label is not None]
+    assert facts["right"] == pytest.approx(np.mean(right))
+    if answers.sets is not None:
+        pairs = zip(y, answers.sets, strict=True)
+        holds = [str(true) in one for true, one in pairs]
+        assert facts["sets_hold_truth"] == pytest.approx(np.mean(holds))
+        assert facts["set_size"] == np.mean([len(s) for s in answers.sets])
+
+
+def test_of_many_classes_the_confusions_are_listed(tmp_path):
+    x, y = np.eye(20), np.arange(20)
+    y[:3] = 7
+    model = keras.Sequential([keras.Input((20,)), keras.layers.Softmax()])
+    report = evaluate(model, (x, y), bootstrap=0, verbose=0)
+    report.to_html(tmp_path / "report.html")
+    page = check(tmp_path / "report.html")
+    assert "of the class" in page.text and "25.0 %" in page.text

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune_keras.results import previews
+from finetune_keras.data import previews
 
 RAMP = np.linspace(0, 1, 24).reshape(4, 2, 3)
 
