@@ -117,7 +117,11 @@ def _listing(listing):
 
 
 def _pictures(pictures):
-    entries = pictures.entries()
+    try:
+        entries = pictures.entries()
+    except ImportError:
+        # Without Pillow, or matplotlib, the rest is seen all the same.
+        return ""
     figures = "\n".join(
         f"<figure>{image(data, caption)}"
         f"<figcaption>{as_html(caption)}</figcaption></figure>"

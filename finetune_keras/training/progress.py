@@ -1,10 +1,13 @@
-"""One line an epoch, in Keras's style, with the phase named."""
+"""What a run prints, in Keras's style, with the phase named."""
 
 import sys
 
+import keras
+import numpy as np
+
 from finetune_keras.data.printable import printable
 from finetune_keras.models.summary import TrainableSummary
-from finetune_keras.training.history import as_text
+from finetune_keras.training.history import as_plain, as_text
 from finetune_keras.training.observer import Observer
 
 
@@ -13,8 +16,9 @@ class Progress(Observer):
 
     Args:
         plan: A `Plan`.
-        verbose: As for `model.fit`: 0 is silent, 1 moves with the steps in a
-            terminal, 2 prints only whole lines.
+        verbose: As for `model.fit`: 0 is silent, 1 is Keras's bar in a
+            terminal and in a notebook, 2 prints a line an epoch, and so does 1
+            anywhere else.
         groups: The `LayerGroups` of the model.
         place: The `RunState`.
     """
@@ -22,7 +26,9 @@ class Progress(Observer):
     def __init__(self, plan, verbose, groups, place):
         self.plan, self.groups, self.place = plan, groups, place
         self.verbose = 1 if verbose == "auto" else int(verbose)
-        self.live = self.verbose == 1 and sys.stdout.isatty()
+        moves = sys.stdout.isatty() or "ipykernel" in sys.modules
+        self.live = self.verbose == 1 and moves
+        self.bar, self.steps, self.seen = None, None, 0
         self.total = sum(phase.epochs for phase in plan)
         self.name, self.label, self.trains = None, None, None
 
@@ -38,6 +44,7 @@ class Progress(Observer):
 
     def begin_fit(self, work):
         """Says what the phase trains, and what became of the cache."""
+        self.steps = work and work.num_batches
         if self.trains:
             cache = self.place.phase["cache"]
             self._print(f"{self.trains}; prefix cache: {cache}")
@@ -48,29 +55,42 @@ class Progress(Observer):
         self.begin_fit(None)
 
     def begin_epoch(self, epoch):
+        self.bar = None
         self.label = f"Epoch {epoch + 1}/{self.total} [{self.name}]"
+        if self.live:
+            self._print(self.label)
 
     def end_batch(self, batch, logs):
-        """Moves the line on, in a terminal, every few steps."""
-        if self.live and batch % 5 == 0:
-            numbers = printable(_numbers(logs))
-            sys.stdout.write(f"\r{self.label} - step {batch + 1}{numbers}")
-            sys.stdout.flush()
+        """Moves the bar on, every few steps."""
+        self.seen = batch + 1
+        if not self.live or batch % 5:
+            return
+        values = _values(logs)
+        if self.bar is None:
+            # What Keras tells of a step is a mean already.
+            names = [name for name, _ in values]
+            self.bar = keras.utils.Progbar(self.steps, stateful_metrics=names)
+        self.bar.update(self.seen, values, finalize=False)
 
     def end_epoch(self, epoch, logs):
-        """Writes the line of an epoch."""
-        if self.verbose:
-            numbers = {k: v for k, v in logs.items() if k not in _LEFT_OUT}
+        """Ends the bar, or writes the line of an epoch."""
+        told = {k: v for k, v in logs.items() if k not in _LEFT_OUT}
+        if self.bar is not None:
+            self.bar.update(self.seen, _values(told), finalize=True)
+        elif self.verbose:
+            numbers = [f" - {k}: {as_text(v)}" for k, v in told.items()]
             line = f"{self.label} - {logs['seconds']:.1f}s"
-            self._print(f"{line}{_numbers(numbers)}")
+            self._print(line + "".join(numbers))
 
     def _print(self, line):
-        start = "\r\033[K" if self.live else ""
-        print(start + printable(line), flush=True)
+        print(printable(line), flush=True)
 
 
 _LEFT_OUT = ("epoch", "phase", "seconds")
 
 
-def _numbers(logs):
-    return "".join(f" - {k}: {as_text(v)}" for k, v in logs.items())
+def _values(logs):
+    """Lists names and values for a bar; of one for each class, the mean."""
+    return [
+        (printable(k), float(np.mean(as_plain(v)))) for k, v in logs.items()
+    ]

@@ -1,4 +1,6 @@
 import json
+import sys
+import types
 
 import keras
 import numpy as np
@@ -48,6 +50,25 @@ def test_a_metric_of_classes_is_printed_by_its_mean(capsys):
     progress.end_epoch(0, history().epochs[0])
     line = capsys.readouterr().out
     assert "loss: 0.5 - f1_score: mean 0.5833 - learning_rate" in line
+
+
+@pytest.mark.parametrize("steps", [7, None])
+def test_in_a_notebook_the_bar_of_keras_moves(steps, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipykernel", None)
+    plan = ft.Plan([ft.Phase("head", epochs=2)])
+    progress = Progress(plan, "auto", None, None)
+    progress.begin_fit(types.SimpleNamespace(num_batches=steps))
+    for epoch in (0, 1):
+        progress.begin_epoch(epoch)
+        for batch in range(7):
+            progress.end_batch(batch, {"loss": 8.0 - batch, "f1": VECTOR})
+        logs = {"loss": 0.5, "f1": VECTOR, "val_loss": 0.25}
+        progress.end_epoch(epoch, {"seconds": 1.0, **logs})
+    out = capsys.readouterr().out
+    assert out.count("[None]\n") == 2 and "loss: 8.0000" in out
+    *_, last = out.strip().split("\r")
+    assert "7/" in last and last.count("\n") == 0
+    assert "loss: 0.5000 - f1: 0.5833 - val_loss: 0.2500" in last
 
 
 def test_a_metric_of_classes_is_drawn_by_its_mean():
