@@ -85,11 +85,30 @@ def pytest_collection_modifyitems(config, items):
 
 
 def of_backends(item):
-    """Whether a test is one for all backends; parts of ids are enough."""
+    """Whether a test is one for all backends."""
     mark = item.get_closest_marker("backends")
+    return bool(mark) and has_a_part(item, mark.args)
+
+
+def has_a_part(item, parts):
+    """Whether a test has a part of its id among these, or there are none."""
     parameters = item.name.partition("[")[2]
-    parts = mark and (mark.args or [""])
-    return bool(mark) and any(part in parameters for part in parts)
+    return any(part in parameters for part in parts or [""])
+
+
+def pytest_runtest_setup(item):
+    """Skips what asks for something that this Keras does not have yet."""
+    for mark in item.iter_markers("needs"):
+        import keras
+
+        version, *parts = mark.args
+        if has_a_part(item, parts) and older(keras.__version__, version):
+            pytest.skip(f"needs Keras {version}, here is {keras.__version__}")
+
+
+def older(version, other):
+    one, two = (v.split(".")[:2] for v in (version, other))
+    return list(map(int, one)) < list(map(int, two))
 
 
 @pytest.fixture(autouse=True)

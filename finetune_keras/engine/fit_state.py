@@ -124,9 +124,11 @@ def renew_functions(model):
     # state is kept that is not there yet.
     if keras.distribution.distribution() is None or _is_built(model):
         model.make_train_function(force=True)
-    # Keras warns when the flags are no longer those that it compiled.
-    flags = {layer: layer.trainable for layer in model._flatten_layers()}
-    model._compiled_trainable_state.update(flags)
+    # Later versions of Keras warn of flags that are not as they compiled them.
+    compiled = getattr(model, "_compiled_trainable_state", None)
+    if compiled is not None:
+        flags = {layer: layer.trainable for layer in model._flatten_layers()}
+        compiled.update(flags)
 
 
 def _is_built(model):

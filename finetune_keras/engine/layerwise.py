@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from finetune_keras.engine import backend
+from finetune_keras.engine import backend, versions
 from finetune_keras.engine.packages import tensorflow as tf
 from finetune_keras.engine.paths import without_numbers
 
@@ -334,4 +334,5 @@ for _name in (
     "Adadelta Adafactor Adagrad Adam AdamW Adamax Ftrl Lamb Lion Muon Nadam "
     "RMSprop SGD ScheduleFreeAdamW"
 ).split():
-    layerwise_class(getattr(keras.optimizers, _name))
+    if versions.find(f"optimizers.{_name}"):
+        layerwise_class(getattr(keras.optimizers, _name))

@@ -15,7 +15,8 @@ def run_through(model, inputs, call):
 
     `call` is a function `(operation, *args, **kwargs)` that makes each step.
     """
-    return graph_of(model)._run_through_graph(inputs, call_fn=call)
+    run = graph_of(model)._run_through_graph
+    return run(inputs, operation_fn=lambda operation: operation, call_fn=call)
 
 
 def pack_inputs(model, tensors):

@@ -97,7 +97,9 @@ def _fresh_values(optimizer, places):
 
 def _start_no_later(model):
     """Lets no variable wait for the step at which it once began."""
-    now = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+    # Keras 3.8 does not count the steps of an optimizer that wraps another.
+    counting = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    now = int(keras.ops.convert_to_numpy(counting.iterations))
     starts = start_iterations(model.optimizer)
     if any(start > now for counts in starts for start in counts):
         counts = [[min(start, now) for start in counts] for counts in starts]

@@ -17,6 +17,7 @@ from finetune_keras.engine.fit_state import (
 from finetune_keras.engine.layerwise import Layerwise
 from finetune_keras.engine.optimizer_values import is_slots
 from finetune_keras.engine.start_counts import family, restore_starts
+from finetune_keras.engine.versions import is_a
 
 
 def retrace(model):
@@ -125,10 +126,8 @@ def _remember(optimizer):
             slots[name] = list(value)
     known = _ids(scalars.values()).union(*map(_ids, slots.values()))
     strange = [v.path for v in optimizer._variables if id(v) not in known]
-    by_map = isinstance(
-        getattr(optimizer, "_optimizer_map", None),
-        (keras.optimizers.OptimizerMap, type(None)),
-    )
+    chosen = getattr(optimizer, "_optimizer_map", None)
+    by_map = chosen is None or is_a(chosen, "optimizers.OptimizerMap")
     if strange or not by_map:
         raise ValueError(
             "The state of this optimizer cannot be kept: it must be single "
@@ -154,10 +153,11 @@ def _track(optimizer, ids):
     """Keeps these of the optimizer's variables.
 
     In a new list, and so with a new tracker, as in the constructor:
-    TensorFlow saves no list from which something was taken.
+    TensorFlow saves no list from which something was taken, and none that
+    a tracker has wrapped and that grows, as slots do on Keras 3.8.
     """
     kept = [v for v in optimizer._variables if id(v) in ids]
-    tracker = optimizer._tracker
+    tracker = vars(optimizer).pop("_tracker")
     is_variable, _ = tracker.config["variables"]
     optimizer._variables = []
     stores = {"variables": (is_variable, optimizer._variables)}

@@ -5,6 +5,7 @@ import math
 import keras
 
 from finetune_keras.data.layout import Shown, Table
+from finetune_keras.engine.versions import get_optimizer
 from finetune_keras.models.freezing import is_recompile_due
 from finetune_keras.models.layer_groups import as_groups
 from finetune_keras.models.selection import is_batch_norm
@@ -143,7 +144,7 @@ def _optimizer_bytes(model, optimizer):
     """Bytes of the slots, from one variable of each kind, built for real."""
     if optimizer is None:
         return None
-    optimizer = keras.optimizers.get(optimizer)
+    optimizer = get_optimizer(optimizer)
     counts = {}
     for variable in model.trainable_variables:
         part = _optimizer_of(optimizer, variable)

@@ -15,6 +15,7 @@ from finetune_keras.arguments import (
     part,
     positive,
 )
+from finetune_keras.engine.versions import refuse_unknown_optimizer
 from finetune_keras.plans.schedules import SCHEDULES
 
 BATCH_NORM = ("frozen", "train", "synchronized")
@@ -76,6 +77,7 @@ def make_optimizer(value):
 def _is_optimizer(value):
     if not isinstance(value, (str, dict, keras.optimizers.Optimizer)):
         return False
+    refuse_unknown_optimizer(value)
     try:
         config = _plain_optimizer(value)
         rate = make_optimizer(config).get_config().get("learning_rate")

@@ -8,6 +8,7 @@ from finetune_keras.arguments import check, maybe, positive
 from finetune_keras.engine import graph
 from finetune_keras.engine.layers import decays_weight, rate_or_schedule
 from finetune_keras.engine.layerwise import Layerwise, layerwise_class
+from finetune_keras.engine.versions import get_optimizer, is_a
 from finetune_keras.models.layer_groups import as_groups
 
 
@@ -79,7 +80,7 @@ def layerwise_optimizer(
     - [Clark et al., 2020](https://arxiv.org/abs/2003.10555)
     - [Li et al., 2018](https://arxiv.org/abs/1802.01483), L2-SP
     """
-    optimizer = keras.optimizers.get(optimizer)
+    optimizer = get_optimizer(optimizer)
     check_one_rate(optimizer)
     check(l2_sp=(l2_sp, maybe(positive), "the strength of a pull"))
     target = getattr(optimizer, "inner_optimizer", optimizer)
@@ -200,7 +201,7 @@ def is_layerwise(optimizer):
 def check_one_rate(optimizer):
     """Refuses an optimizer that has no single learning rate."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if isinstance(inner, keras.optimizers.MultiOptimizer):
+    if is_a(inner, "optimizers.MultiOptimizer"):
         raise ValueError(
             "A `MultiOptimizer` has no single learning rate, and one learning "
             "rate is needed. Pass one of the optimizers that it is made of, "

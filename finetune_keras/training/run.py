@@ -8,6 +8,7 @@ import keras
 from finetune_keras.cache.flat_model import FlatModel
 from finetune_keras.engine.fit_state import sync_state
 from finetune_keras.engine.retrace import retrace
+from finetune_keras.engine.versions import most_epochs
 from finetune_keras.engine.workers import is_chief
 from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.models.model import keep_trainable_set
@@ -63,7 +64,7 @@ class Run:
         self.callbacks = fit.pop("callbacks")
         self.stop_after = min(
             fit.pop("stop_after", None) or math.inf,
-            keras.config.max_epochs() or math.inf,
+            most_epochs() or math.inf,
         )
         monitor = check_monitor(plan, fit.pop("monitor", None), validation)
         mode, verbose = fit.pop("mode", "auto"), fit.pop("verbose", "auto")

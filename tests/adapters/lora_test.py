@@ -161,6 +161,7 @@ def array_bias(layer):
 
 
 @pytest.mark.backends
+@pytest.mark.needs("3.12")
 def test_lora_of_an_embedding_is_the_formula_both_ways():
     x = np.array([[1, 0, 3], [4, 2, 2]])
     inputs = keras.Input((3,), dtype="int32")

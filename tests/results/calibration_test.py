@@ -69,7 +69,7 @@ def test_few_examples_move_the_temperature_little(number, activation):
     if activation == "softmax":
         p, y = np.exp(z), (z + rng.gumbel(size=z.shape)).argmax(-1)
         p = p**3 / (p**3).sum(-1, keepdims=True)
-        terms = [np.arange(number), y]
+        terms = (np.arange(number), y)
     else:
         p, y = 1 / (1 + np.exp(-3 * z)), rng.logistic(size=z.shape) < z
     p = p.clip(1e-7, 1 - 1e-7)
@@ -77,7 +77,7 @@ def test_few_examples_move_the_temperature_little(number, activation):
     def minus_posterior(log_scale, prior):
         if activation == "softmax":
             scaled = p ** np.exp(log_scale)
-            chances = (scaled / scaled.sum(-1, keepdims=True))[*terms]
+            chances = (scaled / scaled.sum(-1, keepdims=True))[terms]
         else:
             odds = (p / (1 - p)) ** np.exp(log_scale)
             chances = np.where(y, odds / (1 + odds), 1 / (1 + odds))

@@ -481,6 +481,7 @@ def test_loss_is_not_finite_from_the_start():
         sweep(make_model(), (x * np.nan, y))
 
 
+@pytest.mark.needs("3.15")
 def test_several_learning_rates():
     model = make_model(compiled=False)
     mapping = keras.optimizers.OptimizerMap(keras.optimizers.SGD())

@@ -95,6 +95,8 @@ MULTIPLIERS = {"low": 0.25, "mid": 0.5}
 
 
 @pytest.mark.backends("Adafactor", "AdamW", "Muon", "SGD")
+@pytest.mark.needs("3.10", "Muon")
+@pytest.mark.needs("3.14", "ScheduleFreeAdamW")
 @pytest.mark.parametrize("name", ALL_OPTIMIZERS)
 def test_equals_one_optimizer_for_each_learning_rate(name):
     cls, config = getattr(keras.optimizers, name), ALL_OPTIMIZERS[name]
@@ -749,6 +751,7 @@ def test_wrong_arguments(arguments, message):
         layerwise_optimizer("sgd", make_model(), **arguments)
 
 
+@pytest.mark.needs("3.15")
 def test_multi_optimizer_is_refused():
     mapping = keras.optimizers.OptimizerMap(keras.optimizers.SGD())
     optimizer = keras.optimizers.MultiOptimizer(mapping)

@@ -135,6 +135,7 @@ def test_what_keeps_fit_from_running_is_told():
         run(ALL, callbacks=[Elsewhere()], cache="off")
 
 
+@pytest.mark.needs("3.10")
 def test_the_limit_of_epochs_of_keras_holds():
     keras.config.set_max_epochs(2)
     try:

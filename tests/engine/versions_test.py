@@ -1,0 +1,35 @@
+import keras
+import pytest
+
+import finetune_keras as ft
+from finetune_keras.engine import versions
+
+
+def small_model():
+    return keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: ft.layerwise_optimizer("muon", small_model()),
+        lambda: ft.trainable_summary(small_model(), "Muon"),
+        lambda: ft.Phase("head", optimizer="muon"),
+        lambda: ft.Phase("head", optimizer={"class_name": "Muon"}),
+        lambda: ft.Phase(
+            "head",
+            optimizer={"registered_name": "finetune_keras>LayerwiseMuon"},
+        ),
+    ],
+)
+def test_what_an_older_keras_lacks_is_told_with_its_version(ask, monkeypatch):
+    monkeypatch.delattr(keras.optimizers, "Muon", raising=False)
+    with pytest.raises(ValueError, match=r"optimizers.Muon` is in .* 3\.10 on"):
+        ask()
+
+
+def test_the_table_says_what_this_keras_has():
+    here = list(map(int, keras.__version__.split(".")[:2]))
+    for name, since in versions.SINCE.items():
+        there = here >= list(map(int, since.split(".")))
+        assert (versions.find(name) is not None) == there, name
