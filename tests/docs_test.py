@@ -1,6 +1,8 @@
 """The code in the documentation runs as it stands."""
 
+import ast
 import inspect
+import operator
 import pathlib
 import re
 import textwrap
@@ -22,8 +24,11 @@ FENCE = re.compile(
 )
 
 
-def blocks(text):
-    """Lists `(line, code)` of the fenced python blocks that are to run."""
+def blocks(text, to_run=True):
+    """Lists `(line, code)` of the fenced python blocks that are to run.
+
+    Or of the others, that need a network, hardware or data of the reader.
+    """
     text = "\n" + text
     return [
         (
@@ -31,8 +36,13 @@ def blocks(text):
             textwrap.dedent(match["code"]),
         )
         for match in FENCE.finditer(text)
-        if match["tag"] == "python" and "<!-- not run -->" not in match["above"]
+        if match["tag"] in ("python", "py")
+        and to_run == is_run(match["tag"], match["above"])
     ]
+
+
+def is_run(tag, above):
+    return tag == "python" and "<!-- not run -->" not in above
 
 
 def run(found, name, folder):
@@ -107,6 +117,17 @@ def test_every_public_object_has_an_example():
 def test_links_between_pages(page):
     links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text())
     assert [x for x in links if not (page.parent / x).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_what_is_not_run_calls_what_there_is(page):
+    for _, code in blocks(page.read_text(), to_run=False):
+        for node in ast.walk(ast.parse(code)):
+            called = isinstance(node, ast.Call) and ast.unparse(node.func)
+            if called and re.fullmatch(r"ft(\.\w+)+", called):
+                obj = operator.attrgetter(called[3:])(finetune_keras)
+                names = {word.arg: None for word in node.keywords}
+                inspect.signature(obj).bind_partial(*node.args, **names)
 
 
 def pages_of(navigation):
