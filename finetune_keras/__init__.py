@@ -62,6 +62,7 @@ from finetune_keras.results.label_errors import (
     find_label_errors,
 )
 from finetune_keras.results.predictions import Predictions
+from finetune_keras.results.pseudo_labels import pseudo_labels
 from finetune_keras.results.record import save_record
 from finetune_keras.results.report import Report
 from finetune_keras.results.soups import average_weights
@@ -182,6 +183,7 @@ __all__ = [
     "mix_examples",
     "model_options",
     "plans",
+    "pseudo_labels",
     "question_answerer",
     "rank_backbones",
     "read_conll",

@@ -114,6 +114,8 @@ class DataSplits(Shown):
         ]
         self._described = describe(self, examples)
         self._source = examples.x, targets.y
+        # What data with more examples is made of.
+        self.made_of = examples, targets.y, seed, options
         self._make_datasets(examples.x, targets, parts, seed, options)
 
     def _layout(self):

@@ -22,7 +22,7 @@ class ImageStore:
     def __init__(
         self, paths, image_size, crop_to_aspect_ratio=False, cache="auto"
     ):
-        self.paths = paths
+        self.paths, self.cache = paths, cache
         self.image_size = image_size
         self.crop_to_aspect_ratio = crop_to_aspect_ratio
         self.shape = (*check_image_size(image_size), 3)
@@ -35,6 +35,11 @@ class ImageStore:
         )
         self.loaded = np.zeros(len(paths), bool)
         self.pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+
+    def of(self, paths):
+        """A store of other files, which are read alike."""
+        crop = self.crop_to_aspect_ratio
+        return ImageStore(paths, self.image_size, crop, self.cache)
 
     def batch(self, indexes):
         """Pixels of some images, uint8."""
