@@ -22,7 +22,8 @@ def freeze(model, layers="all"):
     by `"all"` and by their name; every other selection leaves them as they are.
 
     After `compile`, Keras goes on training what it trained before until the
-    model is compiled again; `trainable_summary` says so.
+    model is compiled again, or until `retrace`, which keeps the optimizer's
+    state; `trainable_summary` says so.
 
     Args:
         model: A `keras.Model`, built, or its `LayerGroups`.

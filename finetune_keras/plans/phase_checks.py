@@ -102,7 +102,8 @@ _LAYERS = Kind(
     '"head", "backbone", "all", or a regular expression), an integer of '
     "at least 0 (the head and the last n groups before it), or a list of "
     "strings. A plan is plain data that is printed, saved and used for "
-    "other models: it names layers and holds no objects or functions",
+    "other models: it names layers and holds no objects or functions. "
+    "`ft.layer_groups(model).holding(layers)` tells which groups hold some",
     _is_layers,
 )
 _DECAY = Kind(
