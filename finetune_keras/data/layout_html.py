@@ -8,6 +8,7 @@ from finetune_keras.data.layout import Curves, Listing, Pictures, Shown, Table
 from finetune_keras.data.printable import as_html
 
 _MOST_ROWS = 1000
+_LONG = 30
 # Colours come from around, be it light or dark; figures stand in columns.
 STYLE = """
 .ftk { line-height: 1.45; max-width: 62em; }
@@ -19,7 +20,7 @@ STYLE = """
   border: 0; border-bottom: 1px solid rgb(128 128 128 / .3); }
 .ftk th, .ftk td { white-space: nowrap; }
 .ftk th { font-weight: 600; }
-.ftk tr > :first-child, .ftk td.text { text-align: left; }
+.ftk tr > :first-child, .ftk .text { text-align: left; }
 .ftk tr > :first-child { padding-left: 0; }
 .ftk td.text { min-width: 12em; max-width: 28em; white-space: pre-line;
   overflow-wrap: anywhere; }
@@ -73,11 +74,15 @@ def _block(part):
 
 def _table(table):
     more = len(table.rows) - _MOST_ROWS
-    tops = [_highest(table, column) for column in range(len(table.header))]
-    head = "".join(f'<th scope="col">{as_html(x)}</th>' for x in table.header)
-    rows = [
-        "".join(map(_cell, row, tops)) for row in table.rows[:_MOST_ROWS]
-    ]
+    shown = table.rows[:_MOST_ROWS]
+    columns = range(len(table.header))
+    tops = [_highest(table, column) for column in columns]
+    kinds = [_kind(row[column] for row in shown) for column in columns]
+    head = "".join(
+        f'<th scope="col"{kind}>{as_html(x)}</th>'
+        for x, kind in zip(table.header, kinds, strict=True)
+    )
+    rows = ["".join(map(_cell, row, tops, kinds)) for row in shown]
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
     head = f"<thead><tr>{head}</tr></thead>" if any(table.header) else ""
     return (
@@ -87,10 +92,15 @@ def _table(table):
     )
 
 
-def _cell(value, top):
+def _kind(cells):
+    """The class of a column of long texts, which stand left and are broken."""
+    longest = max((len(str(cell)) for cell in cells), default=0)
+    return ' class="text"' if longest > _LONG else ""
+
+
+def _cell(value, top, kind):
     text, number = as_html(value), top and _number(value)
     if number is None or number > top:
-        kind = ' class="text"' if len(text) > 40 else ""
         return f"<td{kind}>{text}</td>"
     width = round(100 * number / top, 1)
     return f'<td>{text}<i style="width:{width}%"></i></td>'

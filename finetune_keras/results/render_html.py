@@ -73,7 +73,7 @@ def render_html(report, model=None, history=None, data=None):
         ("What spoke for these predictions", _reasons(report, model)),
         ("Training", _training(history)),
         ("Data", [] if data is None else [data]),
-        ("Model", _facts(report, model)),
+        ("Model", _facts(report, model, data)),
     ]
     body = "\n".join(
         f"<section><h2>{as_html(title)}</h2>\n{_section(parts)}</section>"
@@ -145,7 +145,7 @@ def _confusion(report):
 
 
 def _matrix(report):
-    names = [as_html(one_line(name, 24)) for name in report.classes]
+    names = [as_html(one_line(name, 40)) for name in report.classes]
     head = "".join(f'<th class="up" scope="col">{name}</th>' for name in names)
     rows = [
         f'<tr><th scope="row">{name}</th>'
@@ -211,14 +211,19 @@ def _worst(report):
     worst = texts.worst_of(report)
     pictures = [(thumbnail(entry["input"]), entry) for entry in worst]
     sheet = [(data, _caption(entry)) for data, entry in pictures if data]
-    rows = [
-        [*texts.worst_cells(entry), text_of(entry["input"])]
-        for data, entry in pictures
-        if not data
-    ]
-    header = ["example", "true", "predicted", "probability", "loss", "input"]
+    others = [entry for data, entry in pictures if not data]
     parts = [Pictures("", lambda: sheet)] if sheet else []
-    return parts + [Table(header, rows)] * bool(rows)
+    return parts + ([_worst_table(others)] if others else [])
+
+
+def _worst_table(entries):
+    rows = [["example", "input", "true", "predicted", "probability", "loss"]]
+    for entry in entries:
+        name, *cells = texts.worst_cells(entry)
+        rows.append([name, text_of(entry["input"]), *cells])
+    # Values have no probability.
+    columns = [x for x in zip(*rows, strict=True) if any(map(str, x[1:]))]
+    return texts.table(list(zip(*columns, strict=True)))
 
 
 def _caption(entry):
@@ -259,7 +264,7 @@ def _training(history):
     ]
 
 
-def _facts(report, model):
+def _facts(report, model, data):
     if model is None:
         return []
     summary = TrainableSummary(model)
@@ -277,4 +282,6 @@ def _facts(report, model):
         ["python", told["python"]],
         *map(list, told["packages"].items()),
     ]
+    if data is not None:
+        rows.append(["fingerprint of the data", data.fingerprint])
     return [Table(["fact", "value"], rows)]

@@ -131,19 +131,12 @@ def sentence(report):
     value, pair = report.metrics[name], report.intervals.get(name)
     if value is None:
         return headline(report)
-    chances = report.task == "classification"
-    shown = percent if chances else number
-    ends = (
-        ""
-        if pair is None
-        else f", 95 % interval {' to '.join(map(shown, pair))}"
-    )
-    what = (
-        f"right on {shown(value)}"
-        if chances
-        else f"{label(name)} {shown(value)}"
-    )
-    return f"{one_line(report.model)}: {what} of {len(report):,} examples{ends}"
+    if report.task == "classification":
+        form, found = percent, f"right on {percent(value)} of"
+    else:
+        form, found = number, f"{label(name)} {number(value)} on"
+    ends = f", 95 % interval {interval(pair, form)}" if pair else ""
+    return f"{one_line(report.model)}: {found} {len(report):,} examples{ends}"
 
 
 def percent(share):

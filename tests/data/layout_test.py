@@ -93,6 +93,13 @@ def test_curves_are_drawn_in_their_frame():
     assert blocks([Curves("loss", "epoch", [("a", [1], [nan])])]) == ""
 
 
+def test_a_column_of_long_texts_stands_left():
+    table = Table(["n", "text", "m"], [[1, "x" * 50, 2], [1, "x", 2]])
+    page = Page(blocks([table]))
+    cells = [a for tag, a in page.attributes if tag in ("th", "td")]
+    assert [a.get("class") for a in cells] == [None, "text", None] * 3
+
+
 def test_a_long_table_is_cut_in_a_notebook():
     table = Table(["n"], [[i] for i in range(1200)])
     page = Page(blocks([table]))
