@@ -69,7 +69,7 @@ def judge(bundle, data, folder):
     """Judges the loaded bundle, and writes the report."""
     report = ft.evaluate(bundle.model, data.test, classes=data.classes)
     print(report)
-    report.to_html(folder / "report.html")
+    report.to_html(folder / "report.html", data=data)
     predictions = bundle.predict(list(data.columns["test"]["path"]))
     labels = np.concatenate([y for _, y in data.test])
     named = np.array([data.classes[label] for label in labels])

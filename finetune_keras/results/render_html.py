@@ -3,7 +3,7 @@
 from finetune_keras.data.figure import to_png
 from finetune_keras.data.layout import Curves, Listing, Pictures, Table
 from finetune_keras.data.layout_html import STYLE, blocks
-from finetune_keras.data.previews import text_of, thumbnail
+from finetune_keras.data.previews import image_of, text_of, thumbnail
 from finetune_keras.data.printable import as_html, number, one_line, outcome
 from finetune_keras.models.summary import TrainableSummary
 from finetune_keras.results import metrics
@@ -208,12 +208,16 @@ def _calibration(report):
 
 
 def _worst(report):
-    worst = texts.worst_of(report)
-    pictures = [(thumbnail(entry["input"]), entry) for entry in worst]
-    sheet = [(data, _caption(entry)) for data, entry in pictures if data]
-    others = [entry for data, entry in pictures if not data]
+    sheet, worst = worst_sheet(report), texts.worst_of(report)
+    others = [x for x in worst if image_of(x["input"]) is None]
     parts = [Pictures("", lambda: sheet)] if sheet else []
     return parts + ([_worst_table(others)] if others else [])
+
+
+def worst_sheet(report):
+    """Lists pictures of the worst examples, with what is said of each."""
+    pairs = [(thumbnail(x["input"]), x) for x in texts.worst_of(report)]
+    return [(data, _caption(entry)) for data, entry in pairs if data]
 
 
 def _worst_table(entries):

@@ -7,10 +7,10 @@ import numpy as np
 from finetune_keras.data import previews
 from finetune_keras.data.atomic import write_text
 from finetune_keras.data.facts import damaged
-from finetune_keras.data.layout import Shown
+from finetune_keras.data.layout import Pictures, Shown
 from finetune_keras.data.printable import printable
 from finetune_keras.results import render_figures
-from finetune_keras.results.render_html import render_html
+from finetune_keras.results.render_html import render_html, worst_sheet
 from finetune_keras.results.render_text import layout
 from finetune_keras.results.report_file import FORMAT, pack_arrays, read_report
 
@@ -91,7 +91,7 @@ class Report(Shown):
         return len(self.predictions)
 
     def _layout(self):
-        return layout(self)
+        return [*layout(self), Pictures("", lambda: worst_sheet(self))]
 
     def __repr__(self):
         found = ", ".join(

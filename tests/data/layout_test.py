@@ -161,6 +161,7 @@ def test_what_a_user_sees(photos):
     assert all("table" in page.tags for page in pages.values())
     assert pages["svg"].tags.count("svg") == 2
     assert pages["sheet"].tags.count("img") == len(data.places["train"])
+    assert pages["report"].tags.count("img") == 1
     assert "dog <b>/0.png" in data.names
     phase = "Phase('head', epochs=2, learning_rate=0.01)"
     assert repr(plan[0]) == str(plan[0]) == phase

@@ -67,16 +67,15 @@ def test_nothing_overflows_and_all_is_seen(browser, judged, tmp_path):
     ]
     page.write_text(FRAMES.format(frames="".join(frames)), "utf-8")
     for scheme in ("light", "dark"):
-        told = look(browser, page, scheme, "--dump-dom")
+        picture = tmp_path / f"{scheme}.png"
+        options = ["--window-size=2500,3000", f"--screenshot={picture}"]
+        told = look(browser, page, scheme, *options, "--dump-dom")
         facts = json.loads(html.unescape(re.search("<title>(.*?)<", told)[1]))
         assert [one["width"] for one in facts] == WIDTHS
         for one in facts:
             assert one["inner"] <= one["width"] and one["wide"] == []
             assert one["seen"]
             assert (one["back"] == "rgb(255, 255, 255)") == (scheme == "light")
-        picture = tmp_path / f"{scheme}.png"
-        shot = f"--screenshot={picture}"
-        look(browser, page, scheme, "--window-size=2500,3000", shot)
         colours = Image.open(picture).convert("L").resize((50, 60)).getcolors()
         # There is something to see: text, curves, photos.
         assert len(colours) > 50
