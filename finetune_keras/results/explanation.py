@@ -98,8 +98,10 @@ def _told(seen):
 def explained(seen, task, names=None):
     """The `Explanation` of what is seen; `names` has one an example."""
     attribution, rows = Attribution(seen.model, task, seen.taps), []
-    for start in range(0, len(seen.shown), _BATCH):
-        part = slice(start, start + _BATCH)
+    # Through the whole of a large transformer few photos fit in memory.
+    size = _BATCH if seen.taps else _BATCH // 4
+    for start in range(0, len(seen.shown), size):
+        part = slice(start, start + size)
         rows += _explained(attribution, seen, part, names and names[part])
     return Explanation(seen, task, rows)
 
