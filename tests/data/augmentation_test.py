@@ -71,6 +71,7 @@ def test_the_same_seed_gives_the_same_batches(make, strength):
 
 
 @pytest.mark.backends("image")
+@pytest.mark.usefixtures("op_by_op")
 @pytest.mark.parametrize("make", SHAPES)
 def test_a_model_augments_in_fit_alone(make):
     """The one weight learns the mean of what it sees."""

@@ -13,13 +13,13 @@ WEIGHTS = "weights/mobilenet_2_5_224_tf_no_top.h5"
 def trained(shared_data):
     data = ft.image_folder(
         shared_data / "flowers-160",
-        image_size=160,
+        image_size=128,
         validation_split=0.25,
         verbose=0,
     )
     backbone = ft.backbone(
         "MobileNet",
-        input_shape=(160, 160, 3),
+        input_shape=(128, 128, 3),
         weights=shared_data / WEIGHTS,
         alpha=0.25,
     )

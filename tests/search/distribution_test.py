@@ -119,7 +119,7 @@ def test_two_replicas_equal_one_device(one_device):
     for name in RUNS:
         moved = np.abs(one_device[name] - one_device["start"])
         assert moved.max() > 1e-2
-        _assert_equal(one_device[f"mirrored {name}"], one_device[name])
+        _assert_equal(one_device["mirrored"], one_device[name])
     _assert_equal(*one_device["accuracies"])
 
 
@@ -320,11 +320,10 @@ def _single(folder, index):
         if name == "auto":
             options["checkpoint_dir"] = os.path.join(folder, "one")
         results[name] = _run(_model(), **options)
-        if name == "auto":
-            options["checkpoint_dir"] = os.path.join(folder, "mirrored")
-        with mirrored:
-            model = _model()
-        results[f"mirrored {name}"] = _run(model, **options)
+    options = {"checkpoint_dir": os.path.join(folder, "mirrored")}
+    with mirrored:
+        model = _model()
+    results["mirrored"] = _run(model, **options)
     results["accuracies"] = _accuracies(model)
     results["adapted"] = _train_adapters(_model())
     with mirrored:

@@ -411,7 +411,7 @@ def test_adapters_in_a_shared_backbone_do_not_clash(tmp_path):
     backbone = make_backbone()
     space = SMALL.change(
         groups=1, batch_size=16, adapter=["none", "lora", "ia3"], rank=[2],
-        learning_rate=[1e-3, 1e-2], epochs=1,
+        learning_rate=1e-2, epochs=1,
     )  # fmt: skip
 
     def shared(hp):
@@ -420,7 +420,7 @@ def test_adapters_in_a_shared_backbone_do_not_clash(tmp_path):
 
     one = run(tmp_path / "a", eager, space, "grid", max_trials=6)
     two = run(tmp_path / "b", shared, space, "grid", max_trials=6)
-    assert {row["status"] for row in one.trials} == {"completed"}
+    assert [row["status"] for row in one.trials] == ["completed"] * 3
     assert results(one) == results(two)
     assert len(backbone.weights) == 2
 

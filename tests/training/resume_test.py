@@ -20,12 +20,7 @@ import sys
 import keras, numpy as np
 import finetune_keras as ft
 
-folder, result, cache = sys.argv[1:]
-if cache == "views":
-    import tensorflow as tf
-
-    # Op by op, as few steps are cheaper.
-    tf.config.run_functions_eagerly(True)
+folder, result = sys.argv[1:]
 keras.utils.set_random_seed(3)
 inputs = keras.Input((6, 6, 3))
 x = keras.layers.GaussianNoise(0.1)(inputs)
@@ -48,17 +43,17 @@ plan = ft.Plan([
 ], head_initializer="ridge")
 history = ft.fine_tune(
     model, plan, (x[:24], y[:24]), (x[24:], y[24:]), checkpoint_dir=folder,
-    cache={"views": 2} if cache == "views" else cache, batch_size=8, verbose=2,
+    batch_size=8, verbose=2,
 )
 np.savez(result, *[keras.ops.convert_to_numpy(v) for v in model.variables])
 print("DONE", history.best_epoch)
 """
 
 
-def start(folder, result, cache="auto"):
+def start(folder, result):
     environment = {**os.environ, "TF_DETERMINISTIC_OPS": "1"}
     root = pathlib.Path(__file__).parents[2]
-    arguments = "-c", SCRIPT, folder, result, cache
+    arguments = "-c", SCRIPT, folder, result
     return FreshProcess(*arguments, env=environment, cwd=root)
 
 
@@ -72,16 +67,15 @@ def arrays(path):
         return [file[name] for name in file.files]
 
 
-@pytest.mark.parametrize("cache", ["auto", "views"])
-def test_killed_runs_end_with_the_same_weights(tmp_path, cache):
-    quiet = finish(start(tmp_path / "quiet", tmp_path / "quiet.npz", cache))
+def test_killed_runs_end_with_the_same_weights(tmp_path):
+    quiet = finish(start(tmp_path / "quiet", tmp_path / "quiet.npz"))
     kills = int(os.environ.get("FINETUNE_KERAS_KILLS", 1))
     rng = np.random.default_rng(kills)
     for _ in range(kills):
         # By lines, so that slow machines are killed in the same places; with
         # many kills soon, so that the run is not over before the last.
         stop = int(rng.integers(1, 1 + max(10 // kills, 2)))
-        process = start(tmp_path / "run", tmp_path / "run.npz", cache)
+        process = start(tmp_path / "run", tmp_path / "run.npz")
         seen = 0
         for line in process.lines():
             seen += line.startswith(("Epoch", "Phase"))
@@ -89,7 +83,7 @@ def test_killed_runs_end_with_the_same_weights(tmp_path, cache):
                 break
         time.sleep(rng.uniform(0, 0.1))
         process.kill()
-    out = finish(start(tmp_path / "run", tmp_path / "run.npz", cache))
+    out = finish(start(tmp_path / "run", tmp_path / "run.npz"))
     assert out.splitlines()[-1] == quiet.splitlines()[-1]
     for a, b in zip(
         arrays(tmp_path / "quiet.npz"),
