@@ -62,6 +62,8 @@ OWN = {"_batches", "_functions", "_inputs", "_layout", "_retrieve"}
 OWN.add("_activate_all_conditions")
 # Python tells of this one.
 OWN.add("_exit")
+# Of urllib, of TensorFlow's functions and of its datasets.
+OTHERS = {"_function_spec", "_opener", "_reshuffle_each_iteration"}
 
 
 def private_parts_of_others(path):
@@ -70,11 +72,22 @@ def private_parts_of_others(path):
         if isinstance(node, ast.ImportFrom) and node.module:
             if node.module.startswith("keras.src"):
                 yield f"{path.name}: {node.module}"
+        if isinstance(node, ast.Call):
+            yield from asked_by_name(node, path)
         if not isinstance(node, ast.Attribute) or node.attr in OWN:
             continue
         owner = ast.unparse(node.value)
         if re.match(r"_[a-z]", node.attr) and owner not in ("self", "cls"):
             yield f"{path.name}: {owner}.{node.attr}"
+
+
+def asked_by_name(call, path):
+    """Yields what `getattr` and its like ask for with a private name."""
+    names = [x.value for x in call.args[1:2] if isinstance(x, ast.Constant)]
+    if ast.unparse(call.func) in ("getattr", "hasattr", "setattr"):
+        for name in {*map(str, names)} - OTHERS:
+            if re.match(r"_[a-z]", name):
+                yield f"{path.name}: {ast.unparse(call)}"
 
 
 @pytest.mark.parametrize("room", FLOORS[1:])

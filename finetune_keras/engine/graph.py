@@ -7,6 +7,8 @@ import keras
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.ops.function import make_node_key
 
+from finetune_keras.engine.private import inner_optimizer
+
 
 class Step:
     """One call of one operation, with inner models opened up.
@@ -272,7 +274,7 @@ def optimized_ids(optimizer):
     parts = getattr(optimizer, "optimizers", None)
     if parts:
         return set().union(*map(optimized_ids, parts))
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer = inner_optimizer(optimizer)
     return {id(v) for v in optimizer._trainable_variables}
 
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from finetune_keras.engine.fit_state import renew_functions
+from finetune_keras.engine.private import inner_optimizer
 from finetune_keras.engine.start_counts import (
     family,
     set_start_iterations,
@@ -98,7 +99,7 @@ def _fresh_values(optimizer, places):
 def _start_no_later(model):
     """Lets no variable wait for the step at which it once began."""
     # Keras 3.8 does not count the steps of an optimizer that wraps another.
-    counting = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    counting = inner_optimizer(model.optimizer)
     now = int(keras.ops.convert_to_numpy(counting.iterations))
     starts = start_iterations(model.optimizer)
     if any(start > now for counts in starts for start in counts):

@@ -1,5 +1,6 @@
 """What the library takes from inside Keras, as of Keras 3.15."""
 
+import keras
 from keras.src.backend import AutocastScope, get_keras_mask, set_keras_mask
 from keras.src.backend.common import global_state
 from keras.src.saving.serialization_lib import in_safe_mode
@@ -21,3 +22,26 @@ def dataset_of_indices(indices, batch_size, shuffle):
         indices, batch_size=batch_size, shuffle=shuffle
     )
     return adapter.get_tf_dataset()
+
+
+def inner_optimizer(optimizer):
+    """The optimizer that steps, under one that only scales its loss."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def optimizer_of(optimizer, variable):
+    """The optimizer that holds the slots of a variable."""
+    optimizer = inner_optimizer(optimizer)
+    choose = getattr(optimizer, "_optimizer_map", None)
+    return choose(variable) if choose else optimizer
+
+
+def way_of(metric):
+    """`"up"` or `"down"`, where a metric of Keras knows it, or `None`."""
+    return getattr(metric, "_direction", None)
+
+
+def flat_inputs(model):
+    """Lists the inputs of a model in the order of their structure."""
+    inputs = getattr(model, "inputs", None) or []
+    return keras.tree.flatten(getattr(model, "_inputs_struct", inputs))

@@ -3,6 +3,7 @@
 import keras
 
 from finetune_keras.engine import graph
+from finetune_keras.engine.private import get_keras_mask
 
 
 def padding_mask(model):
@@ -27,7 +28,7 @@ def pool(features, pooling, mask, name="head_pooling"):
     if pooling == "token":
         return _first_token(features)
     # That of an `Embedding(mask_zero=True)` goes along with the features.
-    mask = getattr(features, "_keras_mask", None) if mask is None else mask
+    mask = get_keras_mask(features) if mask is None else mask
     word = {"avg": "Average", "max": "Max"}[pooling]
     layer = getattr(keras.layers, f"Global{word}Pooling{rank - 2}D")
     layer = layer(name=name)

@@ -5,6 +5,7 @@ import math
 import keras
 
 from finetune_keras.data.layout import Shown, Table
+from finetune_keras.engine.private import inner_optimizer, optimizer_of
 from finetune_keras.engine.versions import get_optimizer
 from finetune_keras.models.freezing import is_recompile_due
 from finetune_keras.models.layer_groups import as_groups
@@ -147,18 +148,11 @@ def _optimizer_bytes(model, optimizer):
     optimizer = get_optimizer(optimizer)
     counts = {}
     for variable in model.trainable_variables:
-        part = _optimizer_of(optimizer, variable)
+        part = optimizer_of(optimizer, variable)
         kind = (part, tuple(variable.shape), variable.dtype)
         counts[kind] = counts.get(kind, 0) + 1
     slots = sum(count * _slot_bytes(*kind) for kind, count in counts.items())
     return slots + _anchor_bytes(model, optimizer)
-
-
-def _optimizer_of(optimizer, variable):
-    """Finds the optimizer that will hold the slots of a variable."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    choose = getattr(optimizer, "_optimizer_map", None)
-    return choose(variable) if choose else optimizer
 
 
 def _slot_bytes(optimizer, shape, dtype):
@@ -182,7 +176,7 @@ def _built_bytes(optimizer, variables):
 
 def _anchor_bytes(model, optimizer):
     """Bytes of the copies that L2-SP keeps: the layer-wise optimizer's own."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer = inner_optimizer(optimizer)
     if not getattr(optimizer, "l2_sp", None):
         return 0
     return sum(map(_bytes, filter(optimizer.pull, model.trainable_variables)))

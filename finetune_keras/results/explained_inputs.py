@@ -157,8 +157,9 @@ def _in_graph(model, x):
     inputs = keras.Input(shape, name="photos")
     new = keras.Model(inputs, model(inputs), name=model.name)
     for name in ("task", "class_names"):
-        if hasattr(model, name):
-            setattr(new, name, getattr(model, name))
+        known = getattr(model, name, None)
+        if known is not None:
+            setattr(new, name, known)
     loss = loss_of(model)
     if loss is not None:
         new.compile(loss=loss)

@@ -9,6 +9,7 @@ import numpy as np
 from finetune_keras.engine import graph
 from finetune_keras.engine.layers import could_train
 from finetune_keras.engine.optimizer_values import copy_of
+from finetune_keras.engine.private import inner_optimizer
 from finetune_keras.models.group_parts import OUTSIDE
 from finetune_keras.models.layer_groups import LayerGroups
 from finetune_keras.training.observer import Observer
@@ -255,7 +256,7 @@ def _frozen(layer, trained):
 
 def _inner_optimizer(model):
     optimizer = getattr(model, "optimizer", None)
-    return getattr(optimizer, "inner_optimizer", optimizer)
+    return inner_optimizer(optimizer)
 
 
 def _digest(variable):

@@ -6,6 +6,7 @@ from finetune_keras.data.outputs import activation_of
 from finetune_keras.data.task import Task
 from finetune_keras.data.task_kinds import Classification, Regression
 from finetune_keras.engine.fit_state import compile_arguments
+from finetune_keras.engine.private import inner_optimizer
 from finetune_keras.training.optimizers import (
     check_one_rate,
     is_layerwise,
@@ -57,7 +58,7 @@ def _is_by_layer(plan):
 def check_schedule(plan, optimizer):
     """Tells whether the optimizer has a schedule, which plans leave alone."""
     check_one_rate(optimizer)
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = inner_optimizer(optimizer)
     rate = inner.get_config()["learning_rate"]
     scheduled = not isinstance(rate, (int, float))
     if scheduled and any(

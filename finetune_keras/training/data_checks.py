@@ -4,6 +4,7 @@ import keras
 
 from finetune_keras.arguments import nearest
 from finetune_keras.data.source import Dataset, kind_of
+from finetune_keras.engine.private import flat_inputs
 
 
 def has_labels(spec):
@@ -82,8 +83,7 @@ def _lacks_batch(spec, model):
     """Tells whether each input has the shape of a single one of the model."""
     given = keras.tree.flatten(spec)
     # In the order of the structure, in which a dict of data comes too.
-    inputs = getattr(model, "inputs", None) or []
-    wanted = keras.tree.flatten(getattr(model, "_inputs_struct", inputs))
+    wanted = flat_inputs(model)
     return len(given) == len(wanted) > 0 and all(
         one.dtype.name != "string" and _is_single(one.shape, tensor.shape[1:])
         for one, tensor in zip(given, wanted, strict=True)

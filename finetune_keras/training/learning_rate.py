@@ -10,6 +10,7 @@ from finetune_keras.data.buckets import Buckets
 from finetune_keras.data.figure import new_figure
 from finetune_keras.data.layout import Curves, Shown
 from finetune_keras.data.source import Source
+from finetune_keras.engine.private import inner_optimizer
 from finetune_keras.models.model import encoder_of
 from finetune_keras.training.data_checks import check_batched, has_labels
 from finetune_keras.training.inputs import check_labels
@@ -243,7 +244,7 @@ def _train(model, learning_rate, batches):
     """Makes one update and returns the loss before it."""
     optimizer = model.optimizer
     optimizer.learning_rate = learning_rate
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = inner_optimizer(optimizer)
     losses = []
     for _ in range(inner.gradient_accumulation_steps or 1):
         batch = batch_arguments(next(batches))

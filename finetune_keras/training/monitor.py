@@ -6,6 +6,7 @@ import keras
 
 from finetune_keras.arguments import check, one_of
 from finetune_keras.engine.fit_state import compile_arguments, sync_state
+from finetune_keras.engine.private import way_of
 
 _RISING = set(
     "acc accuracy auc auroc auprc rocauc prauc ap map precision recall f1 f2 "
@@ -72,7 +73,7 @@ def _by_metric(monitor, model):
     name = monitor.removeprefix("val_")
     for metric in keras.tree.flatten(given):
         known = isinstance(metric, keras.metrics.Metric)
-        way = getattr(metric, "_direction", None) if known else None
+        way = way_of(metric) if known else None
         if way and (name == metric.name or name.endswith(f"_{metric.name}")):
             return way == "up"
     return None

@@ -8,6 +8,7 @@ from finetune_keras.arguments import check, maybe, positive
 from finetune_keras.engine import graph
 from finetune_keras.engine.layers import decays_weight, rate_or_schedule
 from finetune_keras.engine.layerwise import Layerwise, layerwise_class
+from finetune_keras.engine.private import inner_optimizer
 from finetune_keras.engine.versions import get_optimizer, is_a
 from finetune_keras.models.layer_groups import as_groups
 
@@ -83,7 +84,7 @@ def layerwise_optimizer(
     optimizer = get_optimizer(optimizer)
     check_one_rate(optimizer)
     check(l2_sp=(l2_sp, maybe(positive), "the strength of a pull"))
-    target = getattr(optimizer, "inner_optimizer", optimizer)
+    target = inner_optimizer(optimizer)
     groups = as_groups(model)
     model = groups.model
     pulls = _pulls(groups, l2_sp)
@@ -194,13 +195,13 @@ def _is_norm_or_bias(variable):
 def is_layerwise(optimizer):
     """Tells whether an optimizer has a rate for each layer."""
     return isinstance(
-        getattr(optimizer, "inner_optimizer", optimizer), Layerwise
+        inner_optimizer(optimizer), Layerwise
     )
 
 
 def check_one_rate(optimizer):
     """Refuses an optimizer that has no single learning rate."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = inner_optimizer(optimizer)
     if is_a(inner, "optimizers.MultiOptimizer"):
         raise ValueError(
             "A `MultiOptimizer` has no single learning rate, and one learning "

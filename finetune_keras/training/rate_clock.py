@@ -7,6 +7,7 @@ import keras
 from finetune_keras.engine import backend
 from finetune_keras.engine.fit_state import renew_functions
 from finetune_keras.engine.layers import own_rate, raw_iterations, replace_rate
+from finetune_keras.engine.private import inner_optimizer
 from finetune_keras.training.compiled import check_schedule
 from finetune_keras.training.observer import Observer
 
@@ -46,7 +47,7 @@ class RateClock(Observer):
     def renew(self):
         """Takes over the optimizer that the model is compiled with now."""
         optimizer = self.model.optimizer
-        self.optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        self.optimizer = inner_optimizer(optimizer)
         self.usual = self._own_rate()
         self.weight_decay = self.optimizer.weight_decay
 

@@ -7,6 +7,7 @@ import keras
 
 from finetune_keras.cache.flat_model import FlatModel
 from finetune_keras.engine.fit_state import sync_state
+from finetune_keras.engine.private import inner_optimizer
 from finetune_keras.engine.retrace import retrace
 from finetune_keras.engine.versions import most_epochs
 from finetune_keras.engine.workers import is_chief
@@ -191,7 +192,7 @@ class Run:
         phase, optimizer = self.phase, self.model.optimizer
         self.train_only(phase.select(self.groups), phase.batch_norm)
         if sets_rates(self.plan) and is_layerwise(optimizer):
-            inner = getattr(optimizer, "inner_optimizer", optimizer)
+            inner = inner_optimizer(optimizer)
             decay = phase.layerwise_lr_decay
             own = phase.multipliers or {}
             multipliers = multipliers_by_path(self.groups, decay, own)

@@ -15,6 +15,7 @@ from finetune_keras.engine.fit_state import (
 )
 from finetune_keras.engine.layers import every_layer
 from finetune_keras.engine.optimizer_values import copy_of
+from finetune_keras.engine.private import inner_optimizer
 from finetune_keras.models.pixel_guard import guard_like
 from finetune_keras.models.selection import is_batch_norm
 from finetune_keras.training.optimizers import check_one_rate, is_layerwise
@@ -113,8 +114,8 @@ def _fresh(optimizer):
     settings["learning_rate"] = 1e-3
     fresh = type(optimizer).from_config(config)
     if is_layerwise(optimizer):
-        known = getattr(optimizer, "inner_optimizer", optimizer)
-        getattr(fresh, "inner_optimizer", fresh).know_as(known)
+        known = inner_optimizer(optimizer)
+        inner_optimizer(fresh).know_as(known)
     return fresh
 
 
