@@ -3,6 +3,8 @@
 #   make test          install what development needs, check and test all
 # A third builds the site of the documentation, in build/site:
 #   make docs          warnings and broken links are errors
+# A fourth tests the core on the oldest versions, in an environment of its own:
+#   make test-oldest
 # Another interpreter: make test PYTHON=/path/to/python
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -18,7 +20,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 # Processes that tests start need not compile the package once more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test lint docs clean
+.PHONY: quickstart test test-oldest lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -37,11 +39,20 @@ test: lint
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .
 
+# An interpreter that is on the path may be one that does not start.
+OLDEST_PYTHON ?= $(shell for p in python3.10 python3.11 $(PYTHON); do \
+	$$p -c "" 2>/dev/null && echo $$p && break; done)
+OLDEST := $(VENV)-oldest
+
+test-oldest: $(OLDEST)/.installed
+	PYTHONPATH=$(CURDIR) KERAS_BACKEND=tensorflow $(OLDEST)/bin/python \
+		-m pytest -q -rs -n 2 --dist loadfile @tests/oldest_part.txt
+
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(OLDEST) build *.egg-info
 
 # What is imported is compiled then; the rest need not be.
 PIP := $(BIN)/python -m pip install --quiet --no-compile
@@ -57,6 +68,11 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml
 	$(PIP) --editable ".[dev]"
 	touch $@ $(VENV)/.installed
+
+$(OLDEST)/.installed: tests/oldest.txt
+	$(OLDEST_PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --no-compile -r $<
+	touch $@
 
 $(VENV)/.installed-docs: $(BIN)/python pyproject.toml
 	$(PIP) --editable ".[docs]"

@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tomllib
 import zipfile
 
 import pytest
 
 import finetune_keras as ft
 from finetune_keras.testing.processes import FreshProcess
+
+tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
 
 ROOT = pathlib.Path(__file__).parent.parent
 BUILD = """

@@ -97,6 +97,11 @@ def test_what_keras_keeps_to_itself_is_read_in_the_engine(room):
     assert found == []
 
 
+def test_one_file_imports_from_inside_keras():
+    asking = [path.name for path in MODULES if "keras.src" in path.read_text()]
+    assert asking == ["private.py"]
+
+
 def test_one_file_asks_for_the_backend():
     asking = [
         path.name for path in MODULES if "backend.backend()" in path.read_text()

@@ -8,9 +8,9 @@ import contextlib
 
 import keras
 import numpy as np
-from keras.src.backend.common import global_state
 
 from finetune_keras.engine import backend
+from finetune_keras.engine.private import global_state
 from finetune_keras.engine.traces import FUNCTIONS, clear_trace
 
 

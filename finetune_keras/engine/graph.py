@@ -4,10 +4,13 @@ Everything here reads Keras's own graph of nodes.
 """
 
 import keras
-from keras.src.models.functional import Functional, functional_like_constructor
-from keras.src.ops.function import make_node_key
 
-from finetune_keras.engine.private import inner_optimizer
+from finetune_keras.engine.private import (
+    Functional,
+    functional_like_constructor,
+    inner_optimizer,
+    make_node_key,
+)
 
 
 class Step:

@@ -1,6 +1,6 @@
 """What layers and optimizers of Keras know of themselves, and do not tell.
 
-Each function reads or sets private attributes, as Keras 3.15 has them.
+Each function reads or sets private attributes, as Keras has them from 3.8 on.
 """
 
 

@@ -9,6 +9,7 @@ import inspect
 
 import keras
 
+from finetune_keras.engine.private import tensorflow_trainer
 from finetune_keras.engine.workers import workers_of_strategy
 
 
@@ -18,8 +19,7 @@ def mend_fit():
     It lists the functions that it mended: none where Keras needs no mend any
     more, or has it already.
     """
-    from keras.src.backend.tensorflow import trainer
-
+    trainer = tensorflow_trainer()
     owners = {
         "_maybe_symbolic_build": (trainer.TensorFlowTrainer, _build_locally),
         "reduce_per_replica": (trainer, _reduce_scalars),

@@ -1,6 +1,6 @@
 """Nodes and tensors of Keras's graph: run again, and followed backwards.
 
-As Keras 3.15 has them, like all that `engine.graph` reads.
+As Keras has them from 3.8 on, like all that `engine.graph` reads.
 """
 
 import contextlib

@@ -1,17 +1,31 @@
-"""What the library takes from inside Keras, as of Keras 3.15."""
+"""What the library takes from inside Keras, from 3.8 to 3.15."""
 
 import keras
 from keras.src.backend import AutocastScope, get_keras_mask, set_keras_mask
 from keras.src.backend.common import global_state
+from keras.src.models.functional import Functional, functional_like_constructor
+from keras.src.ops.function import make_node_key
 from keras.src.saving.serialization_lib import in_safe_mode
+from keras.src.utils import naming
 
 __all__ = [
     "AutocastScope",
+    "Functional",
+    "functional_like_constructor",
     "get_keras_mask",
     "global_state",
     "in_safe_mode",
+    "make_node_key",
+    "naming",
     "set_keras_mask",
 ]
+
+
+def tensorflow_trainer():
+    """The module with the `fit` of TensorFlow."""
+    from keras.src.backend.tensorflow import trainer
+
+    return trainer
 
 
 def dataset_of_indices(indices, batch_size, shuffle):

@@ -3,11 +3,10 @@
 import gc
 
 import keras
-from keras.src.backend.common import global_state
-from keras.src.utils import naming
 
 from finetune_keras.engine import backend
 from finetune_keras.engine.packages import tensorflow as tf
+from finetune_keras.engine.private import global_state, naming
 
 # What a user has set, and `clear_session` would forget too.
 _KEPT = (

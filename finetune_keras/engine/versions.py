@@ -10,6 +10,8 @@ SINCE = {
     "optimizers.OptimizerMap": "3.15",
     "optimizers.ScheduleFreeAdamW": "3.14",
 }
+# The same for formats of `model.export`.
+FORMATS = {"litert": "3.13"}
 
 
 def find(name):
@@ -51,8 +53,20 @@ def refuse_unknown_optimizer(value):
         short = known.rpartition(".")[2]
         same = wanted in (short.lower(), f"layerwise{short}".lower())
         if same and find(known) is None:
-            raise ValueError(
-                f"`keras.{known}` is in Keras from {version} on. Install "
-                f"`keras>={version}`, or pass another one. Received: "
-                f"{name!r}, with Keras {keras.__version__}"
-            )
+            _refuse(f"`keras.{known}`", version, name)
+
+
+def refuse_unknown_format(name):
+    """Raises where `model.export` of this Keras lacks a format."""
+    since = FORMATS.get(name, "0.0")
+    here, there = (v.split(".")[:2] for v in (keras.__version__, since))
+    if list(map(int, here)) < list(map(int, there)):
+        _refuse(f"The format {name!r}", since, name)
+
+
+def _refuse(what, version, received):
+    raise ValueError(
+        f"{what} is in Keras from {version} on. Install `keras>={version}`, "
+        f"or choose another one. Received: {received!r}, with Keras "
+        f"{keras.__version__}"
+    )

@@ -16,6 +16,7 @@ from finetune_keras.data.outputs import columns_of
 from finetune_keras.data.task import Task, refuse_unclear
 from finetune_keras.data.task_kinds import Regression
 from finetune_keras.engine import backend
+from finetune_keras.engine.versions import refuse_unknown_format
 from finetune_keras.models.model import keep_trainable_set
 from finetune_keras.results.bundle_file import (
     FORMAT,
@@ -293,9 +294,11 @@ class Bundle:
             String, the path.
 
         Raises:
-            ValueError: If the exported model gives other outputs.
+            ValueError: If the exported model gives other outputs, or this
+                Keras does not write the format.
         """
         check(format=(format, one_of(*RUNNERS)))
+        refuse_unknown_format(format)
         path, x = str(path), sample(self.model, format)
         # Before the export: a loaded model has not been called yet.
         expected = self.model.predict(x, verbose=0)

@@ -89,6 +89,8 @@ def leave(well):
 
 
 def main():
+    # The folder of this script: `python -P`, which Python 3.10 lacks.
+    del sys.path[0]
     well = []
     # First, and so called after all that others register.
     atexit.register(leave, well)

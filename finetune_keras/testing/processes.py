@@ -112,7 +112,7 @@ class _Server:
         known = [x for x in ("keras", "tensorflow") if x in sys.modules]
         self._process = subprocess.Popen(
             # JAX warns of forks; it has computed nothing yet.
-            [sys.executable, "-P", "-W", "ignore", script, *known],
+            [sys.executable, "-W", "ignore", script, *known],
             env={**os.environ, "KERAS_BACKEND": backend},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

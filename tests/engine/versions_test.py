@@ -28,6 +28,13 @@ def test_what_an_older_keras_lacks_is_told_with_its_version(ask, monkeypatch):
         ask()
 
 
+def test_a_format_that_an_older_keras_does_not_write(monkeypatch):
+    monkeypatch.setattr(keras, "__version__", "3.8.0")
+    with pytest.raises(ValueError, match=r"'litert' is in Keras from 3\.13"):
+        versions.refuse_unknown_format("litert")
+    versions.refuse_unknown_format("onnx")
+
+
 def test_the_table_says_what_this_keras_has():
     here = list(map(int, keras.__version__.split(".")[:2]))
     for name, since in versions.SINCE.items():

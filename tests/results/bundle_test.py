@@ -111,6 +111,7 @@ def test_the_export_agrees(saved, tmp_path):
     np.testing.assert_allclose(served, answers.probabilities, atol=1e-5)
 
 
+@pytest.mark.needs("3.13", "litert")
 @pytest.mark.parametrize("format", ["onnx", "litert"])
 def test_other_formats_agree(saved, tmp_path, format):
     """`export` compares the outputs itself."""
