@@ -84,7 +84,7 @@ safetensors = Package(
     instead=" `model.save` keeps the whole model without it.",
 )
 scipy = Package("scipy", "Solved heads, calibration and intervals need")
-sklearn = Package("sklearn", "Folds and many metrics need", "scikit-learn")
+sklearn = Package("sklearn", "Splits and many metrics need", "scikit-learn")
 # What scikit-learn brings along.
 threadpoolctl = Package("threadpoolctl", "Single threads need")
 tensorflow = Package(
