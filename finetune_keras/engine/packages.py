@@ -7,7 +7,7 @@ They stand at the head of a file, as modules do:
 Where one is missing, the first use of it says what to install.
 """
 
-import importlib
+import importlib.util
 
 
 class Package:
