@@ -233,8 +233,10 @@ def test_mixed_precision_keeps_float32_factors():
     adapted = predict(model, x)
     assert str(model.outputs[0].dtype) == "bfloat16"
     merge_adapters(model)
+    # The last of the eight bits of a bfloat16 may differ.
+    merged = np.float32(predict(model, x))
     np.testing.assert_allclose(
-        np.float32(predict(model, x)), np.float32(adapted), atol=0.05
+        merged, np.float32(adapted), atol=0.02, rtol=2**-7
     )
 
 
