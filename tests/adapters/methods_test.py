@@ -59,7 +59,7 @@ def fill(model):
 
 
 @pytest.mark.backends(
-    "transformer-IA3", "transformer-Bottleneck", "cnn-BitFit", "cnn-NormTuning"
+    "transformer-Bottleneck", "cnn-BitFit", "cnn-NormTuning"
 )
 @pytest.mark.usefixtures("op_by_op")
 @pytest.mark.parametrize("method", METHODS, ids=repr)

@@ -107,7 +107,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.backends("own-method0")
+@pytest.mark.backends("own-method1")
 @pytest.mark.usefixtures("op_by_op")
 @pytest.mark.parametrize("make, method", PAIRS)
 def test_every_method_keeps_the_promises(make, method, tmp_path):
@@ -156,7 +156,7 @@ def test_every_method_keeps_the_promises(make, method, tmp_path):
     np.testing.assert_array_equal(predict(model, x), predict(plain, x))
 
 
-@pytest.mark.backends("own")
+@pytest.mark.backends("own-method1")
 @pytest.mark.parametrize("make, method", PAIRS[-4:])
 def test_padding_changes_nothing(make, method):
     model = fill(add_adapters(make(), method))

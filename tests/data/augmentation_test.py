@@ -37,8 +37,6 @@ def numbers(x):
 
 @pytest.mark.backends(
     "image_augmentation-strong",
-    "sequence_augmentation-strong",
-    "table_augmentation-strong",
 )
 @pytest.mark.parametrize("make, strength", KINDS)
 def test_it_acts_in_training_only(make, strength):
