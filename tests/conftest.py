@@ -28,6 +28,7 @@ def pytest_configure(config):
         return
     import keras
 
+    serve_fresh_processes(keras.backend.backend())
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -41,6 +42,21 @@ def pytest_configure(config):
     # So is what Keras adds to the tracebacks of errors, at each call of a
     # layer.
     keras.config.disable_traceback_filtering()
+
+
+def serve_fresh_processes(backend):
+    """Forks what makes fresh processes, before this one has done a thing.
+
+    To import Keras once more would take seconds.
+    """
+    if sys.platform != "linux":
+        return
+    place = ROOT / "finetune_keras" / "testing" / "fork_server.py"
+    pipes = runpy.run_path(str(place))["fork"]()
+    # The library is not among what fresh processes have imported.
+    from finetune_keras.testing import processes
+
+    processes.ask_of(backend, *pipes)
 
 
 FILES = itertools.count(1)

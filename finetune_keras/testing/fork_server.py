@@ -13,6 +13,7 @@ import os
 import random
 import runpy
 import sys
+import traceback
 
 
 def serve(answers):
@@ -88,6 +89,56 @@ def leave(well):
         os._exit(0)
 
 
+def fork():
+    """Forks a server off this process, which has imported and done no more.
+
+    Returns:
+        Two text files: one for requests, and one with the answers.
+    """
+    (requests, ask), (told, answer) = os.pipe(), os.pipe()
+    if os.fork():
+        os.close(requests), os.close(answer)
+        return os.fdopen(ask, "w"), os.fdopen(told)
+    os.close(ask), os.close(told)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor, now in enumerate((requests, nothing, nothing)):
+        os.dup2(now, descriptor)
+    sys.stdin, sys.stdout, sys.stderr = (
+        os.fdopen(descriptor, mode, closefd=False)
+        for descriptor, mode in enumerate("rww")
+    )
+    _run_to_the_end(os.fdopen(answer, "w"))
+
+
+def _run_to_the_end(answers):
+    """Serves, and ends without what the process before would still do."""
+    status = 0
+    try:
+        _quieten()
+        job = serve(answers)
+        if job is not None:
+            atexit._clear()
+            become(job)
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else bool(error.code)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    finally:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _quieten():
+    gc.enable()
+    gc.collect()
+    gc.freeze()
+    # To look for garbage as often as usual is a fifth of the time.
+    gc.set_threshold(200_000)
+
+
 def main():
     # The folder of this script: `python -P`, which Python 3.10 lacks.
     del sys.path[0]
@@ -99,10 +150,7 @@ def main():
     # What is printed while something is imported is no answer.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    gc.collect()
-    gc.freeze()
-    # To look for garbage as often as usual is a fifth of the time.
-    gc.set_threshold(200_000)
+    _quieten()
     job = serve(answers)
     if job is not None:
         become(job)

@@ -104,13 +104,18 @@ class FreshProcess:
 
 
 class _Server:
-    """Forks where that is safe."""
+    """Forks where that is safe; it takes requests, and answers them."""
 
-    def __init__(self, backend):
+    def __init__(self, requests, answers):
+        self._requests, self._answers = requests, answers
+
+    @classmethod
+    def start(cls, backend):
+        """Starts one in a process that imports and does nothing else."""
         script = pathlib.Path(__file__).with_name("fork_server.py")
         # What the library imports is not among what is imported before.
         known = [x for x in ("keras", "tensorflow") if x in sys.modules]
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             # JAX warns of forks; it has computed nothing yet.
             [sys.executable, "-W", "ignore", script, *known],
             env={**os.environ, "KERAS_BACKEND": backend},
@@ -119,17 +124,18 @@ class _Server:
             stderr=subprocess.DEVNULL,
             text=True,
         )
+        return cls(process.stdin, process.stdout)
 
     def ask(self, request):
-        self._process.stdin.write(f"{json.dumps(request)}\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        self._requests.write(f"{json.dumps(request)}\n")
+        self._requests.flush()
+        return json.loads(self._answers.readline())
 
 
 class _Starter:
     """Starts each process from nothing, where there is no safe fork."""
 
-    def __init__(self, backend):
+    def __init__(self):
         self._processes = {}
 
     def ask(self, request):
@@ -150,6 +156,17 @@ class _Starter:
 
 def _server(backend):
     if backend not in _SERVERS:
-        kind = _Server if sys.platform == "linux" else _Starter
-        _SERVERS[backend] = kind(backend)
+        is_safe = sys.platform == "linux"
+        _SERVERS[backend] = _Server.start(backend) if is_safe else _Starter()
     return _SERVERS[backend]
+
+
+def ask_of(backend, requests, answers):
+    """Takes the server that has been forked off this process.
+
+    Args:
+        backend: String, that of Keras.
+        requests: Text file that is written to.
+        answers: Text file that is read from.
+    """
+    _SERVERS[backend] = _Server(requests, answers)

@@ -119,7 +119,7 @@ def test_two_replicas_equal_one_device(one_device):
     for name in RUNS:
         moved = np.abs(one_device[name] - one_device["start"])
         assert moved.max() > 1e-2
-        _assert_equal(one_device["mirrored"], one_device[name])
+    _assert_equal(one_device["mirrored"], one_device["auto"])
     _assert_equal(*one_device["accuracies"])
 
 
