@@ -60,8 +60,8 @@ def test_no_arrow_goes_up(room):
 # Names of ours, of tf.data and of KerasTuner.
 OWN = {"_batches", "_functions", "_inputs", "_layout", "_retrieve"}
 OWN.add("_activate_all_conditions")
-# Python tells of this one.
-OWN.add("_exit")
+# Of Python's own.
+OWN |= {"_clear", "_exit", "_run_exitfuncs"}
 # Of urllib, of TensorFlow's functions and of its datasets.
 OTHERS = {"_function_spec", "_opener", "_reshuffle_each_iteration"}
 
