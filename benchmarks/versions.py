@@ -24,14 +24,14 @@ VERSIONS = {
     "middle": (
         ["python3.12", "python3.11"],
         "keras==3.11.3 tensorflow-cpu==2.19.1 numpy==2.0.2 scipy==1.14.1 "
-        "scikit-learn==1.5.2 pillow==11.0.0 matplotlib==3.9.4 pyyaml "
-        "safetensors==0.5.3".split()
+        "scikit-learn==1.5.2 pandas==2.2.3 pillow==11.0.0 pyyaml "
+        "matplotlib==3.9.4 safetensors==0.5.3".split()
         + TESTS,
     ),
     "newest": (
         ["python3.13", "python3.12", "python3.11"],
-        "keras tensorflow-cpu numpy scipy scikit-learn pillow matplotlib "
-        "pyyaml safetensors".split()
+        "keras tensorflow-cpu numpy scipy scikit-learn pandas pillow pyyaml "
+        "matplotlib safetensors".split()
         + TESTS,
     ),
 }
@@ -117,7 +117,7 @@ def run(python, backend, folder):
 def counts(report):
     """Tests passed, failed and skipped, of a JUnit file."""
     suite = next(ElementTree.parse(report).iter("testsuite"))
-    number = {name: int(suite.get(name)) for name in suite.keys() & NAMES}
+    number = {name: int(suite.get(name)) for name in NAMES}
     failed = number["failures"] + number["errors"]
     passed = number["tests"] - failed - number["skipped"]
     return passed, failed, number["skipped"]

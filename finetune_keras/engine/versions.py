@@ -5,7 +5,8 @@ import keras
 # By public name, the first version of Keras with it.
 SINCE = {
     "config.max_epochs": "3.10",
-    "optimizers.Muon": "3.10",
+    # Those of 3.10 to 3.12 fail on TensorFlow.
+    "optimizers.Muon": "3.13",
     "optimizers.MultiOptimizer": "3.15",
     "optimizers.OptimizerMap": "3.15",
     "optimizers.ScheduleFreeAdamW": "3.14",
@@ -52,21 +53,25 @@ def refuse_unknown_optimizer(value):
     for known, version in SINCE.items():
         short = known.rpartition(".")[2]
         same = wanted in (short.lower(), f"layerwise{short}".lower())
-        if same and find(known) is None:
+        if same and _is_older_than(version):
             _refuse(f"`keras.{known}`", version, name)
 
 
 def refuse_unknown_format(name):
     """Raises where `model.export` of this Keras lacks a format."""
     since = FORMATS.get(name, "0.0")
-    here, there = (v.split(".")[:2] for v in (keras.__version__, since))
-    if list(map(int, here)) < list(map(int, there)):
+    if _is_older_than(since):
         _refuse(f"The format {name!r}", since, name)
+
+
+def _is_older_than(version):
+    here, there = (v.split(".")[:2] for v in (keras.__version__, version))
+    return list(map(int, here)) < list(map(int, there))
 
 
 def _refuse(what, version, received):
     raise ValueError(
-        f"{what} is in Keras from {version} on. Install `keras>={version}`, "
+        f"{what} works in Keras from {version} on. Install `keras>={version}`, "
         f"or choose another one. Received: {received!r}, with Keras "
         f"{keras.__version__}"
     )

@@ -141,7 +141,7 @@ class Change(keras.callbacks.Callback):
 
 
 @pytest.mark.backends("SGD", "AdamW", "Adafactor", "Muon")
-@pytest.mark.needs("3.10", "Muon")
+@pytest.mark.needs("3.13", "Muon")
 @OP_BY_OP
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_unfreezing_keeps_the_state_of_every_optimizer(name):
@@ -221,7 +221,7 @@ def low_kernel(model):
 
 
 @pytest.mark.backends("SGD", "AdamW", "Adafactor", "Nadam-options13", "Muon")
-@pytest.mark.needs("3.10", "Muon")
+@pytest.mark.needs("3.13", "Muon")
 @pytest.mark.parametrize(
     "name, options",
     [(name, {}) for name in OPTIMIZERS]

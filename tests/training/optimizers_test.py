@@ -95,7 +95,7 @@ MULTIPLIERS = {"low": 0.25, "mid": 0.5}
 
 
 @pytest.mark.backends("Adafactor", "AdamW", "Muon", "SGD")
-@pytest.mark.needs("3.10", "Muon")
+@pytest.mark.needs("3.13", "Muon")
 @pytest.mark.needs("3.14", "ScheduleFreeAdamW")
 @pytest.mark.parametrize("name", ALL_OPTIMIZERS)
 def test_equals_one_optimizer_for_each_learning_rate(name):
