@@ -124,6 +124,10 @@ def renew_functions(model):
     # state is kept that is not there yet.
     if keras.distribution.distribution() is None or _is_built(model):
         model.make_train_function(force=True)
+    # Up to 3.11, `fit` on JAX remembers how each trained variable is placed.
+    record = getattr(model, "_record_training_state_sharding_spec", None)
+    if record is not None and model.optimizer.built:
+        record()
     # Later versions of Keras warn of flags that are not as they compiled them.
     compiled = getattr(model, "_compiled_trainable_state", None)
     if compiled is not None:
