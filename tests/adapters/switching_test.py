@@ -16,7 +16,7 @@ from finetune_keras.adapters.lora import LoRA
 from finetune_keras.adapters.scales_and_biases import IA3
 
 COUNT = 10
-SWITCHES = 400
+SWITCHES = 300
 rng = np.random.default_rng(0)
 
 

@@ -35,7 +35,7 @@ def test_calibration_lowers_ece_and_changes_no_label(trained):
     calibrated = ft.calibrate(model, data.validation, coverage=0.8)
     before = ft.evaluate(model, data.test, verbose=0)
     after = ft.evaluate(calibrated, data.test, verbose=0)
-    assert after.metrics["accuracy"] == before.metrics["accuracy"] > 0.7
+    assert after.metrics["accuracy"] == before.metrics["accuracy"] > 0.65
     assert after.metrics["ece"] < before.metrics["ece"] - 0.02
     assert after.metrics["log_loss"] < before.metrics["log_loss"]
 

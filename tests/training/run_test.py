@@ -170,9 +170,8 @@ def test_an_interrupted_run_leaves_its_best_weights(cache):
 # === Resume ===
 
 
-@pytest.mark.backends("True")
-@pytest.mark.parametrize("again", [False, True])
-def test_an_interrupted_run_goes_on(tmp_path, again):
+@pytest.mark.backends
+def test_an_interrupted_run_goes_on(tmp_path):
     whole, _ = run(
         HEAD, ALL, model=network("adam"), checkpoint_dir=tmp_path / "a"
     )
@@ -183,7 +182,6 @@ def test_an_interrupted_run_goes_on(tmp_path, again):
             checkpoint_dir=folder,
         )  # fmt: skip
     # The same object has the flags and the slots of the second phase.
-    model = model if again else network("adam")
     model, history = run(HEAD, ALL, model=model, checkpoint_dir=folder)
     assert len(history.ledger) == 2
     assert [epoch["phase"] for epoch in history.epochs] == [0, 0, 0, 1, 1, 1]
@@ -327,19 +325,16 @@ def test_an_optimizer_of_its_own_is_that_of_a_new_compile():
     model.fit(*data(), verbose=0)
 
 
-@pytest.mark.backends("True")
-@pytest.mark.parametrize("again", [True, False])
-def test_a_run_stopped_under_its_own_optimizer_goes_on(tmp_path, again):
+@pytest.mark.backends
+def test_a_run_stopped_under_its_own_optimizer_goes_on(tmp_path):
     last = ft.Phase(
         "all", 2, schedule="linear", warmup_fraction=0.3, weight_decay=0.1
     )
     whole, first = run(
         HEAD, OWN, last, model=network("adam"), checkpoint_dir=tmp_path / "a"
     )
-    model = network("adam")
     for stop in (2, 5, 7, None):
-        # In the same process, or as if in a new one.
-        model = model if again else network("adam")
+        model = network("adam")  # as if in a new process
         if stop != 2:
             # The seed is in the folder: later ones play no part.
             keras.utils.set_random_seed(9)

@@ -11,9 +11,7 @@ import finetune_keras as ft
 safetensors = pytest.importorskip("safetensors.numpy")
 
 ABSENT = object()
-VALUES = [
-    ABSENT, None, -1, ["body", "body"], {"a": 1},
-]  # fmt: skip
+VALUES = [ABSENT, -1, ["body", "body"], {"a": 1}]
 
 
 def base():
