@@ -13,13 +13,13 @@ WEIGHTS = "weights/mobilenet_2_5_224_tf_no_top.h5"
 def trained(shared_data):
     data = ft.image_folder(
         shared_data / "flowers-160",
-        image_size=128,
+        image_size=160,
         validation_split=0.25,
         verbose=0,
     )
     backbone = ft.backbone(
         "MobileNet",
-        input_shape=(128, 128, 3),
+        input_shape=(160, 160, 3),
         weights=shared_data / WEIGHTS,
         alpha=0.25,
     )
@@ -35,7 +35,7 @@ def test_calibration_lowers_ece_and_changes_no_label(trained):
     calibrated = ft.calibrate(model, data.validation, coverage=0.8)
     before = ft.evaluate(model, data.test, verbose=0)
     after = ft.evaluate(calibrated, data.test, verbose=0)
-    assert after.metrics["accuracy"] == before.metrics["accuracy"] > 0.65
+    assert after.metrics["accuracy"] == before.metrics["accuracy"] > 0.7
     assert after.metrics["ece"] < before.metrics["ece"] - 0.02
     assert after.metrics["log_loss"] < before.metrics["log_loss"]
 

@@ -11,7 +11,7 @@ import finetune_keras as ft
 safetensors = pytest.importorskip("safetensors.numpy")
 
 ABSENT = object()
-VALUES = [ABSENT, -1, ["body", "body"], {"a": 1}]
+VALUES = [ABSENT, None, -1, ["body", "body"], {"a": 1}]
 
 
 def base():
