@@ -36,12 +36,24 @@ def pytest_configure(config):
         # gives.
         options = {"disable_meta_optimizer": True}
         tf.config.optimizer.set_experimental_options(options)
+        leave_pipelines_untuned(tf.data)
     # What is traced is a great many objects: to look through them all, again
     # and again, is a fifth of the time. After each file is often enough.
     gc.disable()
     # So is what Keras adds to the tracebacks of errors, at each call of a
     # layer.
     keras.config.disable_traceback_filtering()
+
+
+def leave_pipelines_untuned(data):
+    """No thread tunes what an iterator reads, which is over at once.
+
+    Such a thread sleeps for up to a minute, and may miss that its iterator is
+    to be deleted, which then waits for it.
+    """
+    options, begin = data.Options(), data.Dataset.__iter__
+    options.autotune.enabled = False
+    data.Dataset.__iter__ = lambda self: begin(self.with_options(options))
 
 
 def serve_fresh_processes(backend):
