@@ -11,11 +11,13 @@ from finetune_keras.adapters.adapter import (
 )
 from finetune_keras.adapters.bottleneck import Bottleneck
 from finetune_keras.adapters.files import load_adapters, save_adapters
+from finetune_keras.adapters.join import join_adapters
 from finetune_keras.adapters.lora import LoRA, lora_plus_multipliers
 from finetune_keras.adapters.merge import merge_adapters
 from finetune_keras.adapters.prefix import PrefixTuning
 from finetune_keras.adapters.prompts import PromptTuning, PTuning
 from finetune_keras.adapters.scales_and_biases import IA3, BitFit, NormTuning
+from finetune_keras.adapters.vera import VeRA
 from finetune_keras.data.arrays import from_arrays
 from finetune_keras.data.augmentation import Augmentation
 from finetune_keras.data.augmentation_figure import show_augmentation
@@ -143,6 +145,7 @@ __all__ = [
     "TrainableSummary",
     "UnfreezeCallback",
     "UnfreezeOnPlateau",
+    "VeRA",
     "add_adapters",
     "advise",
     "answer_scores",
@@ -172,6 +175,7 @@ __all__ = [
     "image_classifier",
     "image_folder",
     "inspect",
+    "join_adapters",
     "layer_groups",
     "layerwise_class",
     "layerwise_optimizer",

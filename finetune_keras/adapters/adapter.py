@@ -79,7 +79,7 @@ def add_adapters(model, method, target_layers=None, name="default"):
 
 def place_adapters(model, method, paths, name):
     """Does what `add_adapters` does, in the layers at these paths."""
-    _check_name(model, name)
+    check_name(model, name)
     with strategy_scope(model):
         method.place(model, paths, name)
     keep_adapters(model)
@@ -136,9 +136,9 @@ def set_adapter(model, name):
     """
     found = adapters_of(model)
     weights = name if isinstance(name, dict) else {str(name): 1.0}
-    _check_weights(name, weights)
+    check_weights("name", weights)
     for one in weights:
-        _require(found, one)
+        require_adapter(found, one)
     for one, places in found.items():
         for _, adapter in places.values():
             adapter.switch.assign(weights.get(one, 0.0))
@@ -220,7 +220,7 @@ def remove_adapters(model, name=None):
     """
     found = adapters_of(model)
     if name is not None:
-        _require(found, name)
+        require_adapter(found, name)
     for one, places in found.items():
         if name in (None, one):
             for layer, adapter in places.values():
@@ -230,7 +230,7 @@ def remove_adapters(model, name=None):
     return model
 
 
-def _check_name(model, name):
+def check_name(model, name):
     if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
         raise ValueError(
             "`name` becomes part of the layers' names: use letters, digits "
@@ -254,7 +254,7 @@ def adapters_of(model):
     return found
 
 
-def _require(found, name):
+def require_adapter(found, name):
     if name not in found:
         raise ValueError(
             f"The model has no adapter {name!r}, but {list(found)}. "
@@ -262,15 +262,16 @@ def _require(found, name):
         )
 
 
-def _check_weights(name, weights):
+def check_weights(argument, weights):
+    """Raises where a dict does not go from names to finite numbers."""
+    received = f"Received: {argument}={weights!r}"
     for value in weights.values():
         if not (isinstance(value, numbers.Real) and math.isfinite(value)):
             raise ValueError(
-                "The weights of adapters must be finite numbers. "
-                f"Received: name={name!r}"
+                f"The weights of adapters must be finite numbers. {received}"
             )
     if not weights or not all(isinstance(one, str) for one in weights):
         raise ValueError(
-            "`name` must be the name of an adapter, or a dict from names to "
-            f"weights. Received: name={name!r}"
+            f"`{argument}` must be the name of an adapter, or a dict from "
+            f"names to weights. {received}"
         )

@@ -51,10 +51,13 @@ def save_adapters(model, path, name=None, format=None):
     fingerprint of each weight of the base, by which `load_adapters` knows
     whether it fits.
 
-    LoRA in KerasHub's BERT, RoBERTa or DistilBERT can also be written for
-    Hugging Face's PEFT, as a folder that `PeftModel.from_pretrained` reads.
-    The head goes with it, without its softmax, if it is that of Hugging
-    Face's classifier, `ft.replace_head(..., pooling="token")`; for RoBERTa
+    LoRA in KerasHub's BERT, RoBERTa, DistilBERT, Llama (Mistral and Qwen
+    too), Gemma or GPT-2 can also be written for Hugging Face's PEFT, as a
+    folder that `PeftModel.from_pretrained` reads. That of `"pissa"` is
+    written as a plain LoRA of twice the rank, which does the same; in GPT-2,
+    where query, key and value are one layer there, their ranks add up. The
+    head of a classifier goes with it, without its softmax, if it is that of
+    Hugging Face, `ft.replace_head(..., pooling="token")`; for RoBERTa
     with `hidden_units=(n,), activation="tanh"`, for DistilBERT with
     `"relu"`. Otherwise there is a warning.
 
@@ -114,9 +117,10 @@ def load_adapters(model, path, name=None):
     as by `add_adapters`, which freezes all else but the head; one of this name
     and method that is there already is overwritten, switched on and trained.
 
-    A folder of Hugging Face's PEFT with a LoRA for BERT, RoBERTa or
-    DistilBERT can be read into KerasHub's. It does not tell its base, so that
-    only the sizes are checked; where it has no head the model keeps its own.
+    A folder of Hugging Face's PEFT with a LoRA for one of the models that
+    `save_adapters` names can be read into KerasHub's. It does not tell its
+    base, so that only the sizes are checked; where it has no head the model
+    keeps its own.
 
     Args:
         model: A `keras.Model`, built.
@@ -166,10 +170,13 @@ def _checked(model, path, name):
     """Reads a file, and raises where the model cannot have what it holds."""
     folder = is_peft_folder(path)
     facts, tensors = _read_peft(model, path) if folder else read_file(path)
+    old = facts["layers"]
     if "leaf_layers" in facts:
         facts, tensors = renamed(model, facts, tensors)
     name = facts["name"] if name is None else name
-    method, layers = read_method(facts["method"]), facts["layers"]
+    layers = facts["layers"]
+    method = read_method(facts["method"])
+    method = method.renamed(dict(zip(old, layers, strict=True)))
     if not folder:
         check_base(model, facts["base"], path)
         check_classes(model, facts.get("classes"), path)
@@ -186,13 +193,9 @@ def _checked(model, path, name):
 
 
 def _write_peft(model, path, name):
-    ((_, adapter), *_) = adapters_by_name(model)[name].values()
-    config, tensors = to_peft(
-        model,
-        adapter.method,
-        {k: array_of(v) for k, v in _weights_of(model, name).items()},
-        head_with(model, name),
-    )
+    places = adapters_by_name(model)[name]
+    adapters = {where: adapter for where, (_, adapter) in places.items()}
+    config, tensors = to_peft(model, adapters, head_with(model, name))
     folder = pathlib.Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / CONFIG, json.dumps(config, indent=2))

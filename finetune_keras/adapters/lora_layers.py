@@ -22,26 +22,23 @@ class LoRALayer(AdapterLayer):
     switches_itself = True
     # Dimensions of the kernel over which DoRA takes the norm.
     input_axes = (0,)
+    # Where the rank stands among the dimensions of B; in A it is the last.
+    rank_axis = 0
 
-    def __init__(self, base, method, name):
+    def __init__(self, base, method, name, rank):
         super().__init__(base, method, name)
-        self.lora_a = Factor(name="lora_a", dtype=self.dtype_policy)
-        self.lora_b = Factor(name="lora_b", dtype=self.dtype_policy)
+        self.rank = rank
+        self.scale = method.scale_of(rank)
+        for part in method.parts:
+            setattr(self, part, Factor(name=part, dtype=self.dtype_policy))
         if method.dropout:
             self.lora_dropout = keras.layers.Dropout(
                 method.dropout, name="lora_dropout", dtype=self.dtype_policy
             )
-        if method.variant == "dora":
-            self.magnitude = Factor(name="magnitude", dtype=self.dtype_policy)
 
     def build(self, input_shape):
         super().build(input_shape)
-        shape_a, shape_b, fan_in = self.factor_shapes(self.method.rank)
-        # Kaiming with a = sqrt(5), as in the code of the paper's authors.
-        limit = 1 / math.sqrt(fan_in)
-        uniform = keras.initializers.RandomUniform(-limit, limit)
-        self.lora_a.build(shape_a, uniform)
-        self.lora_b.build(shape_b)
+        self.method.build_factors(self, *self.factor_shapes(self.rank))
         if self.method.variant == "dora":
             norm = self._norm(ops.cast(self._base().kernel, "float32"))
             self.magnitude.build(norm.shape)
@@ -55,10 +52,10 @@ class LoRALayer(AdapterLayer):
                 # Rounding would be all that is left of two near kernels.
                 change = self.switched(self.kernel_change())
             return self.linear(inputs, ops.cast(change, self.compute_dtype))
-        a, b = self.lora_a.kernel, self.lora_b.kernel
+        a, b = self.method.factors(self)
         a = ops.convert_to_tensor(a)
         a = ops.where(self.switch == 0, ops.zeros_like(a), a)
-        return self.low_rank(inputs, a, self.switched(b) * self.method.scale)
+        return self.low_rank(inputs, a, self.switched(b) * self.scale)
 
     def weight_changes(self):
         return [(self.kernel_of_base(), self.kernel_change())]
@@ -69,8 +66,7 @@ class LoRALayer(AdapterLayer):
 
     def kernel_change(self):
         """What the adapter adds to the kernel of its base."""
-        a, b = self.lora_a.kernel, self.lora_b.kernel
-        change = self.product(a, b) * self.method.scale
+        change = self.product(*self.method.factors(self)) * self.scale
         if self.method.variant != "dora":
             return change
         kernel = ops.cast(self._base().kernel, change.dtype)
@@ -79,9 +75,20 @@ class LoRALayer(AdapterLayer):
         ratio = self.magnitude.kernel / ops.maximum(norm, 1e-6)
         return ratio * (kernel + change) - kernel
 
+    def matrix(self, kernel):
+        """An array like the kernel as the matrix that the factors make."""
+        shape_a, _, _ = self.factor_shapes(1)
+        return kernel.reshape(math.prod(shape_a), -1)
+
     def _norm(self, kernel):
         squares = ops.sum(ops.square(kernel), self.input_axes, keepdims=True)
         return ops.sqrt(squares)
+
+    def initializers(self, fan_in):
+        """How A and B start."""
+        # Kaiming with a = sqrt(5), as in the code of the paper's authors.
+        limit = 1 / math.sqrt(fan_in)
+        return keras.initializers.RandomUniform(-limit, limit), "zeros"
 
     def factor_shapes(self, rank):
         """Shapes of A and B, and how many inputs A sums up."""
@@ -121,8 +128,8 @@ class EinsumDenseLoRA(LoRALayer):
     sums over to all that it makes.
     """
 
-    def __init__(self, base, method, name):
-        super().__init__(base, method, name)
+    def __init__(self, base, method, name, rank):
+        super().__init__(base, method, name, rank)
         self.equation = base.equation
         self.read, self.kernel_labels, self.written = re.split(
             ",|->", base.equation.replace(" ", "")
@@ -137,6 +144,9 @@ class EinsumDenseLoRA(LoRALayer):
         left = [x for x in self.read if x not in self.summed]
         self.middle = "".join([*left, rank])
         self.input_axes = tuple(kernel.index(x) for x in self.summed)
+        self.rank_axis = len(both)
+        order = [*both, *self.summed, *self.made]
+        self.order = [kernel.index(x) for x in order]
 
     def factor_shapes(self, rank):
         sizes = dict(
@@ -145,6 +155,12 @@ class EinsumDenseLoRA(LoRALayer):
         shape_a = [sizes.get(label, rank) for label in self.a_labels]
         shape_b = [sizes.get(label, rank) for label in self.b_labels]
         return shape_a, shape_b, math.prod(sizes[x] for x in self.summed)
+
+    def matrix(self, kernel):
+        turned = kernel.transpose(self.order)
+        both = turned.shape[: self.rank_axis]
+        inputs = math.prod(kernel.shape[i] for i in self.input_axes)
+        return turned.reshape(*both, inputs, -1)
 
     def product(self, a, b):
         labels = f"{self.a_labels},{self.b_labels}->{self.kernel_labels}"
@@ -166,8 +182,8 @@ class ConvLoRA(LoRALayer):
     one. In a grouped convolution all groups share A.
     """
 
-    def __init__(self, base, method, name):
-        super().__init__(base, method, name)
+    def __init__(self, base, method, name, rank):
+        super().__init__(base, method, name, rank)
         self.input_axes = tuple(range(base.rank + 1))
 
     def factor_shapes(self, rank):
@@ -206,8 +222,8 @@ class DepthwiseConvLoRA(LoRALayer):
     The kernel is taken for a matrix, from the window to all the channels.
     """
 
-    def __init__(self, base, method, name):
-        super().__init__(base, method, name)
+    def __init__(self, base, method, name, rank):
+        super().__init__(base, method, name, rank)
         self.input_axes = tuple(range(base.rank))
 
     def factor_shapes(self, rank):
@@ -237,31 +253,30 @@ class EmbeddingLoRA(LoRALayer):
     code of the paper's authors. There is no dropout of tokens.
     """
 
-    def __init__(self, base, method, name):
-        super().__init__(base, method, name)
+    def __init__(self, base, method, name, rank):
+        super().__init__(base, method, name, rank)
         # Half precision has not the numbers of all tokens.
         self.autocast = False
 
     def kernel_of_base(self):
         return self._base().embeddings
 
-    def build(self, input_shape):
-        AdapterLayer.build(self, input_shape)
+    def factor_shapes(self, rank):
         tokens, units = self._base().embeddings.shape
-        rank = self.method.rank
-        self.lora_a.build((tokens, rank))
-        normal = keras.initializers.RandomNormal(stddev=1.0)
-        self.lora_b.build((rank, units), normal)
+        return (tokens, rank), (rank, units), tokens
+
+    def initializers(self, fan_in):
+        return "zeros", keras.initializers.RandomNormal(stddev=1.0)
 
     def change(self, inputs, outputs, reverse=False):
-        a, b = self.lora_a.kernel, self.lora_b.kernel
+        a, b = self.method.factors(self)
         if reverse:
             down = ops.matmul(inputs, ops.transpose(b))
             change = ops.matmul(down, ops.transpose(a))
         else:
             rows = ops.take(a, ops.cast(inputs, "int32"), axis=0)
             change = ops.matmul(ops.cast(rows, self.compute_dtype), b)
-        return self.switched(change * self.method.scale)
+        return self.switched(change * self.scale)
 
 
 _LAYERS = {

@@ -69,7 +69,7 @@ class Method(AdapterMethod):
         return same and self.get_config() == other.get_config()
 
     def __hash__(self):
-        return hash((type(self), *self.get_config().values()))
+        return hash((type(self), repr(self)))
 
     def __repr__(self):
         pairs = [f"{k}={v!r}" for k, v in self.get_config().items()]

@@ -29,6 +29,10 @@ class AdapterMethod:
         """Puts adapters of a name into the layers at these paths."""
         raise NotImplementedError
 
+    def renamed(self, paths):
+        """The same method, where the layers of a file have other paths now."""
+        return self
+
 
 def adapters_in(layer):
     """Lists the adapters that a layer holds itself."""
@@ -100,6 +104,7 @@ def place_described(model, described, saved, custom_objects):
         method = read_method(facts["method"], custom_objects)
         renamed = paths_now(saved, graph.leaf_layers(model).values())
         paths = [path_now(path, renamed) for path in facts["layers"]]
+        method = method.renamed(dict(zip(facts["layers"], paths, strict=True)))
         method.place(model, paths, name)
 
 

@@ -233,8 +233,8 @@ def untouched():
     "options, message",
     [
         ({"peft_type": "IA3"}, "only LoRA.*'IA3'"),
-        ({"rank_pattern": {"query": 4}}, "rank_pattern.*query"),
-        ({"alpha_pattern": {"query": 4}}, "alpha_pattern"),
+        ({"rank_pattern": {".*query": 4}}, "other sizes.*query"),
+        ({"alpha_pattern": {"query": "4"}}, "alpha_pattern"),
         ({"bias": "all"}, "'bias': 'all'"),
         ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4"),
         ({"use_rslora": True, "use_dora": True}, "use_rslora.*use_dora"),
@@ -289,3 +289,113 @@ def test_what_cannot_be_written_is_told(tmp_path):
         save_adapters(mean, tmp_path, format="peft")
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["modules_to_save"] is None
+
+
+# === Decoders ===
+
+SIZES = {
+    "vocabulary_size": 30,
+    "num_layers": 2,
+    "hidden_dim": 8,
+    "intermediate_dim": 16,
+}
+FEW_KEYS = {"num_query_heads": 2, "num_key_value_heads": 1}
+GPT2 = {"num_heads": 2, "max_sequence_length": 16}
+DECODERS = {
+    "Llama": {**FEW_KEYS},
+    "Gemma": {**FEW_KEYS, "head_dim": 4},
+    "GPT2": GPT2,
+}
+
+
+def decoder(name):
+    kind = getattr(hub.models, f"{name}Backbone")
+    return testing.randomize(kind(**SIZES, **DECODERS[name]))
+
+
+def changes(model):
+    """Dict from paths to what stands for the change on the other side."""
+    return {
+        path: adapter.matrix(array(adapter.kernel_change())).T
+        for path, (_, adapter) in adapters_by_name(model)["default"].items()
+    }
+
+
+@pytest.mark.parametrize(
+    "name, targets, start, modules",
+    [
+        (
+            "Llama",
+            ".*layer_1.*(query|attention_output|gate_dense)",
+            "model.layers.1",
+            {
+                "self_attention/query": "self_attn.q_proj",
+                "self_attention/attention_output": "self_attn.o_proj",
+                "feedforward_gate_dense": "mlp.gate_proj",
+            },
+        ),
+        (
+            "Gemma",
+            ".*block_1.*(value|attention_output|ffw_gating_2|linear)",
+            "model.layers.1",
+            {
+                "attention/value": "self_attn.v_proj",
+                "attention/attention_output": "self_attn.o_proj",
+                "ffw_gating_2": "mlp.up_proj",
+                "ffw_linear": "mlp.down_proj",
+            },
+        ),
+    ],
+)
+def test_decoders_are_read_and_written(name, targets, start, modules, tmp_path):
+    rank = {".*(value|query)": 1, ".*": 3}
+    model = decoder(name)
+    method = LoRA(rank=rank, alpha=3, initializer="pissa")
+    add_adapters(model, method, targets)
+    for variable in model.trainable_variables:
+        variable.assign(variable + 0.1)
+    save_adapters(model, tmp_path, format="peft")
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (config["task_type"], config["r"]) == ("CAUSAL_LM", 2)
+    assert len(tensors) == 2 * len(modules)
+    expected = changes(model)
+    for path, change in expected.items():
+        where = f"{start}.{modules[path.split('/', 1)[1]]}"
+        a, b = (tensors[f"{START}{where}.lora_{x}.weight"] for x in "AB")
+        module = where.removeprefix("model.")
+        alpha = config["alpha_pattern"].get(module, config["lora_alpha"])
+        assert len(a) == config["rank_pattern"].get(module, config["r"])
+        np.testing.assert_allclose(alpha / len(a) * b @ a, change, atol=1e-5)
+    fresh = load_adapters(decoder(name), tmp_path)
+    for path, change in changes(fresh).items():
+        np.testing.assert_allclose(change, expected[path], atol=1e-5)
+
+
+def test_query_key_and_value_of_gpt2_are_one_layer_there(tmp_path):
+    model = decoder("GPT2")
+    targets = ".*layer_0.*(query|value|feedforward_output.*)"
+    add_adapters(model, LoRA({".*query": 1, ".*": 2}, alpha=3), targets)
+    for variable in model.trainable_variables:
+        noise = rng.standard_normal(variable.shape)
+        variable.assign(variable + noise.astype("float32"))
+    save_adapters(model, tmp_path, format="peft")
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    attention = f"{START}transformer.h.0.attn.c_attn"
+    a, b = (tensors[f"{attention}.lora_{x}.weight"] for x in "AB")
+    assert (a.shape, b.shape) == ((3, 8), (24, 3))
+    expected = changes(model)
+    query, key, value = np.split(3.0 * b @ a, 3)
+    assert not key.any()
+    layer = "transformer_layer_0/self_attention"
+    np.testing.assert_allclose(query, expected[f"{layer}/query"], atol=1e-6)
+    np.testing.assert_allclose(value, expected[f"{layer}/value"], atol=1e-6)
+    fresh = load_adapters(decoder("GPT2"), tmp_path)
+    for path, change in changes(fresh).items():
+        wanted = expected.get(path, np.zeros_like(change))
+        np.testing.assert_allclose(change, wanted, atol=1e-6)
+    assert len(changes(fresh)) == 4
+    add_adapters(model, LoRA(variant="dora"), targets, name="dora")
+    with pytest.raises(ValueError, match="DoRA cannot join"):
+        save_adapters(model, tmp_path, name="dora", format="peft")
