@@ -26,6 +26,7 @@ from finetune_keras.data.datasets import DataSplits
 from finetune_keras.data.folders import image_folder, text_folder
 from finetune_keras.data.frames import from_frame
 from finetune_keras.data.image_augmentation import image_augmentation
+from finetune_keras.data.mask_folders import mask_folder
 from finetune_keras.data.mixing import mix_examples
 from finetune_keras.data.sequence_augmentation import sequence_augmentation
 from finetune_keras.data.table_augmentation import table_augmentation
@@ -182,6 +183,7 @@ __all__ = [
     "load_adapters",
     "load_bundle",
     "lora_plus_multipliers",
+    "mask_folder",
     "masked_language_model",
     "merge_adapters",
     "mix_examples",

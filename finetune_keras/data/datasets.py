@@ -26,20 +26,20 @@ _SHEET = 8
 class DataSplits(Shown):
     """Training, validation and test data. `print` shows what is in it.
 
-    Made by `image_folder`, `text_folder`, `from_csv`, `from_frame`,
-    `from_arrays` and `from_tfds`. The splits are stratified, keep groups and
-    exact copies whole, and depend on nothing but the data and the seed. The
-    training data has a new order in each pass, which depends on the seed and
-    the number of the pass alone: a run that goes on after a kill takes up the
-    order of its epoch.
+    Made by `image_folder`, `mask_folder`, `text_folder`, `from_csv`,
+    `from_frame`, `from_arrays` and `from_tfds`. The splits are stratified, keep
+    groups and exact copies whole, and depend on nothing but the data and the
+    seed. The training data has a new order in each pass, which depends on the
+    seed and the number of the pass alone: a run that goes on after a kill takes
+    up the order of its epoch.
 
     Attributes:
         train: Batched `tf.data.Dataset` of `(x, y)`, shuffled.
         validation: The same in a fixed order, or `None`.
         test: The same in a fixed order, or `None`.
         task: What is predicted: it equals `"classification"` (y are class
-            ids), `"multi_label"` (rows of zeros and ones) or `"regression"`
-            (floats).
+            ids), `"multi_label"` (rows of zeros and ones), `"regression"`
+            (floats) or `"segmentation"` (masks of class ids).
         classes: List of strings, or `None` for a regression.
         counts: Dict from split to a dict from class to its examples.
         sizes: Dict from split to its examples.
@@ -130,6 +130,8 @@ class DataSplits(Shown):
         except (OSError, ValueError):
             # The files are gone or have changed: there is no sheet of them.
             return []
+        if self.task.is_dense:
+            x = map(self.task.picture, x, y)
         pictures = [thumbnail(one) for one in x]
         labels = [outcome(self.task.plain(np.atleast_1d(one))) for one in y]
         return [
@@ -162,8 +164,9 @@ class DataSplits(Shown):
         """
         x, y = self._source
         places = np.asarray(places)
+        y = x.labels(places) if self.task.is_dense else y[places]
         x = x.batch(places) if isinstance(x, ImageStore) else x[places]
-        return x.astype("float32") if x.dtype == np.uint8 else x, y[places]
+        return x.astype("float32") if x.dtype == np.uint8 else x, y
 
     def _make_datasets(self, x, targets, parts, seed, options):
         size, balanced = options["batch_size"], options["balanced"]
@@ -181,6 +184,7 @@ class DataSplits(Shown):
             size,
             seed,
             targets.y if balanced else None,
+            options.get("augmentation"),
         )
         self.validation, self.test = (
             make_dataset(x, targets.y, parts[name], size)
@@ -191,6 +195,8 @@ class DataSplits(Shown):
         for name in NAMES:
             if getattr(self, name) is not None:
                 getattr(self, name).fingerprint = self._mark(parts[name], seed)
+                ignored = getattr(self.task, "ignore_class", None)
+                getattr(self, name).ignore_class = ignored
         for name in ("validation", "test"):
             # In their order, by which an example of them is found again.
             if getattr(self, name) is not None:
@@ -266,4 +272,6 @@ def _fingerprint(examples, targets):
     ):
         line = f"{name!r} {np.asarray(y).tolist()!r} {digest}\n"
         total.update(line.encode("utf-8", "surrogatepass"))
+    for mark in examples.label_digests or ():
+        total.update(mark.encode())
     return total.hexdigest()

@@ -53,6 +53,8 @@ def _table(data):
 
 def _imbalance(data):
     counts = {c: n for c, n in data.counts["train"].items() if n}
+    if data.task.is_dense:
+        return []
     if len(counts) < 2:
         return []
     small, large = min(counts, key=counts.get), max(counts, key=counts.get)

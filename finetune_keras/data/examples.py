@@ -17,7 +17,8 @@ class Examples:
     splits, and `groups`, where there are any. `source` says where they come
     from, `kind` what they are, `bad_files` lists (name, reason), `sizes`
     (width, height), `notes` sentences,
-    `features` the names of the columns of a table.
+    `features` the names of the columns of a table, `label_digests` what labels
+    in files of their own hold.
     """
 
     x: object
@@ -34,6 +35,7 @@ class Examples:
     sizes: list = dataclasses.field(default_factory=list)
     notes: list = dataclasses.field(default_factory=list)
     features: list = None
+    label_digests: list = None
 
 
 def digest(value):

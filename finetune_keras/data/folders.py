@@ -261,7 +261,7 @@ class _Folder:
         names = [self.files[i][0] for i in good]
         labels = [self.labels[i] for i in good]
         lost = sorted(set(self.labels) - set(labels))
-        groups = _groups(names, group_by)
+        groups = groups_of(names, group_by)
         paths = self.paths()
         columns = {"path": np.array([paths[i] for i in good], object)}
         if groups is not None:
@@ -283,7 +283,7 @@ class _Folder:
         )
 
 
-def _groups(names, group_by):
+def groups_of(names, group_by):
     if group_by is None:
         return None
     if callable(group_by):

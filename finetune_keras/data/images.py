@@ -33,6 +33,14 @@ def load_image(source, image_size, crop_to_aspect_ratio=False):
     return np.asarray(_resize(image, width, height, crop_to_aspect_ratio))
 
 
+def size_of(source):
+    """`(height, width)` of what `load_image` takes, upright."""
+    image = _open(source)
+    width, height = image.size
+    turned = orientation(image) > 4
+    return (width, height) if turned else (height, width)
+
+
 def check_image_size(image_size):
     """Returns `(height, width)`, or raises where there is no such size."""
     size = image_size

@@ -3,7 +3,12 @@
 import keras
 import numpy as np
 
-from finetune_keras.data.labels import as_numbers, check_class_ids, one_column
+from finetune_keras.data.labels import (
+    as_numbers,
+    check_class_ids,
+    few,
+    one_column,
+)
 from finetune_keras.data.outputs import snake_case
 
 # Losses of shares and probabilities, by a part of their name.
@@ -29,10 +34,63 @@ def check_targets(labels, loss, shape, name):
         labels = _check_ids_alone(labels, shape, name)
         ignored = getattr(loss, "ignore_class", None)
         kept = labels if ignored is None else labels[labels != ignored]
+        _check_size(labels, shape, name)
+        if kept.ndim == 3 or ignored is not None:
+            check_no_255(kept, columns, name)
         check_class_ids(kept, columns, name)
     elif any(part in kind for part in _SHARES):
         _check_columns(labels, kind, shape, name)
         _check_shares(labels, kind, columns, name)
+
+
+def check_no_255(ids, count, name):
+    """Refuses the 255 of masks, which means two things, as a class."""
+    if ids.size and ids.max() == 255 and (count or 0) < 256:
+        raise ValueError(
+            f"The masks of `{name}` hold 255. If they are masks of 0 and 255, "
+            "divide them by 255; if it is for pixels of no class, compile the "
+            "model with `keras.losses.SparseCategoricalCrossentropy("
+            "ignore_class=255)`. `ft.mask_folder` does both. "
+            f"Received: masks with values {few(ids)}"
+        )
+
+
+def mask_ids(labels, count):
+    """Masks (n, height, width) of class ids, of columns too.
+
+    Columns of one go; of one for each class they must be one-hot.
+    """
+    if labels.ndim == 4 and labels.shape[-1] == 1:
+        return labels[..., 0]
+    if labels.ndim == 4:
+        hot = np.isin(labels, (0, 1)).all() and (labels.sum(-1) == 1).all()
+        if labels.shape[-1] != count or not hot:
+            raise ValueError(
+                f"Masks with a column for each of {count} classes must have "
+                "exactly one 1 at each pixel. "
+                f"Received: labels of shape {labels.shape}"
+            )
+        return labels.argmax(-1)
+    if labels.ndim != 3:
+        raise ValueError(
+            "Masks must have the shape (batch, height, width), (batch, height, "
+            "width, 1), or a last axis of a column for each class. "
+            f"Received: labels of shape {labels.shape}"
+        )
+    return labels
+
+
+def _check_size(labels, shape, name):
+    """Refuses masks of another size than the model gives."""
+    if not shape or len(shape) != 4 or labels.ndim != 3:
+        return
+    sizes = zip(labels.shape[1:], shape[1:3], strict=True)
+    if any(wanted not in (None, size) for size, wanted in sizes):
+        raise ValueError(
+            f"The masks of `{name}` must have the size of those that the model "
+            f"gives, {shape[1:3]}: `ft.mask_folder(..., image_size=...)` "
+            f"resizes both. Received: masks of {labels.shape[1:]}"
+        )
 
 
 def _check_finite(labels, name):

@@ -20,7 +20,9 @@ _PASSES_ON = (
     "linear",
     "permute",
     "reshape",
+    "resizing",
     "squeeze",
+    "up_sampling2d",
 )
 _REGRESSION_LOSSES = (
     "mean_",
@@ -98,6 +100,8 @@ def kind_of(model):
     """Name of the task that a model is made for, or `None`: nothing tells."""
     loss, activation = loss_name(loss_of(model)), activation_of(model)
     several = columns_of(model) not in (None, 1)
+    if gives_maps(model):
+        return _kind_of_maps(model, loss, activation, several)
     if "crossentropy" in loss:
         by_label = "binary" in loss and activation != "softmax"
         return "multi_label" if by_label and several else "classification"
@@ -105,9 +109,27 @@ def kind_of(model):
         return "regression"
     if activation == "sigmoid":
         return "multi_label" if several else "classification"
-    if activation == "softmax" or _is_hub_classifier(model):
+    if activation == "softmax" or _is_of_hub(model, _HUB_CLASSIFIERS):
         return "classification"
     return None
+
+
+def gives_maps(model):
+    """Tells whether a model predicts something at each place of an image."""
+    outputs = getattr(model, "outputs", None) or ()
+    shape = tuple(outputs[0].shape or ()) if len(outputs) == 1 else ()
+    return len(shape) == 4 and shape[1:3] != (1, 1)
+
+
+def _kind_of_maps(model, loss, activation, several):
+    if loss.startswith(_REGRESSION_LOSSES) and activation != "softmax":
+        return "regression"
+    if several and (activation == "sigmoid" or "binary" in loss):
+        # Labels that overlap.
+        return None
+    told = activation in ("softmax", "sigmoid") or "crossentropy" in loss
+    segmenter = told or _is_of_hub(model, ("ImageSegmenter",))
+    return "segmentation" if segmenter else None
 
 
 def ends_in_logits(model):
@@ -125,13 +147,16 @@ def ends_in_logits(model):
         return True
     if "crossentropy" in loss_name(loss) and activation not in (None, "linear"):
         return False
-    return True if _is_hub_classifier(model) else None
+    return True if _is_of_hub(model, _HUB_CLASSIFIERS) else None
 
 
-def _is_hub_classifier(model):
-    """Tells KerasHub's classifiers, which end in logits by default."""
+# They end in logits by default.
+_HUB_CLASSIFIERS = ("ImageClassifier", "TextClassifier")
+
+
+def _is_of_hub(model, kinds):
+    """Tells tasks of KerasHub of some kinds."""
     hub = sys.modules.get("keras_hub")
-    kinds = ("ImageClassifier", "TextClassifier")
     kinds = [getattr(hub.models, kind, ()) for kind in kinds] if hub else []
     return any(isinstance(model, kind) for kind in kinds)
 
@@ -163,8 +188,9 @@ def check_shape(outputs, verb):
     else:
         found = f"shape {tuple(shape)}"
         how = (
-            "Predictions for each pixel or each step are judged by Keras: "
-            "`model.evaluate`, with metrics such as `keras.metrics.MeanIoU`. "
+            "Masks, of a softmax at each pixel, are judged by `ft.evaluate`; "
+            "other predictions for each pixel or step by Keras: "
+            "`model.evaluate`. "
             "Where one prediction is meant pool or flatten it first."
         )
     raise ValueError(

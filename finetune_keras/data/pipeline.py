@@ -8,6 +8,7 @@ import numpy as np
 from finetune_keras.arguments import check, one_of
 from finetune_keras.data.epochs import Epochs, random_of
 from finetune_keras.data.images import check_image_size, load_image
+from finetune_keras.data.mask_augmentation import with_draws
 from finetune_keras.engine.packages import tensorflow as tf
 
 
@@ -83,11 +84,14 @@ def _limit():
         return None
 
 
-def make_dataset(x, y, indexes, batch_size, seed=None, class_ids=None):
+def make_dataset(
+    x, y, indexes, batch_size, seed=None, class_ids=None, augmentation=None
+):
     """Makes float32 batches of `(x, y)` of an array or an `ImageStore`.
 
     A `seed` draws a new order of the `indexes` each epoch. With `class_ids`,
-    aligned with `y`, each class is drawn as often.
+    aligned with `y`, each class is drawn as often. The layers of an
+    `augmentation` change images with their masks.
     """
     with tf.device("CPU"):
         if seed is None:
@@ -102,6 +106,8 @@ def make_dataset(x, y, indexes, batch_size, seed=None, class_ids=None):
             _image_reader(x, y) if isinstance(x, ImageStore) else _taker(x, y),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
+        if augmentation is not None:
+            batches = with_draws(batches, augmentation, seed)
         return batches.prefetch(tf.data.AUTOTUNE)
 
 
@@ -140,11 +146,17 @@ def _taker(x, y):
 
 
 def _image_reader(store, y):
-    y = tf.constant(y)
+    masks = hasattr(store, "labels")
+    y = None if masks else tf.constant(y)
+
+    def look_up(function, i, shape):
+        found = tf.numpy_function(function, [i], tf.uint8, stateful=False)
+        return tf.ensure_shape(found, (None, *shape))
 
     def read(i):
-        pixels = tf.numpy_function(store.batch, [i], tf.uint8, stateful=False)
-        pixels = tf.ensure_shape(pixels, (None, *store.shape))
-        return tf.cast(pixels, tf.float32), tf.gather(y, i)
+        pixels = tf.cast(look_up(store.batch, i, store.shape), tf.float32)
+        if masks:
+            return pixels, look_up(store.labels, i, store.shape[:2])
+        return pixels, tf.gather(y, i)
 
     return read

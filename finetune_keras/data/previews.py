@@ -10,7 +10,7 @@ from finetune_keras.data.labels import as_text
 from finetune_keras.engine.packages import PIL
 
 MOST_CHARACTERS = 1000
-_SIZE = 160
+_SIZE, _IN_A_STRIP = 160, 3
 
 
 def image_of(value):
@@ -69,7 +69,9 @@ def thumbnail(value):
     if pixels is None:
         return None
     image = PIL.Image.fromarray(pixels)
-    image.thumbnail((_SIZE, _SIZE))
+    # Several pictures side by side are as large as one each.
+    strip = image.width >= 2.5 * image.height
+    image.thumbnail((_SIZE * _IN_A_STRIP if strip else _SIZE, _SIZE))
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=90)
     return stream.getvalue()
@@ -91,7 +93,7 @@ def unpack(packed):
     stream = io.BytesIO(base64.b64decode(packed["image"]))
     try:
         opened = PIL.Image.open(stream, formats=["JPEG"])
-        if max(opened.size) > _SIZE:
+        if opened.width > _SIZE * _IN_A_STRIP or opened.height > _SIZE:
             raise ValueError(f"a thumbnail has {opened.size} pixels")
         # A copy, laid out as the images of this process are.
         image = np.array(opened)

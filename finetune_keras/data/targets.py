@@ -28,8 +28,11 @@ def encode(labels, task=None, classes=None):
     Strings, booleans and integers of at most 20 values make a
     classification; lists of labels, or rows of zeros and ones, a multi-label
     task; floats a regression. Other integers are not guessed at. `classes`
-    name the integers 0, 1, ...; of strings they are the order.
+    name the integers 0, 1, ...; of strings they are the order. A `Task` is
+    one whose labels are encoded.
     """
+    if isinstance(task, Task):
+        return Targets(task, labels)
     kind = None if task is None else type(Task.named(task))
     labels = as_rows(labels)
     check_missing(labels)

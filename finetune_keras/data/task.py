@@ -6,6 +6,7 @@ from finetune_keras.data.labels import few, ids_of_names, one_column
 from finetune_keras.data.outputs import (
     activation_of,
     as_columns,
+    check_shape,
     columns_of,
     ends_in_logits,
     kind_of,
@@ -40,6 +41,8 @@ class Task:
     # Whether inputs come with labels, and whether these are as long as the
     # inputs, and are cut with them.
     has_labels, are_sequences = True, False
+    # Whether each pixel of a picture has a prediction of its own.
+    is_dense = False
 
     def __init__(self, classes=None, outputs=None, logits=False):
         self.classes = classes
@@ -127,8 +130,12 @@ class Task:
         if name is None:
             return None
         task = Task.kinds()[str(name)](classes, columns)
-        task.logits = task.has_chances and ends_in_logits(model)
+        task.ask(model)
         return task
+
+    def ask(self, model):
+        """Learns from a model whether its outputs are logits."""
+        self.logits = self.has_chances and ends_in_logits(model)
 
     @staticmethod
     def of_batch(model, labels, outputs, name=None, classes=None, logits=None):
@@ -137,11 +144,14 @@ class Task:
         Args:
             model: A `keras.Model`, or whatever predicts.
             labels: Array of labels.
-            outputs: Array of outputs, a row an example.
+            outputs: Array of outputs, a row or a map an example.
             name: String, or `None` to infer it.
             classes: List of strings, or `None`.
             logits: Boolean, or `None` to infer it.
         """
+        if len(getattr(outputs, "shape", ())) > 2:
+            return _of_maps(model, outputs, name, classes, logits)
+        outputs = as_columns(outputs)
         columns = outputs.shape[1]
         labels = as_ids(labels, classes)
         name = name or _kept_with(model)
@@ -209,14 +219,19 @@ class Task:
 
     def probabilities(self, outputs):
         """Probabilities, or values, of a batch of outputs, unchecked."""
-        outputs = as_columns(outputs).astype("float64")
+        outputs = self.rows(outputs).astype("float64")
         return self.softened(outputs) if self.logits else outputs
+
+    def rows(self, outputs):
+        """Outputs of a batch in the form in which they are judged."""
+        return as_columns(outputs)
 
     def scores(self, outputs):
         """Probabilities of all classes, or values, checked, in float32."""
-        outputs = as_columns(outputs).astype("float64")
+        outputs = self.rows(outputs).astype("float64")
         if not np.isfinite(outputs).all():
-            bad = int(np.count_nonzero(~np.isfinite(outputs).all(axis=1)))
+            finite = np.isfinite(outputs).reshape(len(outputs), -1)
+            bad = int(np.count_nonzero(~finite.all(axis=1)))
             raise ValueError(
                 "The model predicts NaN or infinity. Look at its weights and "
                 f"at these inputs. Received: {bad} such of {len(outputs)} "
@@ -258,6 +273,26 @@ def as_ids(labels, classes, name="data"):
     if labels.dtype.kind in "OSU":
         return ids_of_names(labels, classes, name)
     return labels.astype("int64") if labels.dtype.kind == "b" else labels
+
+
+def _of_maps(model, outputs, name, classes, logits):
+    """The task of a model that gives a map for each input."""
+    task = Task.of(model, name)
+    outputs = np.asarray(outputs).astype("float32")
+    if task is None and outputs.ndim == 4:
+        # Where no graph tells it, what sums to one at each pixel does.
+        task = Task.named("segmentation", None, outputs.shape[-1])
+        task = task if task.are_scores(outputs) else None
+    if task is None or not task.is_dense:
+        check_shape(outputs, "evaluate")
+    task.outputs = outputs.shape[-1]
+    if logits is not None:
+        task.logits = logits
+    elif task.logits is None:
+        task.logits = not task.are_scores(outputs)
+    task.classes = classes or task.classes
+    task.classes = task.names()
+    return task
 
 
 def _kept_with(model):

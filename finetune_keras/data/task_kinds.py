@@ -92,30 +92,30 @@ class Classification(Task):
         if self.is_single:
             return super().softened(logits)
         logits = np.asarray(logits, "float64")
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True)
+        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return powers / powers.sum(axis=-1, keepdims=True)
 
     def are_scores(self, outputs):
         if self.is_single:
             return super().are_scores(outputs)
-        off = abs(outputs.sum(axis=1, dtype="float64") - 1.0).max()
+        off = abs(outputs.sum(axis=-1, dtype="float64") - 1.0).max()
         return super().are_scores(outputs) and off < _TOLERANCE
 
     def by_class(self, probabilities):
         if self.is_single:
             columns = [1.0 - probabilities, probabilities]
-            probabilities = np.concatenate(columns, axis=1)
+            probabilities = np.concatenate(columns, axis=-1)
         return super().by_class(probabilities)
 
     def exact(self, scores):
-        return scores / scores.sum(axis=1, keepdims=True)
+        return scores / scores.sum(axis=-1, keepdims=True)
 
     def decide(self, scores, threshold=None):
         """Number of the class of each row; of two, by a threshold."""
-        if scores.shape[1] == 2:
+        if scores.shape[-1] == 2:
             cut = 0.5 if threshold is None else np.array(threshold)
-            return (scores[:, 1] > cut).astype("int64")
-        return scores.argmax(axis=1)
+            return (scores[..., 1] > cut).astype("int64")
+        return scores.argmax(axis=-1)
 
     def plain(self, label):
         """A label as people say it: the name of the class."""

@@ -8,11 +8,13 @@ from finetune_keras.arguments import check, integer, one_of, part
 from finetune_keras.data.task import Task
 from finetune_keras.engine import graph
 from finetune_keras.models.adapters_by_path import adapters_by_name
+from finetune_keras.models.dense_head import is_segmenter, with_classes
 from finetune_keras.models.depths import split_depths
 from finetune_keras.models.head_split import split_head
 from finetune_keras.models.model import (
     encoder_of,
     keep_adapters,
+    keep_task,
     keep_trainable_set,
     text_model,
 )
@@ -34,7 +36,7 @@ def replace_head(
     dropout=0.0,
     batch_norm=False,
     kernel_regularizer=None,
-    task="classification",
+    task=None,
     features=None,
 ):
     """Puts a new head in the place of a model's own.
@@ -43,6 +45,10 @@ def replace_head(
     flatten of a whole classifier, the tail of a `Sequential`, what stands
     behind an inner backbone. A model without a head gets one. All layers below
     are the same objects, so their weights are shared with `model`.
+
+    A segmenter, such as a U-Net, stays one: its last convolution alone gets as
+    many outputs as there are classes, and probabilities stay probabilities,
+    logits logits. One class is a sigmoid.
 
     Args:
         model: A `keras.Model` with one output, or a transformer backbone with
@@ -62,8 +68,10 @@ def replace_head(
             `False`.
         kernel_regularizer: A `keras.Regularizer` or its name, such as
             `keras.regularizers.L2(1e-4)`. Defaults to `None`.
-        task: `"classification"` (softmax), `"multi_label"` (sigmoid) or
-            `"regression"` (linear). Defaults to `"classification"`.
+        task: `"classification"` (softmax), `"multi_label"` (sigmoid),
+            `"regression"` (linear), or `"segmentation"`, of a model that
+            gives masks. Defaults to `None`: the last for a segmenter, else
+            the first.
         features: What the head reads. `"blocks"` is the outputs of all layer
             groups of the backbone, each pooled, all concatenated; a list of
             names of groups, see `layer_groups`, those of these alone, without
@@ -79,7 +87,8 @@ def replace_head(
     Raises:
         ValueError: If `model` has several outputs or no graph, if its head
             reads several tensors, if `features` names no group or one that
-            ends in no single tensor, or if an option is out of range.
+            ends in no single tensor, or if an option is out of range or goes
+            with no masks.
 
     Example:
 
@@ -103,6 +112,10 @@ def replace_head(
         - [Evci et al., 2022](https://arxiv.org/abs/2201.03529), of features
             of all depths
     """
+    if task == "segmentation" or (task is None and is_segmenter(model)):
+        given = (pooling, tuple(hidden_units), dropout, batch_norm, features)
+        return _masks(model, num_classes, given, kernel_regularizer)
+    task = task or "classification"
     if features is None:
         flat, below = split_head(model)
     else:
@@ -121,6 +134,30 @@ def replace_head(
         task,
     )
     return rebuild(flat, outputs, whole=model)
+
+
+def _masks(model, num_classes, given, kernel_regularizer):
+    """A segmenter with so many classes and all its other weights."""
+    check(num_classes=(num_classes, integer(1), "the classes of a mask"))
+    if not is_segmenter(model):
+        raise ValueError(
+            "Only a model that gives maps of classes can have another number "
+            "of them: its last convolution is replaced. This one gives none. "
+            f"Received: model={model.name!r}, task='segmentation'"
+        )
+    if given != ("avg", (), 0.0, False, None):
+        raise ValueError(
+            "The head of a segmenter is its last convolution, for which there "
+            "are no `pooling`, `hidden_units`, `dropout`, `batch_norm` and "
+            "`features`. Leave them out, or make an image classifier of it by "
+            f'`task="classification"`. Received: model={model.name!r}'
+        )
+    flat, outputs = with_classes(model, num_classes, kernel_regularizer)
+    new = rebuild(flat, outputs, whole=model)
+    if Task.of(new) is None:
+        # Logits look like anything else.
+        keep_task(new, Task.named("segmentation", None, int(num_classes)))
+    return new
 
 
 def remove_head(model):
@@ -193,6 +230,7 @@ def build_head(
     A list of them is of several depths.
     """
     task = Task.named(task)
+    refuse_dense(task)
     _check_head(num_classes, pooling, hidden_units, dropout, task)
     read = pool_depths if isinstance(features, list) else pool
     x = read(features, pooling, mask)
@@ -208,6 +246,16 @@ def build_head(
         dtype="float32",
         name="head_predictions",
     )(x)
+
+
+def refuse_dense(task):
+    """Raises where a head on pooled features is asked for masks."""
+    if task.is_dense:
+        raise ValueError(
+            "A head on pooled features gives no masks. Take a model that gives "
+            "them, such as a U-Net, and change its number of classes: "
+            f"`ft.replace_head(unet, num_classes)`. Received: task={task!r}"
+        )
 
 
 def _drop(x, rate, name):

@@ -6,7 +6,7 @@ from finetune_keras.data.labels import count_classes
 from finetune_keras.data.task import Task
 from finetune_keras.engine.graph import speaks_for_its_layers
 from finetune_keras.models.backbones import backbone as make_backbone
-from finetune_keras.models.heads import replace_head
+from finetune_keras.models.heads import refuse_dense, replace_head
 from finetune_keras.models.image_size import (
     resized,
     size_of_weights,
@@ -72,6 +72,8 @@ def image_classifier(
     ```
     """
     num_classes, names = count_classes(num_classes, "num_classes")
+    # Its augmentation would move images and leave masks where they are.
+    refuse_dense(Task.named(task))
     model = replace_head(
         _on_photos(backbone),
         num_classes,

@@ -9,7 +9,7 @@ import zipfile
 import keras
 import numpy as np
 
-from finetune_keras.arguments import check, check_model, one_of
+from finetune_keras.arguments import check, check_model, maybe, one_of, part
 from finetune_keras.data.atomic import replacing
 from finetune_keras.data.labels import check_classes
 from finetune_keras.data.outputs import columns_of
@@ -27,6 +27,7 @@ from finetune_keras.results.bundle_file import (
 )
 from finetune_keras.results.calibration import find_calibration
 from finetune_keras.results.exported import RUNNERS, sample
+from finetune_keras.results.mask_predictions import predict_masks
 from finetune_keras.results.predictions import Predictions
 from finetune_keras.results.raw_inputs import file_names, read_inputs
 
@@ -43,7 +44,8 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
 
     Args:
         model: A `keras.Model` with one input and one output, a prediction for
-            each input; or a model for raw texts, such as `text_classifier`.
+            each input or a class for each pixel; or a model for raw texts, such
+            as `text_classifier`.
         path: String, where to save, ending in `.keras`. An old file is
             replaced only once the new one is whole.
         data: `DataSplits` that the model was trained on: its classes, task,
@@ -58,7 +60,7 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
     Raises:
         ValueError: If the path does not end in `.keras`, the classes do not go
             with the outputs, or the model does not predict from raw input: it
-            has several inputs, several outputs, or predictions for each pixel.
+            has several inputs, several outputs, or values for each pixel.
 
     Example:
 
@@ -94,7 +96,7 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
 
 def facts_of(model, data=None, classes=None, plan=None):
     """What a bundle knows beside its model; raises if it cannot predict."""
-    check_predicts(model)
+    check_predicts(model, getattr(data, "task", None))
     task = told_task(model, data, classes)
     return {
         "format": FORMAT,
@@ -246,7 +248,7 @@ class Bundle:
         """
         return read_inputs(inputs, self.model, self.facts)
 
-    def predict(self, inputs, batch_size=32, verbose=0):
+    def predict(self, inputs, batch_size=32, verbose=0, overlap=None):
         """Predicts from raw inputs.
 
         Args:
@@ -258,14 +260,30 @@ class Bundle:
                 array of what the model takes.
             batch_size: Integer. Defaults to `32`.
             verbose: 0 or 1, as for `model.predict`. Defaults to `0`.
+            overlap: Float in [0, 1), for masks of large pictures: they are
+                read at their own scale through windows of the size that the
+                model takes, and this is the share of its side that a window
+                has in common with the next. Defaults to `None`: pictures are
+                resized as a whole.
 
         Returns:
             `Predictions`, one for each input; of a `token_classifier` a list of
-            tags and of a `question_answerer` a dict for each.
+            tags and of a `question_answerer` a dict for each. Of masks, their
+            `labels` are arrays of class ids (height, width) in the size of
+            each picture, `confidence` the probabilities of these, and
+            `figure()` draws them.
 
         Raises:
             ValueError: If an input cannot be read; the message names it.
         """
+        check(overlap=(overlap, maybe(part)))
+        if self.task.is_dense:
+            return predict_masks(self, inputs, batch_size, verbose, overlap)
+        if overlap is not None:
+            raise ValueError(
+                "Windows that overlap are for masks of large pictures. "
+                f"Received: overlap={overlap} for {self.task}"
+            )
         x = self.prepare(inputs)
         outputs = self.model.predict(x, batch_size, verbose=verbose)
         if isinstance(outputs, list):

@@ -22,7 +22,7 @@ from finetune_keras.data.facts import (
     reading,
 )
 from finetune_keras.data.labels import check_classes
-from finetune_keras.data.outputs import columns_of
+from finetune_keras.data.outputs import columns_of, gives_maps
 from finetune_keras.data.task import Task
 from finetune_keras.models.model import encoder_of
 
@@ -128,7 +128,7 @@ def _load_to_predict(path, safe_mode, reason):
 def _check_fit(model, facts, path):
     """Raises where the facts are not those of the model."""
     try:
-        check_predicts(model)
+        check_predicts(model, facts["task"])
         task_of(model, facts)
     except (TypeError, ValueError) as error:
         raise damaged(path, str(error)) from error
@@ -162,11 +162,11 @@ def task_of(model, facts):
     return task
 
 
-def check_predicts(model):
+def check_predicts(model, told=None):
     """Raises where a bundle could not predict from raw input.
 
-    It has no graph, several inputs or outputs, or predictions for each pixel
-    or step.
+    It has no graph, several inputs or outputs, or values for each pixel or
+    step. `told` is its task, where it does not tell it itself.
     """
     inputs = getattr(model, "inputs", None)
     outputs = getattr(model, "outputs", None)
@@ -176,9 +176,16 @@ def check_predicts(model):
         _refuse(model, f"it has {len(inputs)} inputs")
     if len(outputs) > 1:
         _refuse(model, f"it has {len(outputs)} outputs")
-    shape, task = outputs[0].shape, getattr(model, "task", None)
-    if len(shape) not in (1, 2) and not getattr(task, "is_bundled", False):
+    shape, task = outputs[0].shape, Task.of(model, told)
+    if len(shape) not in (1, 2) and not _is_whole(model, task):
         _refuse(model, f"it has outputs of shape {tuple(shape)} for an input")
+
+
+def _is_whole(model, task):
+    """Tells outputs of more axes that a bundle makes something of."""
+    if task is None or task.is_judged:
+        return task is not None and task.is_dense and gives_maps(model)
+    return task.is_bundled
 
 
 def _reads_texts(model):
@@ -189,8 +196,8 @@ def _reads_texts(model):
 
 def _refuse(model, reason):
     raise ValueError(
-        "A bundle predicts one thing for each raw input, a class, labels or "
-        f"numbers, and this model does not: {reason}. Keep it with "
+        "A bundle predicts one thing for each raw input, a class, labels, "
+        f"numbers or a mask, and this model does not: {reason}. Keep it with "
         "`model.save(path)`, and read its inputs and outputs in your own "
         f"code. Received: model={model.name!r} of type {type(model).__name__}"
     )

@@ -24,6 +24,7 @@ from finetune_keras.results.decisions import (
     conformal_threshold,
     decision_thresholds,
 )
+from finetune_keras.results.mask_pixels import pixels_of
 from finetune_keras.results.temperature import (
     fit_scaling,
     scaled,
@@ -128,8 +129,9 @@ def calibrate(
 
     Networks are mostly too sure. A factor on the logits, fitted on data that
     the model was not trained on, cures it and changes no label; by a prior it
-    stays near 1 where examples are few. The returned model shares all layers
-    with `model`, and is saved and loaded as ever.
+    stays near 1 where examples are few. Of masks it is fitted on pixels. The
+    returned model shares all layers with `model`, and is saved and loaded as
+    ever.
 
     Args:
         model: A `keras.Model` that ends in a softmax or in sigmoids, or in
@@ -189,8 +191,12 @@ def calibrate(
         refuse_unclear(model)
     activation = task.output_activation
     check_batched(validation, plain, "validation")
-    probabilities, labels, _ = predict_all(plain, validation, "validation")
-    labels = task.labels(labels, "validation")
+    if task.is_dense:
+        _check_for_masks(metric, coverage, error, conformal)
+        probabilities, labels = pixels_of(plain, validation, task)
+    else:
+        probabilities, labels, _ = predict_all(plain, validation, "validation")
+        labels = task.labels(labels, "validation")
     # One sigmoid is calibrated as that of a label.
     labels = labels[:, None] if activation != task.activation else labels
     scale, bias = fit_scaling(probabilities, labels, method, activation)
@@ -221,6 +227,16 @@ def calibrate(
     calibrated = rebuild(plain, layer(plain.outputs[0]))
     keep_task(calibrated, vars(model).get("task"))
     return compiled_like(calibrated, model)
+
+
+def _check_for_masks(*promises):
+    if promises != (None,) * len(promises):
+        raise ValueError(
+            "Of masks the probabilities alone are calibrated, by pixel: pixels "
+            "of one picture are no independent examples, which thresholds and "
+            "promises need. Leave out `metric`, `coverage`, `error` and "
+            f"`conformal`. Received: {promises}"
+        )
 
 
 def find_calibration(model):
@@ -262,8 +278,9 @@ def _without_calibration(model):
 def with_probabilities(model, verb):
     """The same model with a softmax or sigmoids behind logits, and its task."""
     outputs = getattr(model, "outputs", None) or [None]
-    check_shape(outputs if len(outputs) > 1 else outputs[0], verb)
     task = Task.of(model)
+    if not (task is not None and task.is_dense and verb == "calibrate"):
+        check_shape(outputs if len(outputs) > 1 else outputs[0], verb)
     if task is None or task.logits is None:
         refuse_unclear(model)
     if not task.logits:

@@ -9,11 +9,12 @@ import keras
 import numpy as np
 
 from finetune_keras.data.labels import as_text
-from finetune_keras.data.outputs import as_columns, check_shape
+from finetune_keras.data.outputs import check_shape
 from finetune_keras.data.source import Source
 from finetune_keras.data.task import Task
 from finetune_keras.engine import backend
 from finetune_keras.engine.packages import tensorflow as tf
+from finetune_keras.results.mask_outcomes import MaskOutcomes, beside_truth
 from finetune_keras.results.outcomes import Outcomes
 from finetune_keras.training.data_checks import check_tuple, labels_of
 
@@ -38,9 +39,11 @@ def collect(model, data, told, threshold, worst, batch_size, steps, verbose):
         outputs = predict_batch(model, x)
         arrays = keras.tree.map_structure(_to_numpy, x)
         if task is None:
-            task = Task.of_batch(model, y, as_columns(outputs), *told)
-        part = _read(task, arrays, (y, outputs, weight), threshold)
-        worst.update(part.losses, position, arrays)
+            task = Task.of_batch(model, y, outputs, *told)
+            if task.is_dense and task.ignore_class is None:
+                task.ignore_class = getattr(data, "ignore_class", None)
+        part, show = _read(task, arrays, (y, outputs, weight), threshold)
+        worst.update(part.losses, position, show)
         parts.append(part)
         position += len(part)
         if bar is not None:
@@ -106,12 +109,14 @@ def _open(data, batch_size, name):
 def _read(task, x, batch, threshold):
     y, outputs, weight = batch
     labels, outputs = task.labels(y), task.scores(outputs)
+    if task.is_dense:
+        return _read_masks(task, x, (labels, outputs, weight), threshold)
     if len(labels) != len(outputs):
         raise ValueError(
             "There must be one label for each prediction. Received: "
             f"{len(labels)} labels and {len(outputs)} predictions in a batch"
         )
-    return Outcomes(
+    part = Outcomes(
         labels,
         outputs,
         task,
@@ -119,19 +124,38 @@ def _read(task, x, batch, threshold):
         _weights(weight, len(labels)),
         _keys(x, labels),
     )
+    return part, lambda i: _copy(x, i)
+
+
+def _read_masks(task, x, batch, threshold):
+    labels, scores, weight = batch
+    if labels.shape != scores.shape[:-1]:
+        raise ValueError(
+            "The masks must have the size of those that the model gives, "
+            f"{scores.shape[1:3]}. Received: masks of {labels.shape[1:]}"
+        )
+    if np.ndim(weight) < 3:
+        weight = _weights(weight, len(labels))
+    keys = _keys(x, labels)
+    part = MaskOutcomes.of(task, labels, scores, threshold, weight, keys)
+
+    def show(i):
+        one = _copy(x, i)
+        return beside_truth(task, one, labels[i], scores[i], threshold)
+
+    return part, show
 
 
 def _join(parts):
-    first = parts[0]
-    whole = []
-    for name in ("y_true", "outputs", "sample_weight", "keys"):
+    first, whole = parts[0], {}
+    for name in first.arrays:
         arrays = [getattr(part, name) for part in parts]
         lacking = any(array is None for array in arrays)
-        whole.append(None if lacking else np.concatenate(arrays))
-    y_true, outputs, weight, keys = whole
+        whole[name] = None if lacking else np.concatenate(arrays)
+    weight = whole["sample_weight"]
     if weight is not None and not weight.sum() > 0:
         raise ValueError("All sample weights are zero. Received: only zeros")
-    return Outcomes(y_true, outputs, first.task, first.threshold, weight, keys)
+    return type(first)(task=first.task, threshold=first.threshold, **whole)
 
 
 def _checked_arrays(data):
@@ -250,12 +274,12 @@ class _Worst:
         self.size = size
         self.kept = []
 
-    def update(self, losses, start, x):
+    def update(self, losses, start, show):
         full = self.kept and len(self.kept) == self.size
         least = self.kept[-1][0] if full else -math.inf
         order = np.argsort(-losses, kind="stable")[: self.size]
         self.kept += [
-            (float(losses[i]), start + int(i), _copy(x, i))
+            (float(losses[i]), start + int(i), show(i))
             for i in order
             if losses[i] > least
         ]

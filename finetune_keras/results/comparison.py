@@ -248,7 +248,7 @@ def _two_sided(changes):
 
 
 def _mcnemar(a, b):
-    if not a.task.has_chances:
+    if not a.task.has_chances or a.task.is_dense:
         return None
     only_a = int((a.correct & ~b.correct).sum())
     only_b = int((b.correct & ~a.correct).sum())

@@ -46,12 +46,13 @@ def evaluate(
 
     Args:
         model: A `keras.Model` with one output of shape (batch,) or (batch,
-            classes).
+            classes), or of masks, (batch, height, width, classes).
         data: Batched `tf.data.Dataset`, tuple of arrays `(x, y)` or `(x, y,
             sample_weight)`, or `keras.utils.PyDataset`. Labels are class ids
             from 0, names of `classes`, or one-hot; multi-hot for several
-            labels an example; numbers for a regression. With sample weights,
-            all metrics and intervals are weighted; counts are not.
+            labels an example; numbers for a regression; masks of class ids,
+            one-hot or not. With sample weights, of masks by pixel too, all
+            metrics and intervals are weighted; counts are not.
         classes: List of strings, names in the order of the outputs. Defaults
             to `None`: the `class_names` of the dataset, those that a text
             model was made with, or numbers.
@@ -60,8 +61,8 @@ def evaluate(
         bootstrap: Integer, number of resamples for the 95 % intervals; 0
             leaves them out. Defaults to `1000`.
         seed: Integer, of the resamples. Defaults to `0`.
-        task: `"classification"`, `"multi_label"` or `"regression"`. Defaults
-            to `None`, which infers it.
+        task: `"classification"`, `"multi_label"`, `"regression"` or
+            `"segmentation"`. Defaults to `None`, which infers it.
         from_logits: Boolean. Defaults to `None`, which infers it.
         threshold: Float in [0, 1), the probability above which a label, or
             the second of two classes, is predicted; a list gives each label
@@ -278,7 +279,9 @@ def _tuned_threshold(model):
 
 def _notes(predictions, results):
     notes = []
-    if results["per_class"] and predictions.task.has_chances:
+    if predictions.task.is_dense:
+        notes += predictions.notes()
+    elif results["per_class"] and predictions.task.has_chances:
         notes += _missing_classes(predictions)
         notes += _never_predicted(predictions)
     if results["metrics"].get("r2", 0) is None:

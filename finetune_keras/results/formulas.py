@@ -126,9 +126,9 @@ def _multi_label(predictions, samples):
 
 def label_rates(right, true, chosen):
     return {
-        "precision": _divide(right, chosen),
-        "recall": _divide(right, true),
-        "f1": _divide(2.0 * right, true + chosen),
+        "precision": divide(right, chosen),
+        "recall": divide(right, true),
+        "f1": divide(2.0 * right, true + chosen),
     }
 
 
@@ -199,7 +199,7 @@ def _areas_of(weights, order, positive, first, last, start, stop):
     share = mine / _nan_for_zero(mine_above[:, -1:])
     negative = all_above[:, -1:] - mine_above[:, -1:]
     behind = (better + 0.5 * level) / _nan_for_zero(negative)
-    precision = _divide(lost, all_above[:, last])
+    precision = divide(lost, all_above[:, last])
     # Without negatives average precision is defined, and of no use.
     undefined = np.where(negative[:, 0] > 0, 0.0, np.nan)
     roc = 1.0 - (share * behind).sum(axis=1)
@@ -213,7 +213,7 @@ def _running_sum(values):
     return sums
 
 
-def _divide(numerator, denominator):
+def divide(numerator, denominator):
     return np.divide(
         numerator,
         denominator,
@@ -230,4 +230,5 @@ _STATISTICS = {
     "classification": _classification,
     "multi_label": _multi_label,
     "regression": _regression,
+    "segmentation": lambda predictions, samples: predictions.statistic(),
 }

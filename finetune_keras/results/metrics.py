@@ -31,7 +31,7 @@ def score(predictions):
 
 def _lack_areas(predictions):
     """Whether a class has no area, and so the mean of them no meaning."""
-    if not predictions.task.has_chances:
+    if not predictions.task.has_chances or predictions.task.is_dense:
         return False
     areas = predictions.areas
     areas = areas[1:] if _is_binary(predictions) else areas
@@ -50,6 +50,8 @@ def score_each_class(predictions):
     """
     if not predictions.task.has_chances:
         return _each_value(predictions)
+    if predictions.task.is_dense:
+        return predictions.each_class()
     true = predictions.membership
     chosen = predictions.task.members(predictions.y_pred)
     weight = _weight(predictions)
@@ -68,6 +70,8 @@ def score_each_class(predictions):
 
 def confusion(predictions):
     """Integer array of counts, rows true and columns predicted, or `None`."""
+    if predictions.task.is_dense:
+        return predictions.confusion()
     if predictions.task != "classification":
         return None
     labels = range(len(predictions.classes))
@@ -82,6 +86,8 @@ def calibration_bins(predictions):
     A dict of arrays (NUM_BINS,): `weight`, sums, and `confidence` and
     `accuracy`, weighted means.
     """
+    if predictions.task.is_dense:
+        return predictions.calibration_bins()
     confidence, correct = top_label(predictions)
     bins, weight = bin_of(confidence), _weight(predictions)
     total, sure, right = (

@@ -17,6 +17,8 @@ class Outcomes:
     of a row each; `keys` are digests of inputs with labels, or `None`.
     """
 
+    arrays = ("y_true", "outputs", "sample_weight", "keys")
+
     def __init__(
         self,
         y_true,

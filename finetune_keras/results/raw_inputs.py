@@ -64,14 +64,23 @@ def _texts(inputs):
 
 
 def _images(inputs, size, crop, tensor):
-    if _is_one_image(inputs):
-        inputs = [inputs]
-    if not len(inputs):
-        raise ValueError("There is no image. Received: inputs=[]")
     pixels = [
         load_image(image, tuple(size) if np.ndim(size) else size, crop)
-        for image in inputs
+        for image in listed(inputs)
     ]
+    return as_model_takes(pixels, tensor)
+
+
+def listed(inputs):
+    """Raw images as a list or an array of them."""
+    inputs = [inputs] if _is_one_image(inputs) else inputs
+    if not len(inputs):
+        raise ValueError("There is no image. Received: inputs=[]")
+    return inputs
+
+
+def as_model_takes(pixels, tensor):
+    """RGB pixels of images as a batch, gray where the model takes gray."""
     pixels = np.stack(pixels).astype("float32")
     if tensor.shape[-1] == 1:
         # As Pillow does.

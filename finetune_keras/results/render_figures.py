@@ -118,8 +118,9 @@ def short_label(value):
 
 
 def _check_classification(report, subject):
-    if report.task != "classification":
+    if report.confusion is None:
         raise ValueError(
-            f"A {subject} is of a classification: one class an example. "
+            f"A {subject} is of a classification: one class an example, or "
+            "a pixel. "
             f"Received: a report of task={report.task!r}"
         )

@@ -187,7 +187,7 @@ def _pairs(report):
 
 def _calibration(report):
     parts = []
-    if report.task == "classification":
+    if report.confusion is not None:
         bins = metrics.calibration_bins(report.predictions)
         filled = bins["weight"] > 0
         sure, right = bins["confidence"][filled], bins["accuracy"][filled]
@@ -241,7 +241,7 @@ def _caption(entry):
 
 def _reasons(report, model):
     worst = texts.worst_of(report)
-    if model is None or not worst:
+    if model is None or not worst or report.task.is_dense:
         return []
     figure = explain_worst(report, model, min(5, len(worst))).figure()
     caption = (

@@ -18,6 +18,9 @@ NAMES = {
     "mae": "MAE",
     "rmse": "RMSE",
     "r2": "R2",
+    "iou": "IoU",
+    "mean_iou": "mean IoU",
+    "mean_dice": "mean Dice",
 }
 
 
@@ -70,6 +73,7 @@ def class_rows(report, most=None, form=number):
     if most is not None and len(table) > most:
         chances = report.task.has_chances
         key, sign = ("f1", 1) if chances else (report.task.main_metric, -1)
+        key = "iou" if report.task.is_dense else key
         table = sorted(table, key=lambda item: sign * item[1][key])[:most]
     names = [name for name in table[0][1] if name != "n"]
     return [

@@ -22,7 +22,7 @@ class Report(Shown):
 
     Attributes:
         task: What is predicted: it equals `"classification"`,
-            `"multi_label"` or `"regression"`.
+            `"multi_label"`, `"regression"` or `"segmentation"`.
         classes: List of strings, one for each column of the outputs.
         metrics: Dict from name to float, or to `None` where the data leave
             the metric undefined; `notes` says why.
@@ -30,14 +30,15 @@ class Report(Shown):
             without bootstrap.
         per_class: Dict from class to a dict of its metrics and its number of
             examples `n`.
-        confusion: Integer array of counts, rows true and columns predicted;
-            `None` but for classification.
+        confusion: Integer array of counts, rows true and columns predicted, of
+            masks in pixels; `None` but for classification and masks.
         slices: Dict from column to a dict from value to a dict with `n`,
             `metrics` and `intervals`.
         worst: List of dicts, the highest loss first: `index` in the data,
             `name` of the file, or `None` where it is not known, `loss`,
             `true`, `predicted`, `probability` of what was predicted, and
-            `input`.
+            `input`. Of masks true and predicted are the shares of the classes,
+            and `input` is a picture: the image, its mask, what was predicted.
         notes: List of strings, what to know before reading the numbers.
         calibration: Dict, the facts of a calibrated model, or `None`.
         coverage: Dict, of a calibrated model that abstains: `decided`, the
@@ -48,7 +49,8 @@ class Report(Shown):
         model: String, the name of the model.
         predictions: The labels and outputs behind it: `y_true`, `y_pred`,
             `outputs` (probabilities, or values of a regression) and
-            `sample_weight`, arrays in the order of the data.
+            `sample_weight`, arrays in the order of the data; of masks
+            `counts`, pixels (pictures, classes, classes).
 
     Example:
 
@@ -254,12 +256,18 @@ class Report(Shown):
 
 
 def _worst_entry(predictions, names, loss, index, x):
-    task, scores = predictions.task, predictions.scores[index]
-    true, chosen = predictions.y_true[index], predictions.y_pred[index]
-    return {
+    task = predictions.task
+    entry = {
         "index": int(index),
         "name": None if names is None else names[index],
         "loss": loss,
+    }
+    if task.is_dense:
+        return {**entry, **x}
+    scores = predictions.scores[index]
+    true, chosen = predictions.y_true[index], predictions.y_pred[index]
+    return {
+        **entry,
         "true": task.plain(true),
         "predicted": task.plain(chosen),
         "probability": task.chance(scores, true, chosen),

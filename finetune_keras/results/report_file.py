@@ -28,10 +28,11 @@ from finetune_keras.data.facts import (
     reading,
 )
 from finetune_keras.data.task import Task
+from finetune_keras.results.formulas import NUM_BINS
+from finetune_keras.results.mask_outcomes import MaskOutcomes
 from finetune_keras.results.outcomes import Outcomes
 
 FORMAT = "finetune_keras report 1"
-_ARRAYS = ("y_true", "outputs", "sample_weight", "keys")
 _METRICS = dict_of(maybe(NUMBER))
 _INTERVALS = dict_of(maybe(list_of(NUMBER, 2)))
 _OUTCOME = either(TEXT, NUMBER, list_of(TEXT), list_of(NUMBER))
@@ -61,13 +62,14 @@ _FACTS = {
     "calibration": maybe(DICT),
     "settings": DICT,
     "threshold": maybe(either(NUMBER, list_of(NUMBER))),
-    "arrays": object_of(**dict.fromkeys(_ARRAYS, _PACKED)),
+    "arrays": dict_of(_PACKED),
 }
 
 
 def pack_arrays(predictions):
     """Returns the arrays of `Outcomes` as JSON has them."""
-    return {name: _pack(getattr(predictions, name)) for name in _ARRAYS}
+    names = predictions.arrays
+    return {name: _pack(getattr(predictions, name)) for name in names}
 
 
 def read_report(source):
@@ -82,10 +84,15 @@ def read_report(source):
         size = sum(map(_size, filter(None, arrays.values())))
         check_expansion(size, len(text), name)
         classes = record["classes"]
-        predictions = Outcomes(
-            task=Task.named(record["task"], classes, len(classes)),
+        task = Task.named(record["task"], classes, len(classes))
+        kind = MaskOutcomes if task.is_dense else Outcomes
+        lacking = set(kind.arrays) - set(arrays)
+        if lacking:
+            raise damaged(name, f"it lacks the arrays {sorted(lacking)}")
+        predictions = kind(
+            task=task,
             threshold=record["threshold"],
-            **{key: _unpack(arrays[key]) for key in _ARRAYS},
+            **{key: _unpack(arrays[key]) for key in kind.arrays},
         )
         wrong = _what_does_not_fit(record, predictions)
         if wrong:
@@ -138,8 +145,27 @@ def _unpack(packed):
 
 def _what_does_not_fit(record, predictions):
     """What of a report contradicts the rest of it, or `None`."""
-    y, outputs = predictions.y_true, predictions.outputs
     rows, width = record["examples"], len(record["classes"])
+    if predictions.task.is_dense:
+        wrong = _what_of_masks_does_not_fit(predictions, rows, width)
+    else:
+        wrong = _what_of_outputs_does_not_fit(record, predictions, rows, width)
+    return wrong or _what_of_the_rest_does_not_fit(
+        record, predictions, rows, width
+    )
+
+
+def _what_of_masks_does_not_fit(predictions, rows, width):
+    counts, sums = predictions.counts, predictions.sums
+    if counts is None or counts.shape != (rows, width, width):
+        return "its counts are not of its pictures and classes"
+    if sums is None or sums.shape != (rows, 2 + 3 * NUM_BINS):
+        return "its sums are not of its pictures"
+    return None
+
+
+def _what_of_outputs_does_not_fit(record, predictions, rows, width):
+    y, outputs = predictions.y_true, predictions.outputs
     if y is None or outputs is None or outputs.dtype.kind != "f":
         return "it has no labels and outputs"
     if outputs.shape != (rows, width):
@@ -149,6 +175,12 @@ def _what_does_not_fit(record, predictions):
         return f"its labels have shape {y.shape}"
     if flat and (y.dtype.kind not in "iu" or np.any((y < 0) | (y >= width))):
         return f"its labels are not numbers from 0 to {width - 1}"
+    return None
+
+
+def _what_of_the_rest_does_not_fit(record, predictions, rows, width):
+    flat = record["task"] == "classification"
+    has_table = flat or predictions.task.is_dense
     for name in ("sample_weight", "keys"):
         array = getattr(predictions, name)
         if array is not None and array.shape != (rows,):
@@ -159,8 +191,8 @@ def _what_does_not_fit(record, predictions):
     if isinstance(threshold, list) and len(threshold) != width:
         return f"'threshold' has {len(threshold)} values for {width} labels"
     if (
-        flat != (confusion is not None)
-        or flat
+        has_table != (confusion is not None)
+        or has_table
         and ([len(row) for row in confusion] != [width] * width)
     ):
         return "'confusion' is no matrix of its classes"

@@ -14,15 +14,16 @@ from finetune_keras.training.optimizers import (
 )
 
 
-def ensure_compiled(model, plan, labels_rank):
+def ensure_compiled(model, plan, labels_rank, ignore_class=None):
     """Compiles a model for a plan where the user has not.
 
     The loss follows from the task and the form of the labels, whose rank may
-    be `None`. A layer-wise optimizer takes the place of a plain one where a
-    phase has rates by layer, or a weight decay.
+    be `None`; `ignore_class` is that of masks. A layer-wise optimizer takes
+    the place of a plain one where a phase has rates by layer, or a weight
+    decay.
     """
     if getattr(model, "optimizer", None) is None:
-        arguments = _loss_and_metrics(model, labels_rank)
+        arguments = _loss_and_metrics(model, labels_rank, ignore_class)
         optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.0)
         by_layer = _is_by_layer(plan)
         layerwise = by_layer and layerwise_optimizer(optimizer, model)
@@ -75,7 +76,7 @@ def check_schedule(plan, optimizer):
     return scheduled
 
 
-def _loss_and_metrics(model, labels_rank):
+def _loss_and_metrics(model, labels_rank, ignore_class):
     task, activation = Task.of(model), activation_of(model)
     if task is None and activation != "linear":
         raise ValueError(
@@ -88,4 +89,6 @@ def _loss_and_metrics(model, labels_rank):
         is_row = labels_rank == len(shape) - 1 and shape[-1] not in (None, 1)
         # Numbers of classes, for the scores of each.
         task = Classification(logits=True) if is_row else Regression()
+    if task.is_dense:
+        task.ignore_class = ignore_class
     return task.compile_arguments(one_hot=labels_rank == len(shape))

@@ -77,7 +77,8 @@ def dry_run(model, plan, train, validation=None, batch_size=None):
     with left_as_it_was(model):
         target = twin(model)
         groups = layer_groups(target)
-        ensure_compiled(target, plan, labels_rank(train))
+        ignored = getattr(train, "ignore_class", None)
+        ensure_compiled(target, plan, labels_rank(train), ignored)
         data = [_read(train, target, "train", batch_size)]
         if validation is not None:
             data.append(_read(validation, target, "validation", batch_size))

@@ -9,6 +9,7 @@ from finetune_keras.training.compiled import ensure_compiled
 from finetune_keras.training.data_checks import check_given
 from finetune_keras.training.fit_options import check_fit, check_with_model
 from finetune_keras.training.inputs import labels_rank
+from finetune_keras.training.pixel_weights import with_pixel_weights
 from finetune_keras.training.run import Run
 
 
@@ -150,7 +151,9 @@ def fine_tune(
     warn_if_unreadable(model)
     # What is made on the way, an optimizer or a suffix, belongs to it too.
     with strategy_scope(model):
-        ensure_compiled(model, plan, labels_rank(train))
+        ignored = getattr(train, "ignore_class", None)
+        ensure_compiled(model, plan, labels_rank(train), ignored)
         check_with_model(model, fit)
+        train, fit = with_pixel_weights(model, train, fit)
         run = Run(groups, plan, train, validation, options, fit, checkpoint_dir)
         return run.run()

@@ -223,9 +223,9 @@ def two_inputs():
     return keras.Model(inputs, outputs)
 
 
-def segmenter(rank=4):
+def labels_at_each_place(rank=4):
     inputs = keras.Input((8,) * (rank - 2) + (3,))
-    return keras.Model(inputs, layers.Dense(5, "softmax")(inputs))
+    return keras.Model(inputs, layers.Dense(5, "sigmoid")(inputs))
 
 
 def detector():
@@ -254,8 +254,8 @@ def subclassed():
     "build, reason",
     [
         (two_inputs, "2 inputs"),
-        (segmenter, r"\(None, 8, 8, 5\)"),
-        (functools.partial(segmenter, 3), r"\(None, 8, 5\)"),
+        (labels_at_each_place, r"\(None, 8, 8, 5\)"),
+        (functools.partial(labels_at_each_place, 3), r"\(None, 8, 5\)"),
         (detector, "2 outputs"),
         (subclassed, "no graph"),
     ],
@@ -280,12 +280,12 @@ def test_text_models_without_a_prediction_for_each_text_are_refused(
 
 @pytest.mark.parametrize("rank", [3, 4])
 def test_predictions_for_each_pixel_or_step_are_not_evaluated(rank):
-    model = segmenter(rank)
+    model = labels_at_each_place(rank)
     x = np.ones((2, *model.input.shape[1:]))
     y = np.zeros(x.shape[:-1], int)
-    with pytest.raises(ValueError, match="MeanIoU"):
+    with pytest.raises(ValueError, match=r"model\.evaluate"):
         ft.evaluate(model, (x, y), verbose=0)
-    with pytest.raises(ValueError, match="MeanIoU"):
+    with pytest.raises(ValueError, match=r"model\.evaluate"):
         ft.calibrate(model, (x, y))
 
 
