@@ -27,6 +27,15 @@ def test_vgg16_tells_how_to_call_it(run_example):
     assert "--data photos" in run_example("vgg16_top_layers.py")
 
 
+def test_segmentation(run_example, tmp_path):
+    options = ("--count", 12, "--image-size", 16, "--width", 2, "--epochs", 1)
+    output = run_example("segmentation.py", *options)
+    assert "3 classes, segmentation" in output and "48 x 48" in output
+    assert float(output.split()[-1]) > 0.1
+    for name in ("masks.keras", "report.html", "large.png"):
+        assert (tmp_path / "segmentation" / name).exists()
+
+
 @pytest.fixture
 def preset(small_bert, tmp_path):
     """Folder of a small BERT, as `--backbone` takes it."""

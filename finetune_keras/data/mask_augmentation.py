@@ -53,10 +53,13 @@ def with_draws(batches, layers, seed):
         [count],
     )
     changed, seeds = tf.data.Dataset.zip((batches, draws)), _Seeds()
-    return changed.map(
-        lambda batch, draw: _change(layers, *batch, seeds.of(draw)),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
+
+    # To rewrite all the code of the layers would take seconds.
+    @tf.autograph.experimental.do_not_convert
+    def change(batch, draw):
+        return _change(layers, *batch, seeds.of(draw))
+
+    return changed.map(change, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def _change(layers, images, masks, seeds):

@@ -259,6 +259,16 @@ class Task:
         return np.clip(probabilities, 0.0, 1.0)
 
 
+def check_one_label_each(task, verb):
+    """Refuses masks where a verb looks at one label of each example."""
+    if task.is_dense:
+        raise ValueError(
+            f"`{verb}` looks at one label of each example, and these data have "
+            "a mask of each. Compare segmenters by `ft.evaluate` and "
+            f"`ft.compare`. Received: data of task={task!r}"
+        )
+
+
 def as_ids(labels, classes, name="data"):
     """Labels of a batch as an array of numbers, names as their places."""
     labels = np.asarray(labels)

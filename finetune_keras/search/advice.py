@@ -6,6 +6,7 @@ import numpy as np
 from finetune_keras.arguments import check, integer, part
 from finetune_keras.data.datasets import DataSplits
 from finetune_keras.data.layout import Shown, Table
+from finetune_keras.data.task import check_one_label_each
 from finetune_keras.models.depths import split_depths
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.plans.phase import Phase
@@ -92,6 +93,7 @@ def advise(backbones, data, dropout=0.0, seed=0, verbose=1):
             "`ft.image_folder(path)`. "
             f"Received: data of type {type(data).__name__}"
         )
+    check_one_label_each(data.task, "advise")
     several = isinstance(backbones, (list, tuple, dict))
     named = by_name(backbones if several else [backbones])
     steps = Steps(data, seed, verbose)

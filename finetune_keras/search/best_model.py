@@ -3,6 +3,7 @@
 from finetune_keras.arguments import check, integer, positive
 from finetune_keras.data.datasets import DataSplits
 from finetune_keras.data.layout import Shown, Table
+from finetune_keras.data.task import check_one_label_each
 from finetune_keras.results.bundle import Bundle, facts_of, save_bundle
 from finetune_keras.search.candidates import by_name
 from finetune_keras.search.contest import Contest
@@ -83,6 +84,7 @@ def best_model(data, backbones, minutes=10, seed=0, verbose=1):
             f"Received: data of type {type(data).__name__}"
             + (", without validation" if isinstance(data, DataSplits) else "")
         )
+    check_one_label_each(data.task, "best_model")
     several = isinstance(backbones, (list, tuple, dict))
     named = by_name(backbones if several else [backbones])
     return BestModel(Contest(data, minutes, seed, verbose).run(named))

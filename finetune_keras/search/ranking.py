@@ -9,7 +9,7 @@ from finetune_keras.data.labels import as_rows
 from finetune_keras.data.layout import Shown, Table
 from finetune_keras.data.source import Arrays, kind_of
 from finetune_keras.data.targets import encode
-from finetune_keras.data.task import Task
+from finetune_keras.data.task import Task, check_one_label_each
 from finetune_keras.search.candidates import by_name, read_features
 from finetune_keras.search.transferability import h_score, leep, logme
 from finetune_keras.training.data_checks import check_given
@@ -99,6 +99,7 @@ def rank_backbones(
     )
     named = by_name(backbones)
     if hasattr(data, "train") and hasattr(data, "validation"):
+        check_one_label_each(data.task, "rank_backbones")
         data, task = data.train, task or str(data.task)
     check_given(data, "data")
     if kind_of(data) is Arrays and len(data) > 1:

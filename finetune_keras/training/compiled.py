@@ -2,7 +2,8 @@
 
 import keras
 
-from finetune_keras.data.outputs import activation_of
+from finetune_keras.data.outputs import activation_of, gives_maps
+from finetune_keras.data.segmentation import Segmentation
 from finetune_keras.data.task import Task
 from finetune_keras.data.task_kinds import Classification, Regression
 from finetune_keras.engine.fit_state import compile_arguments
@@ -88,7 +89,8 @@ def _loss_and_metrics(model, labels_rank, ignore_class):
     if task is None:
         is_row = labels_rank == len(shape) - 1 and shape[-1] not in (None, 1)
         # Numbers of classes, for the scores of each.
-        task = Classification(logits=True) if is_row else Regression()
+        kind = Segmentation if gives_maps(model) else Classification
+        task = kind(None, shape[-1], logits=True) if is_row else Regression()
     if task.is_dense:
         task.ignore_class = ignore_class
     return task.compile_arguments(one_hot=labels_rank == len(shape))

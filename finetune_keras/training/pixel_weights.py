@@ -31,7 +31,8 @@ def with_pixel_weights(model, train, fit):
             "give tuples (x, y, sample_weight), the weights in the shape of y. "
             f"Received: train of type {type(train).__name__}"
         )
-    weighed = train.map(_weigh(table), num_parallel_calls=tf.data.AUTOTUNE)
+    weigh = tf.autograph.experimental.do_not_convert(_weigh(table))
+    weighed = train.map(weigh, num_parallel_calls=tf.data.AUTOTUNE)
     # A run that goes on must know them.
     weighed.fingerprint = f"class_weight={table[: task.count].tolist()}"
     return weighed, fit

@@ -173,3 +173,16 @@ def test_one_draw_moves_an_image_and_its_mask(write):
     assert (one != other).any()
     np.testing.assert_array_equal(one, passes[1][0][1])
     assert (np.sort(one, 0) != np.sort(plain.arrays("train")[1], 0)).any()
+
+
+def test_verbs_on_one_label_of_each_image_refuse_masks(write):
+    data = read(write())
+    backbone = keras.Sequential([keras.Input((8, 6, 3)), keras.layers.ReLU()])
+    for call in (
+        lambda: ft.advise([backbone], data),
+        lambda: ft.best_model(data, [backbone]),
+        lambda: ft.rank_backbones([backbone], data),
+        lambda: ft.inspect(data, backbone),
+    ):
+        with pytest.raises(ValueError, match="one label of each example"):
+            call()

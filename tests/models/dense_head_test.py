@@ -8,6 +8,7 @@ from keras import layers
 import finetune_keras as ft
 from finetune_keras.testing.processes import FreshProcess
 from finetune_keras.testing.weights import randomize
+from tests.trust import hub_classes
 
 pytestmark = pytest.mark.usefixtures("op_by_op")
 
@@ -131,3 +132,16 @@ def test_logits_stay_those_of_masks_in_a_file(tmp_path):
     assert process.stdout.split()[-1] == "segmentation"
     expected = model.predict(x, verbose=0)
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-5)
+
+
+def test_a_segmenter_of_keras_hub_keeps_all_but_its_last_weights():
+    hub = pytest.importorskip("keras_hub", reason="needs finetune_keras[text]")
+    backbone = hub_classes.build(hub, "DeepLabV3Backbone")
+    model = hub.models.DeepLabV3ImageSegmenter(backbone, num_classes=3)
+    new = ft.replace_head(model, 5)
+    assert new.task == "segmentation" and new.output_shape[-1] == 5
+    old = {id(weight) for weight in model.weights}
+    fresh = [weight for weight in new.weights if id(weight) not in old]
+    assert len(new.weights) == len(model.weights)
+    (head,) = (x for x in new.layers if x.name == "head_predictions")
+    assert len(fresh) == 1 and fresh[0] is head.kernel
