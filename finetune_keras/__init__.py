@@ -21,6 +21,7 @@ from finetune_keras.adapters.vera import VeRA
 from finetune_keras.data.arrays import from_arrays
 from finetune_keras.data.augmentation import Augmentation
 from finetune_keras.data.augmentation_figure import show_augmentation
+from finetune_keras.data.box_folders import box_folder
 from finetune_keras.data.csv_files import from_csv
 from finetune_keras.data.datasets import DataSplits
 from finetune_keras.data.folders import image_folder, text_folder
@@ -153,6 +154,7 @@ __all__ = [
     "average_weights",
     "backbone",
     "best_model",
+    "box_folder",
     "calibrate",
     "compare",
     "cross_validate",

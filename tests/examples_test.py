@@ -36,6 +36,15 @@ def test_segmentation(run_example, tmp_path):
         assert (tmp_path / "segmentation" / name).exists()
 
 
+def test_detection(run_example, tmp_path):
+    pytest.importorskip("keras_hub", reason="needs finetune_keras[text]")
+    output = run_example("detection.py", "--pictures", 8, "--epochs", 1)
+    assert "8" in output and "mAP 50-95" in output
+    assert 0 <= float(output.split()[-1]) <= 1
+    assert (tmp_path / "detector.keras").exists()
+    assert (tmp_path / "report.html").exists()
+
+
 @pytest.fixture
 def preset(small_bert, tmp_path):
     """Folder of a small BERT, as `--backbone` takes it."""

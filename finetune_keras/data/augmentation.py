@@ -78,6 +78,8 @@ class Augmentation(keras.layers.Pipeline):
         self._is_float = all("float" in x.compute_dtype for x in layers)
 
     def call(self, inputs, training=False):
+        if isinstance(inputs, dict):
+            return self._call_on_dict(inputs, training)
         if not hasattr(inputs, "dtype"):
             inputs = ops.convert_to_tensor(inputs)
         if not training:
@@ -85,6 +87,15 @@ class Augmentation(keras.layers.Pipeline):
         outputs = super().call(inputs, training=True)
         self._check_shapes(inputs, outputs)
         return self._cast(outputs)
+
+    def _call_on_dict(self, inputs, training):
+        """Moves `images` and `bounding_boxes` by one draw."""
+        outputs = keras.tree.map_structure(lambda part: part, inputs)
+        if training:
+            # The layers write into what they get.
+            outputs = super().call(outputs, training=True)
+            self._check_shapes(inputs["images"], outputs["images"])
+        return {**outputs, "images": self._cast(outputs["images"])}
 
     def build(self, input_shape):
         for layer in self.layers:

@@ -2,6 +2,7 @@
 
 import hashlib
 
+import keras
 import numpy as np
 
 from finetune_keras.arguments import check, integer
@@ -26,12 +27,12 @@ _SHEET = 8
 class DataSplits(Shown):
     """Training, validation and test data. `print` shows what is in it.
 
-    Made by `image_folder`, `mask_folder`, `text_folder`, `from_csv`,
-    `from_frame`, `from_arrays` and `from_tfds`. The splits are stratified, keep
-    groups and exact copies whole, and depend on nothing but the data and the
-    seed. The training data has a new order in each pass, which depends on the
-    seed and the number of the pass alone: a run that goes on after a kill takes
-    up the order of its epoch.
+    Made by `image_folder`, `mask_folder`, `box_folder`, `text_folder`,
+    `from_csv`, `from_frame`, `from_arrays` and `from_tfds`. The splits are
+    stratified, keep groups and exact copies whole, and depend on nothing but
+    the data and the seed. The training data has a new order in each pass,
+    which depends on the seed and the number of the pass alone: a run that goes
+    on after a kill takes up the order of its epoch.
 
     Attributes:
         train: Batched `tf.data.Dataset` of `(x, y)`, shuffled.
@@ -39,7 +40,8 @@ class DataSplits(Shown):
         test: The same in a fixed order, or `None`.
         task: What is predicted: it equals `"classification"` (y are class
             ids), `"multi_label"` (rows of zeros and ones), `"regression"`
-            (floats) or `"segmentation"` (masks of class ids).
+            (floats), `"segmentation"` (masks of class ids) or `"detection"` (a
+            dict of boxes and labels).
         classes: List of strings, or `None` for a regression.
         counts: Dict from split to a dict from class to its examples.
         sizes: Dict from split to its examples.
@@ -83,6 +85,7 @@ class DataSplits(Shown):
         if given is None:
             given = np.full(len(examples.names), "train")
         self.task, self.classes = targets.task, targets.task.classes
+        self.task.take_options(options)
         strata = self.task.strata(targets.y)
         parts = split_examples(strata, units, given, fractions, seed)
         self.image_size, self.features = examples.image_size, examples.features
@@ -113,10 +116,10 @@ class DataSplits(Shown):
             *self._findings(examples, targets, parts),
         ]
         self._described = describe(self, examples)
-        self._source = examples.x, targets.y
+        self._source = examples.x, self.task.targets(targets.y)
         # What data with more examples is made of.
         self.made_of = examples, targets.y, seed, options
-        self._make_datasets(examples.x, targets, parts, seed, options)
+        self._make_datasets(targets, parts, seed, options)
 
     def _layout(self):
         return [*self._described, Pictures("", self._sheet)]
@@ -130,9 +133,11 @@ class DataSplits(Shown):
         except (OSError, ValueError):
             # The files are gone or have changed: there is no sheet of them.
             return []
-        if self.task.is_dense:
-            x = map(self.task.picture, x, y)
-        pictures = [thumbnail(one) for one in x]
+        if not self.task.is_dense:
+            # As they are judged, and not as batches have them.
+            y = self.made_of[1][some]
+        pairs = zip(x, y, strict=True)
+        pictures = [thumbnail(self.task.picture(*pair)) for pair in pairs]
         labels = [outcome(self.task.plain(np.atleast_1d(one))) for one in y]
         return [
             (picture, f"{self.names[i]}\n{label}")
@@ -150,8 +155,10 @@ class DataSplits(Shown):
             `(x, y)`, NumPy arrays; images as float32 pixels.
         """
         batches = list(make_dataset(*self._source, self.places[split], 64))
-        columns = zip(*batches, strict=True)
-        return tuple(np.concatenate([b.numpy() for b in c]) for c in columns)
+        return keras.tree.map_structure(
+            lambda *parts: np.concatenate([part.numpy() for part in parts]),
+            *batches,
+        )
 
     def examples(self, places):
         """Reads some examples of all splits, by their places in `names`.
@@ -164,11 +171,14 @@ class DataSplits(Shown):
         """
         x, y = self._source
         places = np.asarray(places)
-        y = x.labels(places) if self.task.is_dense else y[places]
+        if self.task.is_dense:
+            y = x.labels(places)
+        else:
+            y = keras.tree.map_structure(lambda part: part[places], y)
         x = x.batch(places) if isinstance(x, ImageStore) else x[places]
         return x.astype("float32") if x.dtype == np.uint8 else x, y
 
-    def _make_datasets(self, x, targets, parts, seed, options):
+    def _make_datasets(self, targets, parts, seed, options):
         size, balanced = options["batch_size"], options["balanced"]
         if balanced and self.task != "classification":
             raise ValueError(
@@ -178,8 +188,7 @@ class DataSplits(Shown):
         y = targets.y[parts["train"]]
         self.class_weight = self.task.class_weight(y, balanced)
         self.train = make_dataset(
-            x,
-            targets.y,
+            *self._source,
             parts["train"],
             size,
             seed,
@@ -187,7 +196,7 @@ class DataSplits(Shown):
             options.get("augmentation"),
         )
         self.validation, self.test = (
-            make_dataset(x, targets.y, parts[name], size)
+            make_dataset(*self._source, parts[name], size)
             if len(parts[name])
             else None
             for name in ("validation", "test")
@@ -195,8 +204,7 @@ class DataSplits(Shown):
         for name in NAMES:
             if getattr(self, name) is not None:
                 getattr(self, name).fingerprint = self._mark(parts[name], seed)
-                ignored = getattr(self.task, "ignore_class", None)
-                getattr(self, name).ignore_class = ignored
+                self.task.mark(getattr(self, name))
         for name in ("validation", "test"):
             # In their order, by which an example of them is found again.
             if getattr(self, name) is not None:

@@ -46,7 +46,7 @@ def _table(data):
     hidden = len(data.classes or []) - len(rows)
     if hidden > 0:
         rows.append([f"({hidden} more)", *([""] * len(splits))])
-    rows.append(["all", *(data.sizes[s] for s in splits)])
+    rows.append([data.task.total, *(data.sizes[s] for s in splits)])
     first = "" if data.classes is None else "class"
     return Table([first, *splits], rows, bars=bars)
 

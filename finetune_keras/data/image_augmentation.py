@@ -9,10 +9,14 @@ from finetune_keras.data.augmentation import STRENGTH, Augmentation
 from finetune_keras.engine import backend
 from finetune_keras.engine.layers import seeds_of
 
+# What must be left of a box.
+_LEAST = 0.25
 _FLIPS = ("horizontal", "vertical", "both", None)
 
 
-def image_augmentation(strength="medium", flip="horizontal", seed=None):
+def image_augmentation(
+    strength="medium", flip="horizontal", seed=None, bounding_box_format=None
+):
     """Makes a layer that augments images while training.
 
     For batches `(batch, height, width, channels)` of raw pixels, 0 to 255,
@@ -29,6 +33,11 @@ def image_augmentation(strength="medium", flip="horizontal", seed=None):
             a mirror image means something else, as for letters. Defaults to
             `"horizontal"`.
         seed: Integer, or `None` for a random one. Defaults to `None`.
+        bounding_box_format: String, `"yxyx"` or another format of Keras. The
+            layer then takes a dict of `images` and `bounding_boxes`, and moves
+            both alike. It turns nothing, as a turned box is none, fills what
+            comes in with grey, and gives boxes of which less than a quarter
+            is left the label -1. Defaults to `None`.
 
     Returns:
         An `Augmentation`.
@@ -54,14 +63,20 @@ def image_augmentation(strength="medium", flip="horizontal", seed=None):
         "medium": (0.05, 0.15, 0.05),
         "strong": (0.08, 0.25, 0.1),
     }[strength]
-    layers = [RandomAffine(*moves, flip, dtype="float32")]
+    options, fill = {"dtype": "float32"}, {}
+    if bounding_box_format is not None:
+        options["bounding_box_format"] = bounding_box_format
+        # What is mirrored in would be things without boxes.
+        fill = {"fill_mode": "constant", "fill_value": 127.5}
+        moves = (0.0, *moves[1:])
+    layers = [RandomAffine(*moves, flip, **options, **fill)]
     if strength != "light":
         layers += [
-            keras.layers.RandomContrast(0.2, dtype="float32"),
-            keras.layers.RandomBrightness(0.1, dtype="float32"),
+            keras.layers.RandomContrast(0.2, **options),
+            keras.layers.RandomBrightness(0.1, **options),
         ]
     if strength == "strong":
-        layers.append(RandomCutout(0.5, scale=(0.02, 0.15), dtype="float32"))
+        layers.append(RandomCutout(0.5, scale=(0.02, 0.15), **options))
     return Augmentation(layers, seed=seed)
 
 
@@ -72,8 +87,8 @@ class RandomAffine(keras.layers.RandomRotation):
     Turns by up to `factor` full turns, sizes by `1 - zoom` to `1 + zoom`,
     shifts by up to `translation` of each side, and mirrors as `flip` says with
     probability 1/2. Pixels beyond the border are mirrored in. Unlike the
-    layers of Keras, it is active with `training=True` only. It moves images,
-    not bounding boxes.
+    layers of Keras, it is active with `training=True` only. Bounding boxes
+    move along; less than a quarter of one left, its label becomes -1.
     """
 
     def __init__(
@@ -105,7 +120,8 @@ class RandomAffine(keras.layers.RandomRotation):
     def get_random_transformation(self, data, training=True, seed=None):
         if not training:
             return None
-        shape = self.backend.core.shape(data)
+        images = data["images"] if isinstance(data, dict) else data
+        shape = self.backend.core.shape(images)
         size = shape[0] if len(shape) == 4 else 1
         axes = (-2, -1) if self.data_format == "channels_first" else (-3, -2)
         height, width = (
@@ -125,14 +141,16 @@ class RandomAffine(keras.layers.RandomRotation):
         # Where each pixel comes from, seen from the middle of the image.
         x_row, y_row = (across * cos, -across * sin), (down * sin, down * cos)
         shifts = [draw(-self.translation, self.translation) for _ in range(2)]
-        return {
-            "rotation_matrix": self._matrix(
-                (*x_row, shifts[0] * width),
-                (*y_row, shifts[1] * height),
-                (width - 1) / 2,
-                (height - 1) / 2,
-            )
-        }
+        matrix = self._matrix(
+            (*x_row, shifts[0] * width),
+            (*y_row, shifts[1] * height),
+            (width - 1) / 2,
+            (height - 1) / 2,
+        )
+        # On torch, Keras writes into the matrix that it moves images by.
+        back = self.backend.numpy.copy(matrix)
+        size = (height, width)
+        return {"rotation_matrix": matrix, "back": back, "size": size}
 
     def _side(self, draw, direction):
         """Draws 1, or -1 for images that are mirrored."""
@@ -149,8 +167,41 @@ class RandomAffine(keras.layers.RandomRotation):
         zeros = numpy.zeros_like(columns[0])
         return numpy.stack([*columns, zeros, zeros], axis=1)
 
-    def transform_bounding_boxes(self, *args, **kwargs):
-        raise NotImplementedError("`RandomAffine` moves no bounding boxes.")
+    def transform_bounding_boxes(
+        self, bounding_boxes, transformation, training=True
+    ):
+        if not training:
+            return bounding_boxes
+        height, width = transformation["size"]
+        form, labels = self.bounding_box_format, bounding_boxes["labels"]
+        convert = keras.utils.bounding_boxes.convert_format
+        sides = {"height": height, "width": width}
+        boxes = convert(bounding_boxes["boxes"], form, "xyxy", **sides)
+        boxes = self._moved(boxes, transformation["back"])
+        numpy, limits = self.backend.numpy, (width, height, width, height)
+        inside = numpy.clip(boxes, 0.0, numpy.stack(limits))
+        kept = (labels >= 0) & (_area(inside) > _LEAST * _area(boxes))
+        boxes = convert(inside, "xyxy", form, **sides)
+        return {
+            "boxes": numpy.where(kept[..., None], boxes, -1.0),
+            "labels": numpy.where(kept, labels, -numpy.ones_like(labels)),
+        }
+
+    def _moved(self, boxes, matrix):
+        """Where boxes go, as (left, top, right, bottom)."""
+        numpy = self.backend.numpy
+        # The matrix leads back, from the middle of a pixel to that of another.
+        a, b, c, d, e, f = (matrix[:, i, None, None] for i in range(6))
+        x = numpy.take(boxes, [0, 2, 0, 2], axis=-1) - 0.5 - c
+        y = numpy.take(boxes, [1, 1, 3, 3], axis=-1) - 0.5 - f
+        scale = a * e - b * d
+        points = (e * x - b * y) / scale, (a * y - d * x) / scale
+        ends = [
+            reach(one, axis=-1) + 0.5
+            for reach in (numpy.amin, numpy.amax)
+            for one in points
+        ]
+        return numpy.stack(ends, axis=-1)
 
     def get_config(self):
         return {
@@ -159,6 +210,10 @@ class RandomAffine(keras.layers.RandomRotation):
             "translation": self.translation,
             "flip": self.flip,
         }
+
+
+def _area(boxes):
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")
@@ -190,7 +245,8 @@ class RandomCutout(keras.layers.RandomContrast):
     def get_random_transformation(self, data, training=True, seed=None):
         if not training:
             return None
-        shape = self.backend.core.shape(data)
+        images = data["images"] if isinstance(data, dict) else data
+        shape = self.backend.core.shape(images)
         size = shape[0] if len(shape) == 4 else 1
         seed = seed or seeds_of(self)
 

@@ -29,7 +29,7 @@ def load_image(source, image_size, crop_to_aspect_ratio=False):
     (uint16: to 65535).
     """
     height, width = check_image_size(image_size)
-    image = to_rgb(_open(source))
+    image = open_image(source)
     return np.asarray(_resize(image, width, height, crop_to_aspect_ratio))
 
 
@@ -39,6 +39,10 @@ def size_of(source):
     width, height = image.size
     turned = orientation(image) > 4
     return (width, height) if turned else (height, width)
+
+def open_image(source):
+    """An image of Pillow, upright and in RGB, of what `load_image` takes."""
+    return to_rgb(_open(source))
 
 
 def check_image_size(image_size):

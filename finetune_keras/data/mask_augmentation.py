@@ -1,4 +1,4 @@
-"""Images changed together with their masks, by one draw."""
+"""Images changed together with their masks or boxes, by one draw."""
 
 import keras
 
@@ -41,7 +41,7 @@ def layers_of(augmentation):
 
 
 def with_draws(batches, layers, seed):
-    """Batches of images and masks, changed anew in each pass.
+    """Batches of images and masks or boxes, changed anew in each pass.
 
     The draws hang on the seed and the number of the pass alone.
     """
@@ -62,9 +62,8 @@ def with_draws(batches, layers, seed):
     return changed.map(change, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _change(layers, images, masks, seeds):
-    kind = masks.dtype
-    masks = tf.cast(masks, tf.float32)[..., None]
+def _change(layers, images, labels, seeds):
+    move = _move_boxes if isinstance(labels, dict) else _move_masks
     for layer in layers:
         # As the layer does itself where it is called in `tf.data`.
         layer.backend.set_backend("tensorflow")
@@ -72,10 +71,25 @@ def _change(layers, images, masks, seeds):
             images, training=True, seed=seeds
         )
         images = layer.transform_images(images, drawn, training=True)
-        masks = layer.transform_segmentation_masks(masks, drawn, training=True)
+        labels = move(layer, labels, drawn)
         layer.backend.reset()
-    masks = tf.cast(tf.round(masks[..., 0]), kind)
-    return tf.cast(images, tf.float32), masks
+    return tf.cast(images, tf.float32), labels
+
+
+def _move_masks(layer, masks, drawn):
+    found = layer.transform_segmentation_masks(
+        tf.cast(masks, tf.float32)[..., None], drawn, training=True
+    )
+    return tf.cast(tf.round(found[..., 0]), masks.dtype)
+
+
+def _move_boxes(layer, boxes, drawn):
+    """Boxes that move along; what leaves its image is filled up with -1."""
+    # The layers write into what they get.
+    found = layer.transform_bounding_boxes(dict(boxes), drawn, training=True)
+    labels = tf.cast(found["labels"], boxes["labels"].dtype)
+    corners = tf.where(labels[..., None] < 0, -1.0, found["boxes"])
+    return {"boxes": tf.cast(corners, tf.float32), "labels": labels}
 
 
 class _Seeds(keras.random.SeedGenerator):

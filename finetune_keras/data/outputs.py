@@ -98,6 +98,8 @@ def loss_name(loss):
 
 def kind_of(model):
     """Name of the task that a model is made for, or `None`: nothing tells."""
+    if is_detector(model):
+        return "detection"
     loss, activation = loss_name(loss_of(model)), activation_of(model)
     several = columns_of(model) not in (None, 1)
     if gives_maps(model):
@@ -152,6 +154,11 @@ def ends_in_logits(model):
 
 # They end in logits by default.
 _HUB_CLASSIFIERS = ("ImageClassifier", "TextClassifier")
+
+
+def is_detector(model):
+    """Tells detectors of KerasHub, which predict boxes."""
+    return _is_of_hub(model, ("ObjectDetector",))
 
 
 def _is_of_hub(model, kinds):

@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 
+import keras
 import numpy as np
 
 from finetune_keras.arguments import check, one_of
@@ -91,7 +92,7 @@ def make_dataset(
 
     A `seed` draws a new order of the `indexes` each epoch. With `class_ids`,
     aligned with `y`, each class is drawn as often. The layers of an
-    `augmentation` change images with their masks.
+    `augmentation` change images with their masks or boxes.
     """
     with tf.device("CPU"):
         if seed is None:
@@ -135,19 +136,19 @@ def _balanced(indexes, class_ids, random):
 def _taker(x, y):
     # As images from files: what follows may not expect uint8.
     dtype = tf.float32 if x.dtype == np.uint8 else None
-    x, y = tf.constant(x), tf.constant(y)
+    x, labels = tf.constant(x), _labels(y)
 
     def take(i):
         batch = tf.gather(x, i)
         batch = batch if dtype is None else tf.cast(batch, dtype)
-        return batch, tf.gather(y, i)
+        return batch, labels(i)
 
     return take
 
 
 def _image_reader(store, y):
     masks = hasattr(store, "labels")
-    y = None if masks else tf.constant(y)
+    labels = None if masks else _labels(y)
 
     def look_up(function, i, shape):
         found = tf.numpy_function(function, [i], tf.uint8, stateful=False)
@@ -157,6 +158,12 @@ def _image_reader(store, y):
         pixels = tf.cast(look_up(store.batch, i, store.shape), tf.float32)
         if masks:
             return pixels, look_up(store.labels, i, store.shape[:2])
-        return pixels, tf.gather(y, i)
+        return pixels, labels(i)
 
     return read
+
+
+def _labels(y):
+    """Takes some of an array, or of each in a dict."""
+    y = keras.tree.map_structure(tf.constant, y)
+    return lambda i: keras.tree.map_structure(lambda a: tf.gather(a, i), y)

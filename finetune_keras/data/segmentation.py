@@ -25,8 +25,12 @@ class Segmentation(Classification):
     name, fewest = "segmentation", 1
     main_metric, noun = "mean_iou", "classes"
     more_metrics = ("mean_dice", "pixel_accuracy")
-    is_dense = True
+    class_metric = ("iou", 1)
+    is_dense, is_flat, is_explained = True, False, False
     ignore_class = None
+
+    def mark(self, dataset):
+        dataset.ignore_class = self.ignore_class
 
     def ask(self, model):
         super().ask(model)

@@ -9,6 +9,7 @@ from finetune_keras.data.outputs import (
     check_shape,
     columns_of,
     ends_in_logits,
+    is_detector,
     kind_of,
     loss_name,
     loss_of,
@@ -35,9 +36,18 @@ class Task:
     # What a verdict is about, what tables of slices show besides, and what
     # people call the outputs.
     main_metric, more_metrics, noun = None, (), "outputs"
+    # By which classes are sorted, worst first, with the sign of what is worse;
+    # and what all of them together are called.
+    class_metric, total = ("f1", 1), "all"
     # Whether each input has one prediction, which `evaluate` can judge, and
     # whether a bundle gives people what they ask for.
     is_judged = is_bundled = True
+    # Whether what speaks for a prediction can be shown.
+    is_explained = True
+    # What decides, where it is told.
+    threshold = None
+    # Whether labels are one number each.
+    is_flat = False
     # Whether inputs come with labels, and whether these are as long as the
     # inputs, and are cut with them.
     has_labels, are_sequences = True, False
@@ -99,6 +109,11 @@ class Task:
         return kinds[name](*args, **kwargs)
 
     @property
+    def takes_threshold(self):
+        """Whether a threshold decides."""
+        return False
+
+    @property
     def output_activation(self):
         """What its outputs end in, or should where they are logits."""
         return self.activation
@@ -134,7 +149,7 @@ class Task:
         return task
 
     def ask(self, model):
-        """Learns from a model whether its outputs are logits."""
+        """Learns from a model what its outputs are."""
         self.logits = self.has_chances and ends_in_logits(model)
 
     @staticmethod
@@ -149,6 +164,10 @@ class Task:
             classes: List of strings, or `None`.
             logits: Boolean, or `None` to infer it.
         """
+        if is_detector(model):
+            task = Task.of(model, classes=classes)
+            task.classes = task.names()
+            return task
         if len(getattr(outputs, "shape", ())) > 2:
             return _of_maps(model, outputs, name, classes, logits)
         outputs = as_columns(outputs)
@@ -201,15 +220,47 @@ class Task:
             f"Received: labels of shape {labels.shape}"
         )
 
+    def mark(self, dataset):
+        """Writes on a dataset what its labels do not tell."""
+
+    def take_options(self, options):
+        """Takes what data are made with."""
+
+    def targets(self, y):
+        """Labels as batches have them: an array, or a dict of arrays."""
+        return y
+
     def counts(self, y):
         """Dict from each class to its examples, empty where there are none."""
         return {}
+
+    def picture(self, x, true):
+        """An input with what is true of it, where that can be seen."""
+        return x
+
+    def drawn(self, x, true, chosen):
+        """The same with what is predicted, for a report."""
+        return x
 
     def _named(self, counts):
         return {c: int(n) for c, n in zip(self.classes, counts, strict=True)}
 
     def class_weight(self, y, balanced):
         """Dict from class id to weight, or `None`."""
+        return None
+
+    def misfit(self, y, outputs, rows):
+        """What is wrong with arrays of a report, or `None`."""
+        width = len(self.classes)
+        if outputs.shape != (rows, width):
+            return (
+                f"its outputs have shape {outputs.shape}, not {(rows, width)}"
+            )
+        if y.shape != ((rows,) if self.is_flat else outputs.shape):
+            return f"its labels have shape {y.shape}"
+        bad = self.is_flat and (y.dtype.kind not in "iu" or (y < 0).any())
+        if bad or (self.is_flat and (y >= width).any()):
+            return f"its labels are not numbers from 0 to {width - 1}"
         return None
 
     # === Outputs ===
@@ -246,6 +297,10 @@ class Task:
         """Probabilities of logits."""
         return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(logits, "float64")))
 
+    def joinable(self, arrays):
+        """Arrays of batches in shapes that can be put together."""
+        return arrays
+
     def exact(self, scores):
         """Scores without what rounding left."""
         return scores
@@ -260,11 +315,11 @@ class Task:
 
 
 def check_one_label_each(task, verb):
-    """Refuses masks where a verb looks at one label of each example."""
-    if task.is_dense:
+    """Refuses masks and boxes where a verb looks at one label of each."""
+    if task.is_dense or task == "detection":
         raise ValueError(
             f"`{verb}` looks at one label of each example, and these data have "
-            "a mask of each. Compare segmenters by `ft.evaluate` and "
+            "a mask or boxes. Compare such models by `ft.evaluate` and "
             f"`ft.compare`. Received: data of task={task!r}"
         )
 

@@ -23,8 +23,12 @@ class Classification(Task):
     """One class among several. One output, of a sigmoid, tells two apart."""
 
     name, activation, fewest = "classification", "softmax", 2
-    main_metric, noun = "accuracy", "classes"
+    main_metric, noun, is_flat = "accuracy", "classes", True
     more_metrics = ("f1_macro", "log_loss", "ece")
+
+    @property
+    def takes_threshold(self):
+        return self.count == 2
 
     @property
     def is_single(self):
@@ -157,6 +161,7 @@ class MultiLabel(Task):
     name, activation = "multi_label", "sigmoid"
     main_metric, noun = "f1_micro", "labels"
     more_metrics = ("f1_macro", "log_loss")
+    takes_threshold = True
 
     def compile_arguments(self, one_hot=False):
         return _each_alone(self.logits)
@@ -219,6 +224,7 @@ class Regression(Task):
     name, activation = "regression", "linear"
     main_metric, noun = "rmse", "values"
     more_metrics = ("mae", "r2")
+    class_metric = ("rmse", -1)
     has_chances = False
 
     def compile_arguments(self, one_hot=False):

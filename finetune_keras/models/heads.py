@@ -5,11 +5,13 @@ import numbers
 import keras
 
 from finetune_keras.arguments import check, integer, one_of, part
+from finetune_keras.data.outputs import is_detector
 from finetune_keras.data.task import Task
 from finetune_keras.engine import graph
 from finetune_keras.models.adapters_by_path import adapters_by_name
 from finetune_keras.models.dense_head import is_segmenter, with_classes
 from finetune_keras.models.depths import split_depths
+from finetune_keras.models.detectors import detector_of
 from finetune_keras.models.head_split import split_head
 from finetune_keras.models.model import (
     encoder_of,
@@ -50,9 +52,12 @@ def replace_head(
     many outputs as there are classes, and probabilities stay probabilities,
     logits logits. One class is a sigmoid.
 
+    A detector of KerasHub stays one, with the same backbone; its heads are
+    copied but for the class scores, which start at a probability of 0.01.
+
     Args:
-        model: A `keras.Model` with one output, or a transformer backbone with
-            `sequence_output` and `pooled_output`.
+        model: A `keras.Model` with one output, a transformer backbone with
+            `sequence_output` and `pooled_output`, or a detector of KerasHub.
         num_classes: Integer, number of classes, labels or regressed values.
         pooling: `"avg"`, `"max"`, `"flatten"`, or `"token"`, the pooled token
             of a transformer. An input `padding_mask`, or the mask of an
@@ -82,7 +87,7 @@ def replace_head(
 
     Returns:
         A functional `keras.Model` with float32 outputs. Inner models of
-        `model` are opened in it.
+        `model` are opened in it. Of a detector, one of its class.
 
     Raises:
         ValueError: If `model` has several outputs or no graph, if its head
@@ -112,8 +117,11 @@ def replace_head(
         - [Evci et al., 2022](https://arxiv.org/abs/2201.03529), of features
             of all depths
     """
+    given = (pooling, hidden_units or (), dropout, batch_norm, features)
+    if is_detector(model):
+        _check_whole(model, given)
+        return detector_of(model, num_classes)
     if task == "segmentation" or (task is None and is_segmenter(model)):
-        given = (pooling, tuple(hidden_units), dropout, batch_norm, features)
         return _masks(model, num_classes, given, kernel_regularizer)
     task = task or "classification"
     if features is None:
@@ -158,6 +166,14 @@ def _masks(model, num_classes, given, kernel_regularizer):
         # Logits look like anything else.
         keep_task(new, Task.named("segmentation", None, int(num_classes)))
     return new
+
+def _check_whole(model, given):
+    if given != ("avg", (), 0.0, False, None):
+        raise ValueError(
+            "A detector keeps its heads, which get another number of classes: "
+            "there are no `pooling`, `hidden_units`, `dropout`, `batch_norm` "
+            f"and `features`. Leave them out. Received: model={model.name!r}"
+        )
 
 
 def remove_head(model):
@@ -249,12 +265,13 @@ def build_head(
 
 
 def refuse_dense(task):
-    """Raises where a head on pooled features is asked for masks."""
-    if task.is_dense:
+    """Raises where a head on pooled features is asked for masks or boxes."""
+    if task.is_dense or task.activation is None:
         raise ValueError(
-            "A head on pooled features gives no masks. Take a model that gives "
-            "them, such as a U-Net, and change its number of classes: "
-            f"`ft.replace_head(unet, num_classes)`. Received: task={task!r}"
+            "A head on pooled features gives no masks and no boxes. Take a "
+            "model that gives them, such as a U-Net or a detector of KerasHub, "
+            "and change its number of classes: `ft.replace_head(model, "
+            f"num_classes)`. Received: task={task!r}"
         )
 
 

@@ -5,6 +5,7 @@ import warnings
 
 import keras
 
+from finetune_keras.data.outputs import is_detector
 from finetune_keras.data.task import Task
 from finetune_keras.engine import graph
 from finetune_keras.models import texts
@@ -251,7 +252,7 @@ def keep_trainable_set(model, stacklevel=4):
     if not (lost or quantized_layers(model)) or _keeps_all(model) or not lost:
         return
     cure = "freeze them again after loading"
-    if graph.graph_of(model) is model:
+    if graph.graph_of(model) is model and not is_detector(model):
         # Opened, it keeps what it does before its graph.
         nested = any(map(graph.graph_of, model.layers))
         plain = "keras.Model(model.inputs, model.outputs)"

@@ -12,12 +12,18 @@ import numpy as np
 from finetune_keras.arguments import check, check_model, maybe, one_of, part
 from finetune_keras.data.atomic import replacing
 from finetune_keras.data.labels import check_classes
-from finetune_keras.data.outputs import columns_of
+from finetune_keras.data.outputs import columns_of, is_detector
 from finetune_keras.data.task import Task, refuse_unclear
 from finetune_keras.data.task_kinds import Regression
 from finetune_keras.engine import backend
 from finetune_keras.engine.versions import refuse_unknown_format
+from finetune_keras.models.detectors import (
+    BoxFinder,
+    image_size_of,
+    in_pictures,
+)
 from finetune_keras.models.model import keep_trainable_set
+from finetune_keras.results.box_predictions import BoxPredictions
 from finetune_keras.results.bundle_file import (
     FORMAT,
     MEMBER,
@@ -29,7 +35,11 @@ from finetune_keras.results.calibration import find_calibration
 from finetune_keras.results.exported import RUNNERS, sample
 from finetune_keras.results.mask_predictions import predict_masks
 from finetune_keras.results.predictions import Predictions
-from finetune_keras.results.raw_inputs import file_names, read_inputs
+from finetune_keras.results.raw_inputs import (
+    file_names,
+    pictures_of,
+    read_inputs,
+)
 
 _PACKAGES = ("finetune_keras", "keras", "tensorflow", "jax", "torch", "numpy")
 
@@ -44,8 +54,8 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
 
     Args:
         model: A `keras.Model` with one input and one output, a prediction for
-            each input or a class for each pixel; or a model for raw texts, such
-            as `text_classifier`.
+            each input or a class for each pixel; a model for raw texts, such as
+            `text_classifier`; or a detector of KerasHub.
         path: String, where to save, ending in `.keras`. An old file is
             replaced only once the new one is whole.
         data: `DataSplits` that the model was trained on: its classes, task,
@@ -103,13 +113,18 @@ def facts_of(model, data=None, classes=None, plan=None):
         "classes": task.classes,
         "task": str(task),
         "from_logits": task.logits,
-        "image_size": getattr(data, "image_size", None),
+        "image_size": getattr(data, "image_size", None) or _size_of(model),
         "crop_to_aspect_ratio": getattr(data, "crop_to_aspect_ratio", False),
         "features": getattr(data, "features", None),
         "data": data and {"fingerprint": data.fingerprint, "sizes": data.sizes},
         "plan": plan and plan.to_dict(),
         "environment": describe_environment(),
     }
+
+
+def _size_of(model):
+    """What a detector resizes to; other models take images of their input."""
+    return image_size_of(model) if is_detector(model) else None
 
 
 def told_task(model, data=None, classes=None):
@@ -226,6 +241,7 @@ class Bundle:
         self.facts = facts
         self.classes = facts["classes"]
         self.task = task_of(model, facts)
+        self._find = None
 
     def __repr__(self):
         facts = self.facts
@@ -271,7 +287,9 @@ class Bundle:
             tags and of a `question_answerer` a dict for each. Of masks, their
             `labels` are arrays of class ids (height, width) in the size of
             each picture, `confidence` the probabilities of these, and
-            `figure()` draws them.
+            `figure()` draws them. Those of a detector have, for each picture,
+            `boxes`, an array of (left, top, right, bottom) in its pixels, and
+            `scores` beside `labels`.
 
         Raises:
             ValueError: If an input cannot be read; the message names it.
@@ -285,6 +303,8 @@ class Bundle:
                 f"Received: overlap={overlap} for {self.task}"
             )
         x = self.prepare(inputs)
+        if self.task == "detection":
+            return self._boxes(inputs, x, batch_size)
         outputs = self.model.predict(x, batch_size, verbose=verbose)
         if isinstance(outputs, list):
             return outputs
@@ -293,6 +313,15 @@ class Bundle:
             names = file_names(inputs)
         seen = x if isinstance(x, np.ndarray) else ()
         return Predictions(outputs, self.task, calibration, names, seen)
+
+    def _boxes(self, inputs, x, batch_size):
+        if self._find is None:
+            self._find = BoxFinder(self.model)
+        rows = self._find(x, batch_size)
+        pictures = pictures_of(inputs)
+        sizes = [picture.size for picture in pictures]
+        rows = in_pictures(self.model, rows, x, sizes)
+        return BoxPredictions(rows, self.task, file_names(inputs), pictures)
 
     def export(self, path, format="tf_saved_model"):
         """Exports the model for serving, and checks what was written.
@@ -317,6 +346,12 @@ class Bundle:
         """
         check(format=(format, one_of(*RUNNERS)))
         refuse_unknown_format(format)
+        if self.task == "detection":
+            raise ValueError(
+                "What Keras exports of a detector are offsets of its anchors, "
+                "and no boxes. Serve `bundle.predict` itself. Received: "
+                f"model={self.model.name!r}"
+            )
         path, x = str(path), sample(self.model, format)
         # Before the export: a loaded model has not been called yet.
         expected = self.model.predict(x, verbose=0)

@@ -22,7 +22,7 @@ from finetune_keras.data.facts import (
     reading,
 )
 from finetune_keras.data.labels import check_classes
-from finetune_keras.data.outputs import columns_of, gives_maps
+from finetune_keras.data.outputs import columns_of, gives_maps, is_detector
 from finetune_keras.data.task import Task
 from finetune_keras.models.model import encoder_of
 
@@ -155,6 +155,8 @@ def task_of(model, facts):
     """The task of a bundle, as its file says."""
     kind, classes = Task.kinds()[facts["task"]], facts["classes"]
     task = kind(classes, columns_of(model), facts["from_logits"])
+    if task == "detection":
+        task.ask(model)
     if classes is not None:
         check_classes(classes)
     if classes is not None or (task.is_judged and task.has_chances):
@@ -170,6 +172,8 @@ def check_predicts(model, told=None):
     """
     inputs = getattr(model, "inputs", None)
     outputs = getattr(model, "outputs", None)
+    if is_detector(model):
+        return
     if not inputs or not outputs:
         _refuse(model, "it has no graph that tells its input and output")
     if len(inputs) > 1 and not _reads_texts(model):

@@ -8,12 +8,14 @@ import numbers
 import keras
 import numpy as np
 
+from finetune_keras.data.box_checks import check_boxes
 from finetune_keras.data.labels import as_text
-from finetune_keras.data.outputs import check_shape
+from finetune_keras.data.outputs import check_shape, is_detector
 from finetune_keras.data.source import Source
 from finetune_keras.data.task import Task
 from finetune_keras.engine import backend
 from finetune_keras.engine.packages import tensorflow as tf
+from finetune_keras.models.detectors import BoxFinder, true_boxes
 from finetune_keras.results.mask_outcomes import MaskOutcomes, beside_truth
 from finetune_keras.results.outcomes import Outcomes
 from finetune_keras.training.data_checks import check_tuple, labels_of
@@ -28,21 +30,22 @@ def collect(model, data, told, threshold, worst, batch_size, steps, verbose):
     highest first, it lists `(loss, index, input)`.
     """
     several = getattr(model, "outputs", None) or ()
-    if len(several) > 1:
+    if len(several) > 1 and not is_detector(model):
         check_shape(several, "evaluate")
     batches, steps = open_data(data, batch_size, steps)
     bar = keras.utils.Progbar(steps) if verbose else None
     worst = _Worst(worst)
     parts, task, position = [], None, 0
+    read = reader_of(model)
     for x, y, weight in batches:
-        _check_batch(y)
-        outputs = predict_batch(model, x)
-        arrays = keras.tree.map_structure(_to_numpy, x)
+        y, outputs, arrays = read(x, y)
         if task is None:
             task = Task.of_batch(model, y, outputs, *told)
             if task.is_dense and task.ignore_class is None:
                 task.ignore_class = getattr(data, "ignore_class", None)
-        part, show = _read(task, arrays, (y, outputs, weight), threshold)
+            if threshold is not None:
+                task.threshold = threshold
+        part, show = _read(task, arrays, (y, outputs, weight), task.threshold)
         worst.update(part.losses, position, show)
         parts.append(part)
         position += len(part)
@@ -56,6 +59,30 @@ def collect(model, data, told, threshold, worst, batch_size, steps, verbose):
             f"Received: data={type(data).__name__}"
         )
     return _join(parts), worst.kept
+
+
+def reader_of(model):
+    """A function from `(x, y)` to labels, outputs, and what is shown.
+
+    A detector gives boxes of low scores too.
+    """
+    if is_detector(model):
+        find = BoxFinder(model, every=True)
+        return lambda x, y: _read_boxes(find, _to_numpy(x), y)
+    return lambda x, y: _read_one(model, x, y)
+
+
+def _read_one(model, x, y):
+    _check_batch(y)
+    outputs = predict_batch(model, x)
+    return y, outputs, keras.tree.map_structure(_to_numpy, x)
+
+
+def _read_boxes(find, x, y):
+    check_boxes(y, Task.of(find.model), "data")
+    seen, true = true_boxes(find.model, x, y)
+    shown = x if x.shape == seen.shape else seen
+    return true, find(x), shown
 
 
 def predict_batch(model, x):
@@ -150,6 +177,7 @@ def _join(parts):
     first, whole = parts[0], {}
     for name in first.arrays:
         arrays = [getattr(part, name) for part in parts]
+        arrays = first.task.joinable(arrays)
         lacking = any(array is None for array in arrays)
         whole[name] = None if lacking else np.concatenate(arrays)
     weight = whole["sample_weight"]
@@ -195,15 +223,16 @@ def _are_texts(part):
 def _parts(batch):
     labels_of(batch, "data")
     x, y, *weight = batch
+    y = keras.tree.map_structure(_to_numpy, y)
+    return x, y, _to_numpy(weight[0]) if weight else None
+
+
+def _check_batch(y):
     if isinstance(y, (dict, list, tuple)):
         raise ValueError(
             "`data` must have one array of labels for a model with one "
             f"output. Received: labels in a {type(y).__name__}"
         )
-    return x, _to_numpy(y), _to_numpy(weight[0]) if weight else None
-
-
-def _check_batch(y):
     if y is None or np.ndim(y) == 0 or not np.size(y):
         raise ValueError(
             "`data` must come in batches with labels: `dataset.batch(32)`. "

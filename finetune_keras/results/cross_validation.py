@@ -8,6 +8,7 @@ import numpy as np
 from finetune_keras.cache.shared_activations import SharedActivations
 from finetune_keras.data.labels import one_column
 from finetune_keras.data.layout import Shown, Table
+from finetune_keras.data.task import check_one_label_each
 from finetune_keras.engine.packages import scipy, sklearn
 from finetune_keras.plans.plan import check_plan
 from finetune_keras.results.collect import as_arrays
@@ -189,6 +190,7 @@ def _say(reports, count):
 
 def _arrays(data, groups):
     if hasattr(data, "arrays"):
+        check_one_label_each(data.task, "cross_validate")
         names = [n for n in ("train", "validation") if data.sizes[n]]
         parts = zip(*(data.arrays(name) for name in names), strict=True)
         x, y = (np.concatenate(part) for part in parts)

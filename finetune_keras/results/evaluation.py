@@ -14,7 +14,7 @@ from finetune_keras.results.calibration import find_calibration
 from finetune_keras.results.collect import collect
 from finetune_keras.results.coverage import coverage_of
 from finetune_keras.results.report import Report
-from finetune_keras.training.data_checks import check_batched
+from finetune_keras.training.data_checks import check_batched, check_boxes_fit
 
 _MOST_VALUES = 100
 
@@ -44,9 +44,13 @@ def evaluate(
     come from no softmax or sigmoid and the loss says `from_logits=True`, or if
     they leave [0, 1] or, for one class among several, do not sum to one.
 
+    A detector of KerasHub is judged by the mean average precision of its
+    boxes, as pycocotools computes it, on data as `box_folder` makes them.
+
     Args:
         model: A `keras.Model` with one output of shape (batch,) or (batch,
-            classes), or of masks, (batch, height, width, classes).
+            classes), or of masks, (batch, height, width, classes), or a
+            detector of KerasHub.
         data: Batched `tf.data.Dataset`, tuple of arrays `(x, y)` or `(x, y,
             sample_weight)`, or `keras.utils.PyDataset`. Labels are class ids
             from 0, names of `classes`, or one-hot; multi-hot for several
@@ -66,7 +70,9 @@ def evaluate(
         from_logits: Boolean. Defaults to `None`, which infers it.
         threshold: Float in [0, 1), the probability above which a label, or
             the second of two classes, is predicted; a list gives each label
-            its own. Defaults to `None`: that of a calibrated model, else 0.5.
+            its own; of a detector, the least score of a box, which decides on
+            the worst pictures and not on the metrics. Defaults to `None`:
+            that of a calibrated model or of a detector, else 0.5.
         worst: Integer, number of examples with the highest loss whose inputs
             are kept. Defaults to `50`.
         batch_size: Integer, batch size of arrays. Defaults to `32`.
@@ -101,6 +107,7 @@ def evaluate(
     Reference:
 
     - [Guo et al., 2017](https://arxiv.org/abs/1706.04599), calibration error
+    - [Lin et al., 2014](https://arxiv.org/abs/1405.0312), average precision
     """
     check_model(model)
     _check_told(task, from_logits)
@@ -114,6 +121,7 @@ def evaluate(
     tuned = _tuned_threshold(model) if threshold is None else None
     columns = _columns(slices, data)
     check_batched(data, model, "data")
+    check_boxes_fit(model, data, "data")
     told = task, _class_names(classes, data, model), from_logits
     cut = tuned or threshold
     predictions, worst = collect(
@@ -168,7 +176,7 @@ def _check_threshold(predictions):
     if threshold is None:
         return
     several = predictions.task == "multi_label"
-    if not several and (predictions.task == "regression" or count != 2):
+    if not predictions.task.takes_threshold:
         raise ValueError(
             "`threshold` decides on two classes or on labels. Of more "
             "classes the most probable is predicted. Received: "

@@ -7,6 +7,7 @@ time, and would take a hundred times as long for the resamples of a bootstrap.
 import numpy as np
 
 from finetune_keras.engine.packages import scipy
+from finetune_keras.results.average_precision import detection_statistic
 
 NUM_BINS = 15
 # Sorting, gathering and adding up this many numbers takes some seconds.
@@ -231,4 +232,5 @@ _STATISTICS = {
     "multi_label": _multi_label,
     "regression": _regression,
     "segmentation": lambda predictions, samples: predictions.statistic(),
+    "detection": detection_statistic,
 }

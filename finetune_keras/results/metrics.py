@@ -3,6 +3,9 @@
 import numpy as np
 
 from finetune_keras.engine.packages import sklearn
+from finetune_keras.results.average_precision import (
+    score_each_class as score_boxes,
+)
 from finetune_keras.results.formulas import (
     NUM_BINS,
     bin_of,
@@ -48,6 +51,8 @@ def score_each_class(predictions):
 
     It is empty for a regression of one value.
     """
+    if predictions.task == "detection":
+        return score_boxes(predictions)
     if not predictions.task.has_chances:
         return _each_value(predictions)
     if predictions.task.is_dense:

@@ -12,7 +12,7 @@ from finetune_keras.results.decisions import Decisions
 
 _COLUMNS = ("label", "probability", "abstained")
 # How many pictures stand beside their labels.
-_SHEET = 12
+SHEET = 12
 
 
 class Predictions(Shown):
@@ -31,6 +31,9 @@ class Predictions(Shown):
         values: Array, what the model gave, logits as probabilities.
         names: List of strings, the names of the files that were read, or
             `None`.
+        boxes, scores: Of a detector, for each picture arrays of (left, top,
+            right, bottom) in its pixels, and of scores; `labels` are then
+            lists of a name for each box.
 
     Example:
 
@@ -51,7 +54,7 @@ class Predictions(Shown):
         self.classes = task.classes
         self.names = names
         # A copy, so that not all of the inputs are kept.
-        self._first = [np.array(one) for one in itertools.islice(x, _SHEET)]
+        self._first = [np.array(one) for one in itertools.islice(x, SHEET)]
         self.probabilities = self.confidence = self.sets = None
         self.abstained = np.zeros(len(self.values), bool)
         if task.has_chances:

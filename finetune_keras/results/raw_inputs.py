@@ -6,7 +6,7 @@ import pathlib
 import keras
 import numpy as np
 
-from finetune_keras.data.images import load_image
+from finetune_keras.data.images import load_image, open_image
 from finetune_keras.models.model import encoder_of
 
 
@@ -21,7 +21,8 @@ def read_inputs(inputs, model, facts):
         return [inputs] if isinstance(inputs, (str, bytes)) else inputs
     tensor = model.inputs[0]
     preprocessor = getattr(model, "preprocessor", None)
-    if tensor.dtype == "string" or hasattr(preprocessor, "tokenizer"):
+    tokenizer = getattr(preprocessor, "tokenizer", None)
+    if tensor.dtype == "string" or tokenizer is not None:
         return _texts(inputs)
     if facts["image_size"] or (len(tensor.shape) == 4 and _is_raw(inputs)):
         size = facts["image_size"] or tensor.shape[1:3]
@@ -86,6 +87,12 @@ def as_model_takes(pixels, tensor):
         # As Pillow does.
         pixels = pixels @ np.array([[0.299], [0.587], [0.114]], "float32")
     return pixels
+
+
+def pictures_of(inputs):
+    """Images of Pillow as they are, upright."""
+    inputs = [inputs] if _is_one_image(inputs) else inputs
+    return [open_image(one) for one in inputs]
 
 
 def file_names(inputs):

@@ -241,7 +241,7 @@ def _caption(entry):
 
 def _reasons(report, model):
     worst = texts.worst_of(report)
-    if model is None or not worst or report.task.is_dense:
+    if model is None or not worst or not report.task.is_explained:
         return []
     figure = explain_worst(report, model, min(5, len(worst))).figure()
     caption = (

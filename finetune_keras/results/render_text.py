@@ -21,6 +21,10 @@ NAMES = {
     "iou": "IoU",
     "mean_iou": "mean IoU",
     "mean_dice": "mean Dice",
+    "map_50": "mAP 50",
+    "map_50_95": "mAP 50-95",
+    "ap_50": "AP 50",
+    "ap_50_95": "AP 50-95",
 }
 
 
@@ -71,10 +75,12 @@ def class_rows(report, most=None, form=number):
     """Header and rows of the table of classes, the worst ones if many."""
     table = list(report.per_class.items())
     if most is not None and len(table) > most:
-        chances = report.task.has_chances
-        key, sign = ("f1", 1) if chances else (report.task.main_metric, -1)
-        key = "iou" if report.task.is_dense else key
-        table = sorted(table, key=lambda item: sign * item[1][key])[:most]
+        key, sign = report.task.class_metric
+        # What is undefined is no bad one.
+        known = [x for x in table if x[1][key] is not None]
+        others = [x for x in table if x[1][key] is None]
+        table = sorted(known, key=lambda item: sign * item[1][key]) + others
+        table = table[:most]
     names = [name for name in table[0][1] if name != "n"]
     return [
         ["class", "n", *map(label, names)],

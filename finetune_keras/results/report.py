@@ -22,7 +22,7 @@ class Report(Shown):
 
     Attributes:
         task: What is predicted: it equals `"classification"`,
-            `"multi_label"`, `"regression"` or `"segmentation"`.
+            `"multi_label"`, `"regression"`, `"segmentation"` or `"detection"`.
         classes: List of strings, one for each column of the outputs.
         metrics: Dict from name to float, or to `None` where the data leave
             the metric undefined; `notes` says why.
@@ -39,6 +39,7 @@ class Report(Shown):
             `true`, `predicted`, `probability` of what was predicted, and
             `input`. Of masks true and predicted are the shares of the classes,
             and `input` is a picture: the image, its mask, what was predicted.
+            Of boxes it is the image with them, true ones green.
         notes: List of strings, what to know before reading the numbers.
         calibration: Dict, the facts of a calibrated model, or `None`.
         coverage: Dict, of a calibrated model that abstains: `decided`, the
@@ -271,7 +272,7 @@ def _worst_entry(predictions, names, loss, index, x):
         "true": task.plain(true),
         "predicted": task.plain(chosen),
         "probability": task.chance(scores, true, chosen),
-        "input": x,
+        "input": task.drawn(x, true, chosen),
     }
 
 

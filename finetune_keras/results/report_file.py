@@ -168,18 +168,11 @@ def _what_of_outputs_does_not_fit(record, predictions, rows, width):
     y, outputs = predictions.y_true, predictions.outputs
     if y is None or outputs is None or outputs.dtype.kind != "f":
         return "it has no labels and outputs"
-    if outputs.shape != (rows, width):
-        return f"its outputs have shape {outputs.shape}, not {(rows, width)}"
-    flat = record["task"] == "classification"
-    if y.shape != ((rows,) if flat else outputs.shape):
-        return f"its labels have shape {y.shape}"
-    if flat and (y.dtype.kind not in "iu" or np.any((y < 0) | (y >= width))):
-        return f"its labels are not numbers from 0 to {width - 1}"
-    return None
+    return predictions.task.misfit(y, outputs, rows)
 
 
 def _what_of_the_rest_does_not_fit(record, predictions, rows, width):
-    flat = record["task"] == "classification"
+    flat = predictions.task.is_flat
     has_table = flat or predictions.task.is_dense
     for name in ("sample_weight", "keys"):
         array = getattr(predictions, name)

@@ -3,6 +3,8 @@
 import keras
 
 from finetune_keras.arguments import nearest
+from finetune_keras.data.box_checks import check_format
+from finetune_keras.data.outputs import is_detector
 from finetune_keras.data.source import Dataset, kind_of
 from finetune_keras.engine.private import flat_inputs
 
@@ -62,6 +64,12 @@ def check_given(data, name):
             "tuple (x, y) or (x, y, sample_weight), as in `fine_tune(model, "
             f"plan, (x, y))`. Received: a {type(data).__name__}{size}"
         )
+
+
+def check_boxes_fit(model, data, name):
+    """Refuses boxes in another format than that of a detector."""
+    if is_detector(model):
+        check_format(data, model.bounding_box_format, name)
 
 
 def check_batched(data, model, name):

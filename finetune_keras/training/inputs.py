@@ -7,10 +7,14 @@ import math
 import keras
 import numpy as np
 
+from finetune_keras.data.box_checks import check_boxes
 from finetune_keras.data.buckets import Buckets
 from finetune_keras.data.label_checks import check_targets
 from finetune_keras.data.labels import as_numbers
+from finetune_keras.data.outputs import is_detector
 from finetune_keras.data.source import Arrays, Dataset, Source, TextBuckets
+from finetune_keras.data.task import Task
+from finetune_keras.models.detectors import check_trains_on_boxes
 from finetune_keras.models.model import encoder_of
 from finetune_keras.models.outside_graph import (
     prepares_inputs,
@@ -18,6 +22,7 @@ from finetune_keras.models.outside_graph import (
 )
 from finetune_keras.training.data_checks import (
     check_batched,
+    check_boxes_fit,
     check_names,
     check_tuple,
     has_labels,
@@ -47,6 +52,7 @@ class Inputs:
 
     def __init__(self, data, model, name, batch_size=None, steps=None):
         check_batched(data, model, name)
+        check_boxes_fit(model, data, name)
         self.given = Source.of(data, batch_size, name)
         if encoder_of(model) is not None:
             data = model.tokenize(data, batch_size, training=name == "train")
@@ -213,6 +219,10 @@ def _is_no_number(array):
 
 def check_labels(model, y, name):
     """Compares labels with the outputs of the model and their losses."""
+    if is_detector(model):
+        check_trains_on_boxes(model)
+        check_boxes(y, Task.of(model), name)
+        return
     check_names(model, y, name)
     for labels, loss, output in _each_output(model, y):
         shape = None if output is None else tuple(output.shape)
