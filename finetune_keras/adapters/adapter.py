@@ -11,6 +11,7 @@ from keras import ops
 from finetune_keras.adapters.adapted import detach
 from finetune_keras.adapters.heads import switch_head
 from finetune_keras.adapters.method import Method
+from finetune_keras.adapters.quantized import check_gradients
 from finetune_keras.adapters.targets import (
     base_leaves,
     find_targets,
@@ -73,6 +74,7 @@ def add_adapters(model, method, target_layers=None, name="default"):
             "`method` must be an object such as `ft.LoRA(rank=8)`. "
             f"Received: method={method!r}"
         )
+    check_gradients(model)
     targets = find_targets(model, method, target_layers)
     return place_adapters(model, method, targets.values(), name)
 

@@ -95,10 +95,10 @@ def check_places(model, method, paths):
 
 
 def _is_plain(layer):
-    # Four bits are packed, and Keras's own LoRA hides the kernel.
+    # Keras's own LoRA hides the kernel.
     quantized = layer.dtype_policy.quantization_mode
     own_lora = getattr(layer, "lora_enabled", False)
-    return quantized in (None, "int8") and not own_lora
+    return quantized in (None, "int8", "int4") and not own_lora
 
 
 def _holds_any(layer, chosen):

@@ -3,6 +3,8 @@
 Each function reads or sets private attributes, as Keras has them from 3.8 on.
 """
 
+from keras import ops
+
 
 def every_layer(layer):
     """Lists a layer and all that it holds at any depth, tracked in any way."""
@@ -48,6 +50,43 @@ def call_facts(model):
     names = list(model._call_signature.parameters)
     shapes = dict(model._build_shapes_dict)
     return shapes, names, model._call_has_training_arg
+
+
+def float_kernel(layer):
+    """The kernel of a `Dense` or `EinsumDense`, which may be quantised."""
+    kernel = ops.cast(layer.kernel, "float32")
+    mode = layer.dtype_policy.quantization_mode
+    if mode is None:
+        return kernel
+    scale = layer.kernel_scale
+    if mode == "int8" and hasattr(layer, "equation"):
+        return kernel / layer._adjust_scale_for_dequant(scale)
+    if getattr(layer, "kernel_zero", None) is None:
+        flat = ops.reshape(kernel, (-1, scale.shape[-1]))
+        return ops.reshape(flat / scale, kernel.shape)
+    # In groups of rows, each with a scale and a zero of its own.
+    flat = ops.reshape(kernel, (-1, scale.shape[-1]))
+    groups = ops.cast(layer.g_idx, "int32")
+    zero = ops.cast(ops.take(layer.kernel_zero, groups, axis=0), "float32")
+    flat = (flat - zero) * ops.take(scale, groups, axis=0)
+    return ops.reshape(flat, kernel.shape)
+
+
+def make_float(layer, policy):
+    """Gives a quantised layer a kernel in the numbers of a policy again."""
+    kernel = float_kernel(layer)
+    layer._tracker.unlock()
+    for name in ("_kernel", "kernel_scale", "kernel_zero", "g_idx"):
+        if getattr(layer, name, None) is not None:
+            delattr(layer, name)
+    layer._is_quantized = False
+    layer.quantization_config = None
+    layer.dtype_policy = policy
+    trainable = layer.trainable
+    layer._kernel = layer.add_weight(kernel.shape, name="kernel")
+    layer._kernel.trainable = trainable
+    layer._tracker.lock()
+    layer._kernel.assign(kernel)
 
 
 def live_in(weight, variable):

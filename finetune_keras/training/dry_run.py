@@ -13,6 +13,10 @@ from finetune_keras.plans.plan import check_plan
 from finetune_keras.training.compiled import compile_with, ensure_compiled
 from finetune_keras.training.data_checks import check_given
 from finetune_keras.training.inputs import Inputs, labels_rank
+from finetune_keras.training.needed_bytes import (
+    activation_bytes,
+    weight_bytes,
+)
 from finetune_keras.training.twin_fit import (
     batch_arguments,
     compiled_twin,
@@ -27,11 +31,14 @@ def dry_run(model, plan, train, validation=None, batch_size=None):
     """Tries each phase of a plan on a batch, and forecasts the whole.
 
     A few steps of each phase are timed on the first batch, after one that
-    traces and compiles. The forecast is for all batches and all epochs, and
-    for one validation an epoch. It is an upper bound: it knows neither the
-    prefix cache, which runs the frozen part once instead of every epoch, nor
-    the patience that may end a phase. It leaves out tracing, reading the data
-    and metrics.
+    traces and compiles. The bytes of weights and of the optimizer's state are
+    counted; those of activations are estimated, from the outputs of all layers
+    for one batch, from the first that trains on: attention and fused layers
+    may keep more or less. The forecast of seconds is for all batches and all
+    epochs, and for one validation an epoch. It is an upper bound: it knows
+    neither the prefix cache, which runs the frozen part once instead of every
+    epoch, nor the patience that may end a phase. It leaves out tracing,
+    reading the data and metrics.
 
     The model is as it was afterwards, also after an exception: weights,
     trainable flags, how it is compiled, optimizer, metrics and random seeds. A
@@ -93,7 +100,8 @@ class DryRun(Shown):
     Attributes:
         rows: List of dicts, one a phase: `name`, `epochs`, `trainable` (the
             number of parameters), `optimizer_bytes` (the size of the
-            optimizer's state), `seconds_per_epoch` and `seconds`.
+            optimizer's state), `weight_bytes`, `activation_bytes`,
+            `seconds_per_epoch` and `seconds`.
         seconds: Float, the forecast for the whole plan.
     """
 
@@ -103,7 +111,7 @@ class DryRun(Shown):
 
     def _layout(self):
         epochs = sum(row["epochs"] for row in self.rows)
-        total = ("total", epochs, "", "", "", _duration(self.seconds))
+        total = ("total", epochs, *[""] * 5, _duration(self.seconds))
         return [Table(_COLUMNS, [*map(_cells, self.rows), total])]
 
 
@@ -111,7 +119,9 @@ _COLUMNS = (
     "trains",
     "epochs",
     "parameters",
+    "weight bytes",
     "optimizer bytes",
+    "activation bytes",
     "an epoch",
     "the phase",
 )
@@ -122,7 +132,9 @@ def _cells(row):
         row["name"],
         row["epochs"],
         f"{row['trainable']:,}",
+        f"{row['weight_bytes']:,}",
         f"{row['optimizer_bytes']:,}",
+        f"{row['activation_bytes']:,}",
         _duration(row["seconds_per_epoch"]),
         _duration(row["seconds"]),
     )
@@ -171,7 +183,9 @@ def _try(groups, plan, phase, train, validation=None):
         "name": phase.name,
         "epochs": phase.epochs,
         "trainable": summary.num_trainable,
+        "weight_bytes": weight_bytes(trial),
         "optimizer_bytes": summary.optimizer_bytes,
+        "activation_bytes": activation_bytes(trial, train[0][0]),
         "seconds_per_epoch": seconds,
         "seconds": seconds * phase.epochs,
     }

@@ -126,11 +126,11 @@ def test_adapters_get_no_adapters():
     ]
 
 
-def test_layers_with_keras_lora_or_packed_kernels_are_left_alone():
+def test_layers_with_keras_lora_are_left_alone():
     model = transformer()
     model.get_layer("mlp").enable_lora(2)
-    model.get_layer("attention")._query_dense.quantize("int4")
     assert paths(model, "backbone") == [
+        "attention/query",
         "attention/key",
         "attention/value",
         "attention/attention_output",

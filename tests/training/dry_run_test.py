@@ -185,6 +185,7 @@ def test_the_first_step_is_not_timed(monkeypatch):
 
 def test_table():
     row = {"trainable": 1234, "optimizer_bytes": 9872}
+    row |= {"weight_bytes": 4936, "activation_bytes": 700}
     forecast = DryRun(
         [
             {"name": "head", "epochs": 5, "seconds_per_epoch": 0.5}
@@ -196,11 +197,15 @@ def test_table():
         ]
     )
     assert str(forecast).splitlines() == [
-        "trains  epochs  parameters  optimizer bytes    an epoch   the phase",
-        "-" * 67,
-        "head         5       1,234            9,872       0.5 s       2.5 s",
-        "all         20       1,234            9,872  6 min 40 s  2 h 13 min",
-        "total       25                                           2 h 13 min",
+        "trains  epochs  parameters  weight bytes  optimizer bytes  "
+        "activation bytes    an epoch   the phase",
+        "-" * 99,
+        "head         5       1,234         4,936            9,872  "
+        "             700       0.5 s       2.5 s",
+        "all         20       1,234         4,936            9,872  "
+        "             700  6 min 40 s  2 h 13 min",
+        "total       25                                             "
+        "                              2 h 13 min",
     ]
     assert repr(forecast) == str(forecast)
 
@@ -208,7 +213,8 @@ def test_table():
 def test_a_real_one_prints(untimed):
     lines = str(dry_run(make_model(), PLAN, arrays())).splitlines()
     assert len(lines) == 5 and len(set(map(len, lines))) == 1
-    assert lines[2].split() == "head 2 18 144 2 s 4 s".split()
+    # 79 weights, and three outputs of the head for each of 20 examples.
+    assert lines[2].split() == "head 2 18 316 144 240 2 s 4 s".split()
     assert lines[4].split() == "total 6 12 s".split()
 
 
