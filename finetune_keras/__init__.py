@@ -103,6 +103,7 @@ from finetune_keras.training.learning_rate import (
     find_learning_rate,
 )
 from finetune_keras.training.optimizers import layerwise_optimizer
+from finetune_keras.training.preferences import preference_model, preferences
 
 __version__ = "0.1.0"
 
@@ -191,6 +192,8 @@ __all__ = [
     "mix_examples",
     "model_options",
     "plans",
+    "preference_model",
+    "preferences",
     "pseudo_labels",
     "question_answerer",
     "rank_backbones",

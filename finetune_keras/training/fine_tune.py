@@ -1,5 +1,6 @@
 """Runs a plan: freeze, cache, fit, audit, phase after phase."""
 
+from finetune_keras.arguments import check, one_of
 from finetune_keras.cache.activation_store import cache_options
 from finetune_keras.engine.fit_state import strategy_scope
 from finetune_keras.models.layer_groups import as_groups
@@ -10,6 +11,7 @@ from finetune_keras.training.data_checks import check_given
 from finetune_keras.training.fit_options import check_fit, check_with_model
 from finetune_keras.training.inputs import labels_rank
 from finetune_keras.training.pixel_weights import with_pixel_weights
+from finetune_keras.training.rematerialized import rematerialized
 from finetune_keras.training.run import Run
 
 
@@ -32,6 +34,7 @@ def fine_tune(
     monitor=None,
     mode="auto",
     stop_after=None,
+    remat=False,
     verbose="auto",
 ):
     """Fine-tunes a model by a plan, phase after phase.
@@ -85,6 +88,10 @@ def fine_tune(
         stop_after: Integer, epochs after which the run stops; with
             `checkpoint_dir`, a later call with more goes on. Defaults to
             `None`.
+        remat: Boolean, whether blocks, layers with layers inside, are computed
+            again in the backward pass, by `keras.remat`, where they would keep
+            all that is within: less memory for more time, and the same
+            gradients. For blocks without dropout. Defaults to `False`.
         verbose: `"auto"`, 0, 1 or 2, as in `model.fit`. Defaults to `"auto"`.
 
     Returns:
@@ -124,6 +131,7 @@ def fine_tune(
     ```
     """
     check_plan(plan, train, validation)
+    check(remat=(remat, one_of(True, False)))
     check_given(train, "train")
     check_given(validation, "validation")
     groups = as_groups(model)
@@ -150,7 +158,7 @@ def fine_tune(
     options = cache_options(cache)
     warn_if_unreadable(model)
     # What is made on the way, an optimizer or a suffix, belongs to it too.
-    with strategy_scope(model):
+    with strategy_scope(model), rematerialized(model, remat):
         ignored = getattr(train, "ignore_class", None)
         ensure_compiled(model, plan, labels_rank(train), ignored)
         check_with_model(model, fit)

@@ -10,7 +10,7 @@ from finetune_keras.engine.layers import float_kernel
 from finetune_keras.testing.processes import FreshProcess
 
 rng = np.random.default_rng(3)
-X = rng.standard_normal((4, 5, 64)).astype("float32")
+X = rng.standard_normal((4, 5, 32)).astype("float32")
 Y = rng.standard_normal((4, 2)).astype("float32")
 pytestmark = [
     pytest.mark.needs("3.15"),
@@ -27,12 +27,12 @@ def predict(model):
 
 
 def base():
-    inputs = keras.Input((5, 64))
+    inputs = keras.Input((5, 32))
     query = keras.layers.EinsumDense(
-        "abc,cde->abde", (None, 2, 32), name="query"
+        "abc,cde->abde", (None, 2, 16), name="query"
     )
-    x = keras.layers.Reshape((5, 64))(query(inputs))
-    x = keras.layers.Dense(64, activation="relu", name="mlp")(x)
+    x = keras.layers.Reshape((5, 32))(query(inputs))
+    x = keras.layers.Dense(32, activation="relu", name="mlp")(x)
     x = keras.layers.GlobalAveragePooling1D(name="pool")(x)
     outputs = keras.layers.Dense(2, name="head")(x)
     return testing.randomize(keras.Model(inputs, outputs))
