@@ -47,7 +47,7 @@ def make_shapes(folder, count, side=64):
         (folder / "annotations" / f"{i}.txt").write_text("\n".join(lines))
 
 
-def tiny_detector(side=64, convolutions=1):
+def tiny_detector(side):
     """A RetinaNet for five classes that has learnt nothing yet."""
     shape = side, side, 3
     encoder = keras_hub.models.DenseNetBackbone(
@@ -69,7 +69,7 @@ def tiny_detector(side=64, convolutions=1):
         backbone,
         num_classes=5,
         anchor_generator=anchors,
-        pre_logits_num_conv_layers=convolutions,
+        pre_logits_num_conv_layers=1,
         preprocessor=keras_hub.models.RetinaNetObjectDetectorPreprocessor(
             converter
         ),
@@ -105,7 +105,8 @@ def main():
         folder = pathlib.Path(tempfile.mkdtemp())
         make_shapes(folder, arguments.pictures)
     if arguments.detector is None:
-        detector, size = tiny_detector(), arguments.image_size or 64
+        size = arguments.image_size or 64
+        detector = tiny_detector(size)
     else:
         preset = keras_hub.models.ObjectDetector.from_preset
         detector = preset(arguments.detector)

@@ -303,12 +303,7 @@ def test_report(judged, tmp_path):
     assert str(again) == str(report) and "mAP 50-95" in str(report)
     report.to_html(tmp_path / "report.html")
     assert ft.compare(report, again, bootstrap=50).better is None
-
-
-def test_a_damaged_report_is_refused(judged, tmp_path):
-    report = ft.evaluate(judged[0], some_pictures(), bootstrap=0, verbose=0)
-    record = json.loads(report.to_json())
-    record["classes"] = ["one"]
+    record = {**json.loads(path.read_text()), "classes": ["one"]}
     with pytest.raises(ValueError, match="unknown classes"):
         ft.Report.from_json(json.dumps(record))
 
