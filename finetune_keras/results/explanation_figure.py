@@ -7,8 +7,9 @@ from finetune_keras.data.figure import as_label, new_figure
 from finetune_keras.engine.packages import matplotlib
 from finetune_keras.results.render_text import number, one_line
 
-# Pairs of a photo and its map in a row, characters in a line.
-_PAIRS, _WIDTH = 2, 90
+# Pairs of a photo and its map in a row, characters in a line: as many as are
+# still read on a phone.
+_PAIRS, _WIDTH = 2, 56
 
 
 def draw(explanation):
@@ -61,7 +62,7 @@ def _draw_texts(explanation):
     placed = [_placed(tokens) for tokens in explanation.tokens]
     lines = [places[-1][0] + 1 for places in placed]
     heights = [0.35 + 0.2 * count for count in lines]
-    figure = new_figure(7.2, sum(heights))
+    figure = new_figure(4.5, sum(heights))
     grid = figure.subplots(len(placed), 1, squeeze=False, height_ratios=heights)
     for i, axes in enumerate(grid.ravel()):
         axes.axis("off")

@@ -1,5 +1,7 @@
 """Runs exported models, to check them against the model itself."""
 
+import warnings
+
 import numpy as np
 
 from finetune_keras.engine.packages import onnxruntime
@@ -44,7 +46,10 @@ def run_onnx(path, x):
 
 def run_litert(path, x):
     """Runs a LiteRT file."""
-    interpreter = tf.lite.Interpreter(path)
+    with warnings.catch_warnings():
+        # It says that another package will take its place.
+        warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter")
+        interpreter = tf.lite.Interpreter(path)
     where = interpreter.get_input_details()[0]["index"]
     interpreter.resize_tensor_input(where, x.shape)
     interpreter.allocate_tensors()
