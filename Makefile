@@ -5,6 +5,8 @@
 #   make docs          warnings and broken links are errors
 # A fourth tests the core on the oldest versions, in an environment of its own:
 #   make test-oldest
+# And a fifth runs the notebooks, and stores what they show:
+#   make notebooks
 # Another interpreter: make test PYTHON=/path/to/python
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -20,7 +22,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 # Processes that tests start need not compile the package once more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test test-oldest lint docs clean
+.PHONY: quickstart test test-oldest lint docs notebooks clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -51,6 +53,10 @@ test-oldest: $(OLDEST)/.installed
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
+notebooks: $(VENV)/.installed-notebooks
+	PYTHONPATH=$(CURDIR) $(BIN)/python notebooks/execute.py
+	$(BIN)/python -m pytest -q tests/notebooks_test.py
+
 clean:
 	rm -rf $(VENV) $(OLDEST) build *.egg-info
 
@@ -76,4 +82,8 @@ $(OLDEST)/.installed: tests/oldest.txt
 
 $(VENV)/.installed-docs: $(BIN)/python pyproject.toml
 	$(PIP) --editable ".[docs]"
+	touch $@
+
+$(VENV)/.installed-notebooks: $(VENV)/.installed-dev pyproject.toml
+	$(PIP) --editable ".[notebooks]"
 	touch $@

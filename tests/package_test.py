@@ -70,6 +70,7 @@ def test_the_source_comes_with_its_tests(built):
     assert {path.relative_to(ROOT).as_posix() for path in wanted} <= names
     assert {"CHANGELOG.md", "docs/index.md", "tests/conftest.py"} <= names
     assert {"examples/quickstart.py", "requirements/jax.txt"} <= names
+    assert "notebooks/photos.ipynb" in names
 
 
 def test_both_can_be_published(built):

@@ -3,6 +3,7 @@
 import html
 import json
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import subprocess
 import pytest
 from PIL import Image
 
+ROOT = pathlib.Path(__file__).parent.parent.parent
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome"]
 WIDTHS = [375, 800, 1280]
 # One look at frames of all widths: windows are not as narrow as a phone.
@@ -57,20 +59,29 @@ def look(browser, page, scheme, *options):
     return done.stdout
 
 
-def test_nothing_overflows_and_all_is_seen(browser, judged, tmp_path):
-    source = html.escape(judged[1].read_text("utf-8"))
-    page = tmp_path / "frames.html"
+def in_frames(source):
+    """A page with another one in frames of all widths."""
+    source = html.escape(source)
     frames = [
         f'<iframe style="border: 0; width: {width}px; height: 6000px" '
         f'srcdoc="{source}"></iframe>'
         for width in WIDTHS
     ]
-    page.write_text(FRAMES.format(frames="".join(frames)), "utf-8")
+    return FRAMES.format(frames="".join(frames))
+
+
+def facts_of(told):
+    """What the script of the frames has found in each."""
+    return json.loads(html.unescape(re.search("<title>(.*?)<", told)[1]))
+
+
+def test_nothing_overflows_and_all_is_seen(browser, judged, tmp_path):
+    page = tmp_path / "frames.html"
+    page.write_text(in_frames(judged[1].read_text("utf-8")), "utf-8")
     for scheme in ("light", "dark"):
         picture = tmp_path / f"{scheme}.png"
         options = ["--window-size=2500,3000", f"--screenshot={picture}"]
-        told = look(browser, page, scheme, *options, "--dump-dom")
-        facts = json.loads(html.unescape(re.search("<title>(.*?)<", told)[1]))
+        facts = facts_of(look(browser, page, scheme, *options, "--dump-dom"))
         assert [one["width"] for one in facts] == WIDTHS
         for one in facts:
             assert one["inner"] <= one["width"] and one["wide"] == []
@@ -79,3 +90,20 @@ def test_nothing_overflows_and_all_is_seen(browser, judged, tmp_path):
         colours = Image.open(picture).convert("L").resize((50, 60)).getcolors()
         # There is something to see: text, curves, photos.
         assert len(colours) > 50
+
+
+def test_nothing_in_a_notebook_overflows(browser, tmp_path):
+    """Whatever the library returns, as notebooks have stored it."""
+    cells = [
+        cell
+        for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+        for cell in json.loads(path.read_text("utf-8"))["cells"]
+    ]
+    outputs = [x for cell in cells for x in cell.get("outputs", [])]
+    shown = ["".join(x.get("data", {}).get("text/html", "")) for x in outputs]
+    assert len(list(filter(None, shown))) > 40
+    page = tmp_path / "frames.html"
+    page.write_text(in_frames("<!DOCTYPE html>" + "\n".join(shown)), "utf-8")
+    for one in facts_of(look(browser, page, "light", "--dump-dom")):
+        assert one["inner"] <= one["width"] and one["wide"] == []
+        assert one["seen"]
