@@ -22,6 +22,7 @@ from finetune_keras.data.arrays import from_arrays
 from finetune_keras.data.augmentation import Augmentation
 from finetune_keras.data.augmentation_figure import show_augmentation
 from finetune_keras.data.box_folders import box_folder
+from finetune_keras.data.contrastive import ContrastiveLoss
 from finetune_keras.data.csv_files import from_csv
 from finetune_keras.data.datasets import DataSplits
 from finetune_keras.data.folders import image_folder, text_folder
@@ -29,6 +30,7 @@ from finetune_keras.data.frames import from_frame
 from finetune_keras.data.image_augmentation import image_augmentation
 from finetune_keras.data.mask_folders import mask_folder
 from finetune_keras.data.mixing import mix_examples
+from finetune_keras.data.pairs import Pairs, pairs
 from finetune_keras.data.sequence_augmentation import sequence_augmentation
 from finetune_keras.data.table_augmentation import table_augmentation
 from finetune_keras.data.tfds import from_tfds
@@ -47,7 +49,7 @@ from finetune_keras.models.layer_groups import (
 )
 from finetune_keras.models.model import FineTuneModel
 from finetune_keras.models.summary import TrainableSummary, trainable_summary
-from finetune_keras.models.tasks import image_classifier
+from finetune_keras.models.tasks import image_classifier, image_embedder
 from finetune_keras.plans.phase import Phase
 from finetune_keras.plans.plan import Plan
 from finetune_keras.plans.schedules import OneCycle, SlantedTriangular
@@ -79,11 +81,17 @@ from finetune_keras.search.parts import model_options
 from finetune_keras.search.ranking import BackboneRanking, rank_backbones
 from finetune_keras.search.result import Search
 from finetune_keras.search.space import SearchSpace, search_space
+from finetune_keras.text.sentence_files import save_sentence_transformer
 from finetune_keras.text.text_augmentation import text_augmentation
 from finetune_keras.text.text_backbones import text_backbone
+from finetune_keras.text.text_embedder import text_embedder
 from finetune_keras.text.text_files import read_conll, read_squad
 from finetune_keras.text.text_metrics import answer_scores, entity_scores
-from finetune_keras.text.text_tasks import text_classifier, text_regressor
+from finetune_keras.text.text_tasks import (
+    multiple_choice,
+    text_classifier,
+    text_regressor,
+)
 from finetune_keras.text.token_tasks import (
     masked_language_model,
     question_answerer,
@@ -118,6 +126,7 @@ __all__ = [
     "Bundle",
     "Calibration",
     "Comparison",
+    "ContrastiveLoss",
     "CrossValidation",
     "DataSplits",
     "Explanation",
@@ -136,6 +145,7 @@ __all__ = [
     "NormTuning",
     "OneCycle",
     "PTuning",
+    "Pairs",
     "Phase",
     "Plan",
     "Predictions",
@@ -177,6 +187,7 @@ __all__ = [
     "from_tfds",
     "image_augmentation",
     "image_classifier",
+    "image_embedder",
     "image_folder",
     "inspect",
     "join_adapters",
@@ -191,6 +202,8 @@ __all__ = [
     "merge_adapters",
     "mix_examples",
     "model_options",
+    "multiple_choice",
+    "pairs",
     "plans",
     "preference_model",
     "preferences",
@@ -206,6 +219,7 @@ __all__ = [
     "save_adapters",
     "save_bundle",
     "save_record",
+    "save_sentence_transformer",
     "search_space",
     "select_layers",
     "sequence_augmentation",
@@ -216,6 +230,7 @@ __all__ = [
     "text_augmentation",
     "text_backbone",
     "text_classifier",
+    "text_embedder",
     "text_folder",
     "text_regressor",
     "token_classifier",

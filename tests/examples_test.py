@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import pytest
 
@@ -76,6 +77,14 @@ def test_bert_sentiment(on_texts, tmp_path):
     assert "2 classes, 40 examples" in output
     assert float(output.split()[-1]) >= 0.4
     assert (tmp_path / "sentiment" / "sentiment.keras").exists()
+
+
+def test_embeddings(run_example, tmp_path):
+    pytest.importorskip("keras_hub", reason="needs finetune_keras[text]")
+    output = run_example("embeddings.py", "--epochs", 4)
+    before, after = re.search(r"nDCG at 10 (\S+) -> (\S+),", output).groups()
+    assert float(after) > float(before) + 0.05
+    assert (tmp_path / "encoder" / "modules.json").exists()
 
 
 def test_named_entities(on_texts, tmp_path):

@@ -20,7 +20,6 @@ from finetune_keras.cache.shared_activations import (
     describe_prefix,
     example_digests,
 )
-from finetune_keras.data.buckets import Buckets
 from finetune_keras.data.source import Arrays, TextBuckets
 from finetune_keras.engine import backend, graph
 from finetune_keras.engine.workers import workers_of
@@ -148,7 +147,7 @@ class PrefixCache:
             (keras.tree.lists_to_tuples(_unpack(store)), *labels)
             for store, (_, *labels) in zip(stores, parts, strict=True)
         ]
-        return Buckets(stored, inputs.batch_size)
+        return inputs.data.with_parts(stored)
 
     def _fill(self, store, x, batch):
         for start in range(0, _size(x), batch):

@@ -1,5 +1,6 @@
 """Examples of many lengths, in batches of similar ones."""
 
+import copy
 import itertools
 
 import keras
@@ -107,14 +108,25 @@ class Buckets:
         """Lists `(part, rows)` for each batch of an epoch."""
         batches = []
         for part, size in enumerate(self.sizes):
-            rows = np.arange(size)
-            if random is not None:
-                random.shuffle(rows)
+            rows = self._order(part, random)
             starts = range(0, size, self.batch_size)
             batches += [(part, rows[i : i + self.batch_size]) for i in starts]
         if random is not None:
             random.shuffle(batches)
         return batches
+
+    def _order(self, part, random):
+        """The examples of a part in the order of an epoch."""
+        rows = np.arange(self.sizes[part])
+        if random is not None:
+            random.shuffle(rows)
+        return rows
+
+    def with_parts(self, parts):
+        """The same batches of other arrays, such as stored activations."""
+        new = copy.copy(self)
+        new.parts, new.renew = parts, None
+        return new
 
     def restore(self, outputs):
         """Puts what was computed of each part back into the old order.

@@ -18,14 +18,17 @@ _SHARES = ("crossentropy", "categorical_hinge", "dice", "tversky")
 def check_targets(labels, loss, shape, name):
     """Raises where a loss cannot learn an output from labels.
 
-    Of a loss that is not Keras's own nobody knows what it can learn from: it
-    may take NaN for "not known". It gets whatever is a number. `shape` is
+    Of a loss that is not Keras's own nobody knows what it can learn from, but
+    it itself by a `check_labels`: it may take NaN for "not known". It gets
+    whatever is a number. `shape` is
     that of the output, `None` where it is not known; `name` the data's.
     """
     kind = _kind_of(loss)
     if not np.ndim(labels):
         return
     labels = as_numbers(labels, name)
+    if hasattr(loss, "check_labels"):
+        loss.check_labels(labels, name)
     if kind is None:
         return
     _check_finite(labels, name)

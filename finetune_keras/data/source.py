@@ -6,6 +6,7 @@ import math
 import keras
 
 from finetune_keras.data.buckets import Buckets
+from finetune_keras.data.pairs import Pairs
 from finetune_keras.data.tf_data import (
     epochs_of,
     is_random,
@@ -154,7 +155,7 @@ class Arrays(Source):
 
 
 class TextBuckets(Source):
-    """Tokenised texts, sorted by length."""
+    """Tokenised texts, sorted by length, or examples of groups."""
 
     fit_shuffles = True
 
@@ -178,6 +179,25 @@ class TextBuckets(Source):
     def held(self, epoch):
         draws = self.data.renew is not None and epoch is not None
         return TextBuckets(self.data.renew()) if draws else self
+
+
+class Related(Source):
+    """Pairs or triplets of inputs."""
+
+    fit_shuffles = True
+
+    def __init__(self, data, batch_size=None):
+        super().__init__(data, batch_size or 32)
+
+    @property
+    def num_batches(self):
+        return -(-len(self.data.units) // self.batch_size)
+
+    def example(self):
+        return None
+
+    def facts(self, digest):
+        return {"columns": [digest(column) for column in self.data.columns]}
 
 
 class Dataset(Source):
@@ -343,6 +363,7 @@ def _is_plain(data):
 _KINDS = {
     Arrays: lambda data: isinstance(data, (tuple, list)),
     TextBuckets: lambda data: isinstance(data, Buckets),
+    Related: lambda data: isinstance(data, Pairs),
     Sequence: lambda data: isinstance(data, keras.utils.PyDataset),
     Dataset: lambda data: hasattr(data, "element_spec"),
     Loader: _is_loader,

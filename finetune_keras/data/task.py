@@ -48,6 +48,14 @@ class Task:
     threshold = None
     # Whether labels are one number each.
     is_flat = False
+    # Whether labels are classes, which may weigh more or less.
+    weighs_classes = True
+    # The kind that judges it, where it is another.
+    judged_as = None
+    # Whether the right answer may be none, which a threshold decides.
+    may_lack = False
+    # Whether an output says nothing alone: what counts is which are near.
+    is_compared = False
     # Whether inputs come with labels, and whether these are as long as the
     # inputs, and are cut with them.
     has_labels, are_sequences = True, False
@@ -173,7 +181,8 @@ class Task:
         outputs = as_columns(outputs)
         columns = outputs.shape[1]
         labels = as_ids(labels, classes)
-        name = name or _kept_with(model)
+        kept = _kept_with(model)
+        name = name or (kept and kept.judged_as) or kept
         name = name or _infer(model, labels, outputs, logits)
         task = Task.named(name, classes, columns)
         if logits is None and task.has_chances:
@@ -264,6 +273,10 @@ class Task:
         return None
 
     # === Outputs ===
+
+    def as_judged(self, x, y, outputs):
+        """Labels and outputs of a batch as evaluation judges them."""
+        return y, outputs
 
     # Whether outputs are probabilities, or logits of them.
     has_chances = True

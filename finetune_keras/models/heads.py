@@ -4,7 +4,7 @@ import numbers
 
 import keras
 
-from finetune_keras.arguments import check, integer, one_of, part
+from finetune_keras.arguments import check, integer, maybe, one_of, part
 from finetune_keras.data.outputs import is_detector
 from finetune_keras.data.task import Task
 from finetune_keras.engine import graph
@@ -273,6 +273,21 @@ def refuse_dense(task):
             "and change its number of classes: `ft.replace_head(model, "
             f"num_classes)`. Received: task={task!r}"
         )
+
+
+def build_vectors(features, mask, pooling, normalize, units=None):
+    """Adds to symbolic features what makes one vector of each input."""
+    check(
+        pooling=(pooling, one_of("avg", "max", "token")),
+        normalize=(normalize, one_of(True, False)),
+        units=(units, maybe(integer(1))),
+    )
+    x = pool(features, pooling, mask)
+    if units is not None:
+        x = keras.layers.Dense(units, dtype="float32", name="head_vectors")(x)
+    if normalize:
+        x = keras.layers.UnitNormalization(dtype="float32", name="head_unit")(x)
+    return x
 
 
 def _drop(x, rate, name):

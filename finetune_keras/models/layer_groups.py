@@ -281,7 +281,8 @@ def select_layers(model, layers="all"):
             - an integer n of at least 0: the head and the last n groups before
               it, or the last n groups of a model without a head;
             - a callable that takes a leaf layer and returns a boolean;
-            - a list of any of these.
+            - a list of any of these, in which `"head"` is nothing where the
+              model has none.
 
             Defaults to `"all"`.
 

@@ -19,7 +19,10 @@ def match(groups, spec):
                 "The selection of layers is empty. Pass at least one layer, "
                 f'name or group, or "all". Received: layers={spec!r}'
             )
-        return [layer for one in spec for layer in match(groups, one)]
+        # Adapters and the head, if there is one.
+        lacks = len(spec) > 1 and groups.head is None
+        named = [one for one in spec if not (lacks and one == "head")]
+        return [layer for one in named for layer in match(groups, one)]
     found = [x for x in _match_one(groups, spec) if x in groups.leaves]
     # Lists cut from `model.layers` hold the input; it selects nothing.
     if not found and not isinstance(spec, keras.layers.InputLayer):

@@ -4,9 +4,16 @@ import keras
 
 from finetune_keras.data.labels import count_classes
 from finetune_keras.data.task import Task
+from finetune_keras.data.vectors import Vectors
 from finetune_keras.engine.graph import speaks_for_its_layers
 from finetune_keras.models.backbones import backbone as make_backbone
-from finetune_keras.models.heads import refuse_dense, replace_head
+from finetune_keras.models.head_split import split_head
+from finetune_keras.models.heads import (
+    build_vectors,
+    rebuild,
+    refuse_dense,
+    replace_head,
+)
 from finetune_keras.models.image_size import (
     resized,
     size_of_weights,
@@ -15,6 +22,7 @@ from finetune_keras.models.image_size import (
 from finetune_keras.models.inline import replay
 from finetune_keras.models.model import keep_task
 from finetune_keras.models.pixel_guard import guard_like
+from finetune_keras.models.pooling import padding_mask
 from finetune_keras.models.preprocessing import shape_axis
 
 
@@ -90,6 +98,66 @@ def image_classifier(
         model = _augmented(model, augmentation)
     if names is not None:
         keep_task(model, Task.named(task, names, num_classes))
+    return model
+
+
+def image_embedder(
+    backbone, units=None, augmentation=None, pooling="avg", normalize=True
+):
+    """Builds a model that makes a vector of each image, near to its like.
+
+    Trained by `fine_tune` on pairs or on labelled images it puts those that
+    belong together next to each other; see `ContrastiveLoss`, which it is
+    compiled with. `predict` gives the vectors, `evaluate` judges what a search
+    with them finds.
+
+    Args:
+        backbone: As in `image_classifier`.
+        units: Integer, width of a dense layer that makes the vectors, the
+            head of the model. Defaults to `None`: none, and vectors as wide
+            as the features of the backbone.
+        augmentation: As in `image_classifier`. Defaults to `None`.
+        pooling: `"avg"`, `"max"`, or `"token"`, the first token of a
+            transformer. Defaults to `"avg"`.
+        normalize: Boolean, whether vectors have the length one. Defaults to
+            `True`.
+
+    Returns:
+        A functional `keras.Model`, all of it trainable, that maps images of
+        raw pixels to vectors.
+
+    Raises:
+        ValueError: If the backbone is unknown, or an option is out of range.
+
+    Example:
+
+    ```python
+    import numpy as np
+    import finetune_keras as ft
+
+    backbone = ft.backbone("MobileNet", input_shape=(32, 32, 3), weights=None,
+                           alpha=0.25)
+    encoder = ft.image_embedder(backbone, units=16)
+    pixels = np.random.randint(0, 256, size=(8, 32, 32, 3))
+    data = pixels, ["cat", "dog"] * 4
+    plan = ft.plans.linear_probe(epochs=1)
+    ft.fine_tune(encoder, plan, data, verbose=0)
+    print(encoder.predict(pixels, verbose=0).shape)  # (8, 16)
+    ```
+
+    Reference:
+
+    - [Musgrave et al., 2020](https://arxiv.org/abs/2003.08505)
+    """
+    whole = _on_photos(backbone)
+    flat, features = split_head(whole)
+    outputs = build_vectors(
+        features, padding_mask(flat), pooling, normalize, units
+    )
+    model = rebuild(flat, outputs, whole=whole)
+    if augmentation is not None:
+        model = _augmented(model, augmentation)
+    keep_task(model, Vectors(outputs=model.output_shape[-1]))
     return model
 
 

@@ -47,6 +47,13 @@ class TextEncoder:
         first, _ = _first_and_second(x)
         return 1 if isinstance(first, (str, bytes)) else len(first)
 
+    def together(self, x):
+        """How many rows of arrays an example has, which stay in one batch.
+
+        1 where rows may be parted.
+        """
+        return 1
+
     def encode(self, x):
         """`(arrays, lengths)` of texts, or of a tuple of two lists of them.
 

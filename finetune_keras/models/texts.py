@@ -7,6 +7,13 @@ import keras
 import numpy as np
 
 from finetune_keras.data.buckets import Buckets
+from finetune_keras.data.grouped import (
+    GroupedBuckets,
+    Rows,
+    learns_groups,
+    rows_of,
+)
+from finetune_keras.data.pairs import Pairs
 from finetune_keras.data.source import (
     Batches,
     Dataset,
@@ -21,14 +28,17 @@ from finetune_keras.models.text_encoder import is_raw
 
 def tokenize(model, data, batch_size=None, training=False):
     """Does what `FineTuneModel.tokenize` does, for a model with an encoder."""
+    bucket = _in_groups if learns_groups(model.task, data) else _bucket
+    if isinstance(data, Pairs):
+        return bucket(model, lambda: data, batch_size or 32)
     if isinstance(data, (tuple, list)) and is_raw(data[0]):
         _check_labelled(model.encoder, data)
         changes = training and model.encoder.is_random
-        return _bucket(model, lambda: data, batch_size or 32, changes)
+        return bucket(model, lambda: data, batch_size or 32, changes)
     if _is_text_dataset(data):
         size = batch_size or _batch_size(data)
         if training and is_augmented(data):
-            return _bucket(model, lambda: _gather(data), size, True)
+            return bucket(model, lambda: _gather(data), size, True)
         return tokenize(model, _gather(data), size, training)
     _check_no_text(data)
     return data
@@ -117,6 +127,21 @@ def _check_no_text(data):
         )
 
 
+def _in_groups(model, read, batch_size, changes=False):
+    """Buckets in whose batches are several of each group."""
+
+    def make():
+        rows = rows_of(read(), batch_size)
+        _check_lengths(model.encoder, rows.x, *rows.labels)
+        x, lengths, labels = model.encoder.prepare(rows.x, *rows.labels)
+        x, renew = _for_inputs(model, x), make if changes else None
+        return GroupedBuckets.of_rows(
+            x, lengths, labels, batch_size, rows, renew
+        )
+
+    return make()
+
+
 def _bucket(model, read, batch_size, changes=False):
     encoder = model.encoder
 
@@ -126,6 +151,13 @@ def _bucket(model, read, batch_size, changes=False):
         x, lengths, labels = encoder.prepare(*data)
         x = _for_inputs(model, x)
         renew = make if changes else None
+        size = encoder.together(data[0]) if labels else 1
+        if size > 1:
+            units = np.repeat(np.arange(len(lengths) // size), size)
+            rows = Rows(None, (), units, size)
+            return GroupedBuckets.of_rows(
+                x, lengths, labels, batch_size * size, rows, renew
+            )
         cut = encoder.task is not None and encoder.task.are_sequences
         return Buckets.sort(x, lengths, labels, batch_size, renew, cut)
 

@@ -326,6 +326,8 @@ def chain_thaw(
 def adapters(epochs=5, learning_rate=1e-3, name="default", patience=None):
     """Trains adapters and the head; what they were added to stays frozen.
 
+    A model without a head trains adapters alone.
+
     Args:
         epochs: Integer. Defaults to `5`.
         learning_rate: Float. Adapters take about ten times the rate of full

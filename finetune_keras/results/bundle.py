@@ -284,12 +284,12 @@ class Bundle:
 
         Returns:
             `Predictions`, one for each input; of a `token_classifier` a list of
-            tags and of a `question_answerer` a dict for each. Of masks, their
-            `labels` are arrays of class ids (height, width) in the size of
-            each picture, `confidence` the probabilities of these, and
-            `figure()` draws them. Those of a detector have, for each picture,
-            `boxes`, an array of (left, top, right, bottom) in its pixels, and
-            `scores` beside `labels`.
+            tags and of a `question_answerer` a dict for each; of an embedder
+            the array of vectors. Of masks, their `labels` are arrays of class
+            ids (height, width) in the size of each picture, `confidence` the
+            probabilities of these, and `figure()` draws them. Those of a
+            detector have, for each picture, `boxes`, an array of (left, top,
+            right, bottom) in its pixels, and `scores` beside `labels`.
 
         Raises:
             ValueError: If an input cannot be read; the message names it.
@@ -306,7 +306,7 @@ class Bundle:
         if self.task == "detection":
             return self._boxes(inputs, x, batch_size)
         outputs = self.model.predict(x, batch_size, verbose=verbose)
-        if isinstance(outputs, list):
+        if isinstance(outputs, list) or self.task.is_compared:
             return outputs
         calibration, names = find_calibration(self.model), None
         if getattr(x, "ndim", 0) == 4:

@@ -18,6 +18,7 @@ from finetune_keras.data.task import Task, refuse_unclear
 from finetune_keras.engine import graph
 from finetune_keras.models.heads import rebuild
 from finetune_keras.models.model import keep_task
+from finetune_keras.results.answer_threshold import with_threshold
 from finetune_keras.results.collect import predict_all
 from finetune_keras.results.decisions import (
     abstention_threshold,
@@ -143,8 +144,10 @@ def calibrate(
             factor and a shift for each, which needs some hundred examples and
             may change labels. Defaults to `"temperature"`.
         metric: `"f1"`, `"balanced_accuracy"` or `"accuracy"`: tune the
-            threshold of each sigmoid for it, instead of 0.5. Defaults to
-            `None`.
+            threshold of each sigmoid for it, instead of 0.5. Of a
+            `question_answerer`: choose for the F1 of SQuAD, or `"accuracy"`,
+            the exact match, from which probability of "no answer" on there
+            is none. Defaults to `None`.
         coverage: Float in (0, 1], the share of inputs on which to decide; on
             the rest the model abstains. Defaults to `None`.
         error: Float in (0, 1), the most errors among the decided ones, held
@@ -186,6 +189,11 @@ def calibrate(
     """
     check_model(model)
     _check(method, metric, coverage, error, conformal)
+    if getattr(Task.of(model), "may_lack", False):
+        options = (method, "temperature"), (coverage, None), (error, None)
+        _check_answers(*options, (conformal, None))
+        found = with_threshold(model, validation, metric or "f1")
+        return compiled_like(found, model)
     plain, task = with_probabilities(_without_calibration(model), "calibrate")
     if not task.has_chances:
         refuse_unclear(model)
@@ -236,6 +244,15 @@ def _check_for_masks(*promises):
             "of one picture are no independent examples, which thresholds and "
             "promises need. Leave out `metric`, `coverage`, `error` and "
             f"`conformal`. Received: {promises}"
+        )
+
+
+def _check_answers(*options):
+    if any(value != default for value, default in options):
+        raise ValueError(
+            "Of a `question_answerer` `calibrate` chooses from which "
+            "probability on there is no answer, and takes `metric` alone: "
+            '"f1", or "accuracy", the exact match.'
         )
 
 

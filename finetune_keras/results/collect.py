@@ -9,8 +9,10 @@ import keras
 import numpy as np
 
 from finetune_keras.data.box_checks import check_boxes
+from finetune_keras.data.grouped import learns_groups
 from finetune_keras.data.labels import as_text
 from finetune_keras.data.outputs import check_shape, is_detector
+from finetune_keras.data.pairs import Pairs
 from finetune_keras.data.source import Source
 from finetune_keras.data.task import Task
 from finetune_keras.engine import backend
@@ -18,6 +20,7 @@ from finetune_keras.engine.packages import tensorflow as tf
 from finetune_keras.models.detectors import BoxFinder, true_boxes
 from finetune_keras.results.mask_outcomes import MaskOutcomes, beside_truth
 from finetune_keras.results.outcomes import Outcomes
+from finetune_keras.results.retrieval import search_groups, search_pairs
 from finetune_keras.training.data_checks import check_tuple, labels_of
 
 
@@ -29,6 +32,12 @@ def collect(model, data, told, threshold, worst, batch_size, steps, verbose):
     whether outputs are logits, each `None` to infer it; of `worst` losses, the
     highest first, it lists `(loss, index, input)`.
     """
+    kept = Task.of(model)
+    if getattr(kept, "is_compared", False):
+        found, kept = _compare(model, data, worst, batch_size, steps, verbose)
+        found.threshold = threshold
+        return found, kept
+    learns_groups(kept, data)
     several = getattr(model, "outputs", None) or ()
     if len(several) > 1 and not is_detector(model):
         check_shape(several, "evaluate")
@@ -39,6 +48,8 @@ def collect(model, data, told, threshold, worst, batch_size, steps, verbose):
     read = reader_of(model)
     for x, y, weight in batches:
         y, outputs, arrays = read(x, y)
+        if kept is not None:
+            y, outputs = kept.as_judged(arrays, y, outputs)
         if task is None:
             task = Task.of_batch(model, y, outputs, *told)
             if task.is_dense and task.ignore_class is None:
@@ -54,10 +65,7 @@ def collect(model, data, told, threshold, worst, batch_size, steps, verbose):
     if bar is not None and parts:
         bar.update(len(parts), finalize=True)
     if not position:
-        raise ValueError(
-            "`data` is empty: it has no example. "
-            f"Received: data={type(data).__name__}"
-        )
+        _refuse_empty(data)
     return _join(parts), worst.kept
 
 
@@ -85,6 +93,37 @@ def _read_boxes(find, x, y):
     return true, find(x), shown
 
 
+def _refuse_empty(data):
+    raise ValueError(
+        "`data` is empty: it has no example. "
+        f"Received: data={type(data).__name__}"
+    )
+
+
+def _compare(model, data, worst, batch_size, steps, verbose):
+    """The same of a model whose outputs are judged by which are near."""
+    worst = _Worst(worst)
+    if isinstance(data, Pairs):
+        found, x = search_pairs(model, data, batch_size, verbose)
+        worst.update(found.losses, 0, lambda i: x[i])
+        return found, worst.kept
+    read, _ = open_data(data, batch_size, steps)
+    parts = [(predict_batch(model, x), y, weight) for x, y, weight in read]
+    if not parts:
+        _refuse_empty(data)
+    vectors, labels, weights = zip(*parts, strict=True)
+    labels, weight = np.concatenate(labels), None
+    if weights[0] is not None:
+        weight = _weights(np.concatenate(weights), len(labels))
+    vectors = np.concatenate(vectors)
+    found, asks = search_groups(vectors, labels, weight)
+    # What comes in batches is not kept: any of it may be among the worst.
+    if isinstance(data, (tuple, list)):
+        x = as_arrays(data[0])
+        worst.update(found.losses, 0, lambda i: _copy(x, asks[i]))
+    return found, worst.kept
+
+
 def predict_batch(model, x):
     """Predicts a batch of any source, one prediction of each example.
 
@@ -92,6 +131,9 @@ def predict_batch(model, x):
     """
     count = len(keras.tree.flatten(x)[0])
     outputs = model.predict_on_batch(_for_backend(x))
+    if isinstance(outputs, list):
+        # Of texts, what a person asked for.
+        return outputs
     return keras.tree.map_structure(lambda array: array[:count], outputs)
 
 
@@ -216,8 +258,9 @@ def as_arrays(part):
 
 
 def _are_texts(part):
-    listed = isinstance(part, (list, tuple))
-    return listed and len(part) > 0 and isinstance(part[0], (str, bytes))
+    if not isinstance(part, (list, tuple)) or not len(part):
+        return False
+    return isinstance(part[0], (str, bytes)) or _are_texts(part[0])
 
 
 def _parts(batch):

@@ -47,6 +47,12 @@ def evaluate(
     A detector of KerasHub is judged by the mean average precision of its
     boxes, as pycocotools computes it, on data as `box_folder` makes them.
 
+    A `text_embedder` or `image_embedder` is judged by a search: of `pairs`
+    from each anchor among all positives and negatives, with labels from each
+    input among the others for those of its label. Each query is an example,
+    and `metrics` are recall, the mean reciprocal rank and nDCG. Of a
+    `multiple_choice` the classes are the places of the choices.
+
     Args:
         model: A `keras.Model` with one output of shape (batch,) or (batch,
             classes), or of masks, (batch, height, width, classes), or a
@@ -55,8 +61,8 @@ def evaluate(
             sample_weight)`, or `keras.utils.PyDataset`. Labels are class ids
             from 0, names of `classes`, or one-hot; multi-hot for several
             labels an example; numbers for a regression; masks of class ids,
-            one-hot or not. With sample weights, of masks by pixel too, all
-            metrics and intervals are weighted; counts are not.
+            one-hot or not. Or `pairs`. With sample weights, of masks by pixel
+            too, all metrics and intervals are weighted; counts are not.
         classes: List of strings, names in the order of the outputs. Defaults
             to `None`: the `class_names` of the dataset, those that a text
             model was made with, or numbers.

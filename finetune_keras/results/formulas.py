@@ -153,6 +153,17 @@ def _regression(predictions, samples):
     return statistic
 
 
+def _means(predictions, samples):
+    """Means over queries of what a search from each has reached."""
+
+    def statistic(weights):
+        means = weights @ predictions.scores
+        means = (means / weights.sum(axis=1, keepdims=True)).T
+        return dict(zip(predictions.classes, means, strict=True))
+
+    return statistic
+
+
 def _areas(predictions, columns, samples):
     """Returns a function from weights to the mean ROC-AUC and PR-AUC."""
     if len(predictions) * len(columns) * samples > _MOST_AREA_STEPS:
@@ -233,4 +244,5 @@ _STATISTICS = {
     "regression": _regression,
     "segmentation": lambda predictions, samples: predictions.statistic(),
     "detection": detection_statistic,
+    "vectors": _means,
 }

@@ -108,7 +108,7 @@ def calibration_bins(predictions):
 
 
 def _each_value(predictions):
-    if len(predictions.classes) == 1:
+    if len(predictions.classes) == 1 or predictions.task.is_compared:
         return {}
     task, weight = type(predictions.task), predictions.sample_weight
     found = {}

@@ -25,6 +25,8 @@ NAMES = {
     "map_50_95": "mAP 50-95",
     "ap_50": "AP 50",
     "ap_50_95": "AP 50-95",
+    "mrr": "MRR",
+    "ndcg_at_10": "nDCG at 10",
 }
 
 

@@ -22,8 +22,10 @@ class Report(Shown):
 
     Attributes:
         task: What is predicted: it equals `"classification"`,
-            `"multi_label"`, `"regression"`, `"segmentation"` or `"detection"`.
-        classes: List of strings, one for each column of the outputs.
+            `"multi_label"`, `"regression"`, `"segmentation"`, `"detection"`
+            or, of an embedder, `"vectors"`.
+        classes: List of strings, one for each column of the outputs; of an
+            embedder the metrics.
         metrics: Dict from name to float, or to `None` where the data leave
             the metric undefined; `notes` says why.
         intervals: Dict from name to `[low, high]`, 95 %, or to `None`. Empty

@@ -47,7 +47,7 @@ _WORST = object_of(
 _PACKED = maybe(object_of(dtype=TEXT, shape=list_of(COUNT), data=TEXT))
 _FACTS = {
     "model": TEXT,
-    "task": one_of(*Task.judged()),
+    "task": one_of(*(k for k, v in Task.kinds().items() if v.main_metric)),
     "classes": list_of(TEXT),
     "examples": COUNT,
     "label_digest": TEXT,
@@ -84,7 +84,7 @@ def read_report(source):
         size = sum(map(_size, filter(None, arrays.values())))
         check_expansion(size, len(text), name)
         classes = record["classes"]
-        task = Task.named(record["task"], classes, len(classes))
+        task = Task.kinds()[record["task"]](classes, len(classes))
         kind = MaskOutcomes if task.is_dense else Outcomes
         lacking = set(kind.arrays) - set(arrays)
         if lacking:

@@ -18,7 +18,7 @@ class Spans(Task):
     """Where an answer starts and ends in a text."""
 
     name, activation = "answers", "softmax"
-    is_judged = False
+    is_judged, may_lack = False, True
 
     def compile_arguments(self, one_hot=False):
         loss = "sparse_categorical_crossentropy"
@@ -31,7 +31,9 @@ class AnswerEncoder(TextEncoder):
 
     sample = (["a question"], ["a sample text"])
 
-    def __init__(self, tokenizer, sequence_length=128, stride=None):
+    def __init__(
+        self, tokenizer, sequence_length=128, stride=None, threshold=0.5
+    ):
         super().__init__(tokenizer, sequence_length)
         if stride is not None and not 0 <= stride < sequence_length // 2:
             raise ValueError(
@@ -41,6 +43,8 @@ class AnswerEncoder(TextEncoder):
                 f"{sequence_length}"
             )
         self.stride = sequence_length // 3 if stride is None else stride
+        # From which share of "no answer" on there is none.
+        self.threshold = threshold
         self.task = Spans()
 
     def count(self, x):
@@ -82,7 +86,7 @@ class AnswerEncoder(TextEncoder):
             if score > best[i][0]:
                 best[i] = score, window.starts[first], window.ends[last]
         return [
-            _answer(context, *found, missing)
+            _answer(context, *found, missing, self.threshold)
             for context, found, missing in zip(
                 contexts, best, none, strict=True
             )
@@ -91,7 +95,7 @@ class AnswerEncoder(TextEncoder):
     def get_config(self):
         config = super().get_config()
         del config["classes"]
-        return {**config, "stride": self.stride}
+        return {**config, "stride": self.stride, "threshold": self.threshold}
 
     def _windows(self, questions, contexts):
         pieces = [list(_PIECE.finditer(text)) for text in contexts]
@@ -166,11 +170,14 @@ class _Window:
         return float(scores[first, last]), int(first), int(last)
 
 
-def _answer(context, score, start, end, none):
-    if score < none or not score:
-        return {"text": "", "start": -1, "end": -1, "score": none}
-    text = context[start:end]
-    return {"text": text, "start": start, "end": end, "score": score}
+def _answer(context, score, start, end, none, threshold):
+    no_answer = none / (none + score) if score else 1.0
+    if no_answer > threshold:
+        found = {"text": "", "start": -1, "end": -1, "score": none}
+    else:
+        text = context[start:end]
+        found = {"text": text, "start": start, "end": end, "score": score}
+    return {**found, "no_answer": no_answer}
 
 
 def _answers(y, contexts):

@@ -1,6 +1,7 @@
 """Pretrained transformers for texts, with their tokeniser."""
 
 import contextlib
+import json
 import os
 import socket
 
@@ -144,7 +145,23 @@ def _load(preset, weights, kwargs):
             preset, load_weights=weights, **kwargs
         )
         tokenizer = keras_hub.models.Tokenizer.from_preset(preset)
+        if folder:
+            _strip_accents(tokenizer, preset)
         return backbone, tokenizer
+
+
+def _strip_accents(tokenizer, folder):
+    """Has BERT's tokeniser treat accents as Hugging Face does.
+
+    There they go with the upper case, unless the folder says otherwise;
+    KerasHub reads of it the case alone.
+    """
+    path = os.path.join(folder, "tokenizer_config.json")
+    if not (hasattr(tokenizer, "strip_accents") and os.path.isfile(path)):
+        return
+    with open(path, encoding="utf-8") as file:
+        told = json.load(file).get("strip_accents")
+    tokenizer.strip_accents = tokenizer.lowercase if told is None else told
 
 
 def _check_folder(folder):

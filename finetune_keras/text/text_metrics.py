@@ -85,7 +85,10 @@ def answer_scores(predicted, answers):
             where the right answer is none.
 
     Returns:
-        Dict with `exact_match` and `f1`, floats in [0, 1].
+        Dict with `exact_match` and `f1`, floats in [0, 1]. Where some
+        questions have no answer, as in SQuAD 2.0, also with `no_answer`, the
+        share of these that are left without, and with `has_answer_exact_match`
+        and `has_answer_f1` of the others.
 
     Raises:
         ValueError: If they differ in number, or there are none.
@@ -101,20 +104,43 @@ def answer_scores(predicted, answers):
     Reference:
 
     - [Rajpurkar et al., 2016](https://arxiv.org/abs/1606.05250)
+    - [Rajpurkar et al., 2018](https://arxiv.org/abs/1806.03822), of none
     """
     if len(predicted) != len(answers) or not len(answers):
         raise ValueError(
             "Each prediction needs the accepted answers. Received: "
             f"{len(predicted)} predictions and answers to {len(answers)}"
         )
-    exact, overlap = 0.0, 0.0
+    pairs, lacking = [], []
     for one, accepted in zip(predicted, answers, strict=True):
         text = one["text"] if isinstance(one, dict) else one
-        accepted = accepted or [""]
-        exact += max(_plain(text) == _plain(answer) for answer in accepted)
-        overlap += max(_overlap(text, answer) for answer in accepted)
-    count = len(answers)
-    return {"exact_match": exact / count, "f1": overlap / count}
+        pairs.append(score_answer(text, accepted))
+        lacking.append(not _accepted(accepted))
+    found = _means(pairs)
+    if any(lacking):
+        rows = [pair for pair, none in zip(pairs, lacking, strict=True) if none]
+        found["no_answer"] = _means(rows)["exact_match"]
+    if any(lacking) and not all(lacking):
+        rows = [p for p, none in zip(pairs, lacking, strict=True) if not none]
+        found |= {f"has_answer_{k}": v for k, v in _means(rows).items()}
+    return found
+
+
+def score_answer(text, accepted):
+    """`(exact match, f1)` of an answer, as SQuAD 1.1 and 2.0 have them."""
+    accepted = _accepted(accepted) or [""]
+    exact = max(_plain(text) == _plain(answer) for answer in accepted)
+    return float(exact), max(_overlap(text, answer) for answer in accepted)
+
+
+def _accepted(answers):
+    """Those of which case, articles and punctuation leave something."""
+    return [answer for answer in answers if _plain(answer)]
+
+
+def _means(pairs):
+    exact, overlap = map(sum, zip(*pairs, strict=True))
+    return {"exact_match": exact / len(pairs), "f1": overlap / len(pairs)}
 
 
 def _entities(tags):

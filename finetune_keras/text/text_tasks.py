@@ -6,6 +6,7 @@ from finetune_keras.models.heads import build_head
 from finetune_keras.models.model import text_model
 from finetune_keras.models.pooling import padding_mask
 from finetune_keras.models.text_encoder import TextEncoder
+from finetune_keras.text.choice_encoder import ChoiceEncoder
 from finetune_keras.text.text_backbones import base_of, sequence_of
 
 
@@ -100,6 +101,64 @@ def text_classifier(
     )
     encoder = TextEncoder(**options, classes=names)
     return text_model(base.input, outputs, encoder, base.name)
+
+
+def multiple_choice(
+    backbone, sequence_length=None, tokenizer=None, dropout=0.1
+):
+    """Builds a model that chooses among several texts, such as answers.
+
+    Each choice is read together with its question, and gets a score; the
+    softmax of the scores of a question are its probabilities. A context stands
+    before the question, in the same string.
+
+    Args:
+        backbone: What `text_backbone` returns or takes.
+        sequence_length: Integer, the most tokens of a question with one
+            choice. Defaults to `None`, that of the backbone.
+        tokenizer: See `text_backbone`. Defaults to `None`.
+        dropout: Float in [0, 1), before each dense layer of the head. Defaults
+            to `0.1`.
+
+    Returns:
+        A `FineTuneModel`. It takes `(questions, choices)`, a list of strings
+        and a list of lists of as many strings for each, and as labels the
+        places of the right choices, or their texts. A batch of `batch_size`
+        questions has all of their choices. `predict` returns a dict for each
+        question: `choice`, its place, `text`, `score`, its probability, and
+        `probabilities` of all.
+
+    Raises:
+        ValueError: If backbone, tokeniser or an option do not fit.
+
+    Example:
+
+    ```python
+    import keras_hub, finetune_keras as ft
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "who", "ann", "ran"]
+    bert = keras_hub.models.BertBackbone(
+        vocabulary_size=8, num_layers=1, num_heads=2, hidden_dim=8,
+        intermediate_dim=16, max_sequence_length=16,
+    )
+    model = ft.multiple_choice(
+        bert, sequence_length=16,
+        tokenizer=keras_hub.tokenizers.BertTokenizer(words),
+    )
+    x = ["who ran", "ann ran"] * 4, [["ann", "ran ran"], ["who", "ann"]] * 4
+    ft.fine_tune(model, ft.plans.full(epochs=1), (x, [0, 1] * 4), verbose=0)
+    print(model.predict(x, verbose=0)[0]["text"])
+    print(ft.evaluate(model, (x, [0, 1] * 4), verbose=0).metrics["accuracy"])
+    ```
+
+    Reference:
+
+    - [Zellers et al., 2018](https://arxiv.org/abs/1808.05326)
+    """
+    model = text_regressor(backbone, 1, sequence_length, tokenizer, dropout)
+    encoder = model.encoder
+    model.encoder = ChoiceEncoder(encoder.tokenizer, encoder.sequence_length)
+    return model
 
 
 def text_regressor(

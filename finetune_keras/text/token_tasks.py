@@ -71,7 +71,8 @@ def question_answerer(
     """Builds a model that finds the answer to a question in a text.
 
     A long context is read in windows that overlap, and the best answer of all
-    counts; there is none where each window holds that to be likelier.
+    counts; there is none where each window holds that to be likelier, or from
+    another threshold on, which `calibrate` chooses on validation questions.
 
     Args:
         backbone: What `text_backbone` returns or takes.
@@ -85,8 +86,9 @@ def question_answerer(
         A `FineTuneModel`. It takes `(questions, contexts)` and, as labels, the
         characters at which each answer starts and ends, an array of shape
         (questions, 2), or (-1, -1) where there is none. `predict` returns a
-        dict for each question: `text`, `start`, `end`, and `score`, the
-        probability of the answer or, where the text is empty, of none.
+        dict for each question: `text`, `start`, `end`, `score`, the
+        probability of the answer or, where the text is empty, of none, and
+        `no_answer`, from 0 to 1, the share of none beside the best answer.
 
     Raises:
         ValueError: If backbone, tokeniser or lengths do not fit.

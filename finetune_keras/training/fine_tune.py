@@ -53,7 +53,8 @@ def fine_tune(
             Adam follow from its output and the labels.
         plan: A `Plan`.
         train: Tuple of arrays `(x, y)` or `(x, y, sample_weight)`, a
-            `tf.data.Dataset`, or a `keras.utils.PyDataset`.
+            `tf.data.Dataset`, or a `keras.utils.PyDataset`; for an embedder
+            also `pairs`.
         validation: The same, or `None`. Phases with `patience` need it.
             Defaults to `None`.
         checkpoint_dir: String, folder in which the run keeps its last two

@@ -7,6 +7,7 @@ import keras
 
 from finetune_keras.arguments import check, integer, maybe
 from finetune_keras.data.source import Arrays, Batches, Source, kind_of
+from finetune_keras.data.task import Task
 
 _COUNTS = (
     "batch_size",
@@ -61,6 +62,12 @@ def _check_class_weight(model, weights):
     if weights is None:
         return
     received = f"Received: class_weight={_short(weights)}"
+    task = Task.of(model)
+    if not getattr(task, "weighs_classes", True):
+        raise ValueError(
+            f"`class_weight` weighs classes, and the labels of {task} are "
+            f"none: pass sample weights, `(x, y, weights)`. {received}"
+        )
     if not isinstance(weights, dict):
         cure = "dict(enumerate(weights))"
         if isinstance(weights, str):

@@ -9,6 +9,7 @@ import numpy as np
 
 from finetune_keras.data.box_checks import check_boxes
 from finetune_keras.data.buckets import Buckets
+from finetune_keras.data.grouped import in_groups, learns_groups
 from finetune_keras.data.label_checks import check_targets
 from finetune_keras.data.labels import as_numbers
 from finetune_keras.data.outputs import is_detector
@@ -58,6 +59,8 @@ class Inputs:
             data = model.tokenize(data, batch_size, training=name == "train")
         elif prepares_inputs(model):
             data = _to_prepare(data, self.given, name)
+        elif learns_groups(Task.of(model), data):
+            data = in_groups(data, batch_size)
         self.source = Source.of(data, batch_size, name)
         self.name, self.steps, self.shuffle = name, steps, True
         self._check_form()

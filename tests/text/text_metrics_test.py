@@ -114,3 +114,18 @@ def test_means_over_questions():
     assert scores == {"exact_match": 0.5, "f1": 0.5}
     with pytest.raises(ValueError, match="1 predictions and answers to 2"):
         ft.answer_scores(["a"], [["a"], ["b"]])
+
+
+def test_questions_without_an_answer_are_told_apart():
+    # As the script of SQuAD 2.0 has HasAns, NoAns and the whole.
+    said = ["cat", {"text": "", "no_answer": 0.9}, "dog", "old town"]
+    scores = ft.answer_scores(said, [["cat"], [], ["the"], ["town"]])
+    assert scores == {
+        "exact_match": 0.5,
+        "f1": pytest.approx((1 + 1 + 0 + 2 / 3) / 4),
+        "no_answer": 0.5,
+        "has_answer_exact_match": 0.5,
+        "has_answer_f1": pytest.approx((1 + 2 / 3) / 2),
+    }
+    scores = ft.answer_scores(["", "cat"], [[], []])
+    assert scores == {"exact_match": 0.5, "f1": 0.5, "no_answer": 0.5}

@@ -116,10 +116,15 @@ def test_no_answer_is_given_where_the_model_holds_it_likelier(reader):
     encoder = reader.encoder
     none = {"text": "", "start": -1, "end": -1}
     sure = encoder.finish(outputs(encoder, x, 0.9999, 0, 0, 0.0001), x)
-    assert sure == [{**none, "score": pytest.approx(0.9998, abs=1e-4)}]
+    score = pytest.approx(0.9998, abs=1e-4)
+    assert sure == [{**none, "score": score, "no_answer": pytest.approx(1.0)}]
     found = encoder.finish(outputs(encoder, x, 0.4, 0, 1, 0.6), x)
     assert found[0]["text"] == "ann ran"
     assert found[0]["score"] == pytest.approx(0.36)
+    assert found[0]["no_answer"] == pytest.approx(0.16 / (0.16 + 0.36))
+    encoder.threshold = 0.3
+    (found,) = encoder.finish(outputs(encoder, x, 0.4, 0, 1, 0.6), x)
+    assert found["text"] == "" and found["score"] == pytest.approx(0.16)
 
 
 def test_an_answer_in_one_window_counts_though_others_have_none(reader):
