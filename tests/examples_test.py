@@ -81,7 +81,7 @@ def test_bert_sentiment(on_texts, tmp_path):
 
 def test_embeddings(run_example, tmp_path):
     pytest.importorskip("keras_hub", reason="needs finetune_keras[text]")
-    output = run_example("embeddings.py", "--epochs", 4)
+    output = run_example("embeddings.py", "--epochs", 3)
     before, after = re.search(r"nDCG at 10 (\S+) -> (\S+),", output).groups()
     assert float(after) > float(before) + 0.05
     assert (tmp_path / "encoder" / "modules.json").exists()

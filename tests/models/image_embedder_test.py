@@ -20,15 +20,14 @@ def make(**options):
     return ft.image_embedder(keras.Model(inputs, x), **options)
 
 
-@pytest.mark.backends
 def test_images_of_a_class_come_together(tmp_path):
     encoder = make(units=4, augmentation=keras.layers.GaussianNoise(0.1))
     assert encoder.output_shape == (None, 4)
     assert ft.layer_groups(encoder).head is not None
     data = IMAGES, np.eye(4)[LABELS]
-    before = ft.evaluate(encoder, data, verbose=0).metrics
-    ft.fine_tune(encoder, PLAN, data, data, batch_size=12, verbose=0)
-    after = ft.evaluate(encoder, data, verbose=0)
+    before = ft.evaluate(encoder, data, bootstrap=0, verbose=0).metrics
+    ft.fine_tune(encoder, PLAN, data, batch_size=12, verbose=0)
+    after = ft.evaluate(encoder, data, bootstrap=0, verbose=0)
     assert after.metrics["ndcg_at_10"] > before["ndcg_at_10"] + 0.05
     encoder.save(tmp_path / "encoder.keras")
     again = keras.models.load_model(tmp_path / "encoder.keras")
@@ -39,10 +38,10 @@ def test_images_of_a_class_come_together(tmp_path):
     assert getattr(classifier, "task", None) is None
 
 
-@pytest.mark.parametrize("kind", ["triplet", "margin"])
-def test_pairs_of_images_under_each_loss(kind):
+def test_pairs_of_images_under_another_loss():
     encoder = make(normalize=False)
-    encoder.compile(keras.optimizers.Adam(1e-2), ft.ContrastiveLoss(kind))
+    loss = ft.ContrastiveLoss("triplet")
+    encoder.compile(keras.optimizers.Adam(1e-2), loss)
     pairs = ft.pairs(IMAGES[:12], IMAGES[12:])
     before = ft.evaluate(encoder, pairs, verbose=0).metrics["mrr"]
     ft.fine_tune(encoder, PLAN, pairs, batch_size=24, verbose=0)
