@@ -49,13 +49,58 @@ def graph_of(model):
 
 
 def walk(model):
-    """`(steps, input_keys, output_keys)` of a model, from input to output."""
+    """`(steps, input_keys, output_keys)` of a model, from input to output.
+
+    A branch stands in one piece, the longest first; Keras's own order goes to
+    and fro between the towers of a model.
+    """
     graph = graph_of(model)
     keys = {id(tensor): ("input", i) for i, tensor in enumerate(graph.inputs)}
     inputs = list(keys.values())
     steps = []
     _walk(graph, keys, "", steps)
-    return steps, inputs, [keys[id(tensor)] for tensor in graph.outputs]
+    outputs = [keys[id(tensor)] for tensor in graph.outputs]
+    places = _by_branch(steps, outputs)
+    new = {old: place for place, old in enumerate(places)}
+
+    def moved(found):
+        return [(new.get(key[0], key[0]), key[1]) for key in found]
+
+    steps = [steps[old] for old in places]
+    for step in steps:
+        step.inputs, step.outputs = moved(step.inputs), moved(step.outputs)
+    return steps, inputs, moved(outputs)
+
+
+def _by_branch(steps, outputs):
+    """Places of steps in an order in which each branch is in one piece."""
+    depths = []
+    for step in steps:
+        read = [depths[key[0]] for key in step.inputs if key[0] != "input"]
+        depths.append(1 + max(read, default=0))
+    ranks, left = {}, _deepest_first(outputs, depths)[::-1]
+    while left:
+        place = left[-1]
+        missing = [
+            p
+            for p in _deepest_first(steps[place].inputs, depths)
+            if p not in ranks
+        ]
+        if missing and place not in ranks:
+            left.append(missing[0])
+            continue
+        left.pop()
+        ranks.setdefault(place, len(ranks))
+    # What no output needs stays behind that which it reads.
+    for place, step in enumerate(steps):
+        read = [ranks[key[0]] for key in step.inputs if key[0] != "input"]
+        ranks.setdefault(place, max(read, default=-1))
+    return sorted(ranks, key=lambda place: (ranks[place], place))
+
+
+def _deepest_first(keys, depths):
+    places = dict.fromkeys(key[0] for key in keys if key[0] != "input")
+    return sorted(places, key=lambda place: -depths[place])
 
 
 def _walk(graph, keys, prefix, steps):
@@ -115,14 +160,33 @@ def _answer(operation, calls):
     return answer
 
 
-def cut_points(steps, output_keys, passes=lambda tensor: False, beside=()):
+def inputs_of(steps):
+    """List of the keys of the inputs that each step depends on, as sets."""
+    known, read = {}, []
+    for step in steps:
+        inputs = {key for key in step.inputs if key[0] == "input"}
+        inputs.update(*(known.get(key, ()) for key in step.inputs))
+        known.update((key, inputs) for key in step.outputs)
+        read.append(inputs)
+    return read
+
+
+def cut_points(
+    steps,
+    output_keys,
+    passes=lambda tensor: False,
+    beside=(),
+    by_tower=False,
+):
     """Dict from the place of a step to the only `KerasTensor` alive after it.
 
     Inputs of the model, such as a padding mask, may pass a cut by: whoever
     stores the tensor has them at hand. So may what `passes` holds for, such
-    as `is_mask`, and what the steps at the places in `beside` read and make:
-    right for telling blocks, wrong for cutting.
+    as `is_mask`, what the steps at the places in `beside` read and make, and
+    `by_tower` what is made of other inputs: right for telling blocks, wrong
+    for cutting.
     """
+    read = inputs_of(steps) if by_tower else None
     last_use = {key: len(steps) for key in output_keys}
     steps = [(i, step) for i, step in enumerate(steps) if i not in beside]
     for position, step in steps:
@@ -134,8 +198,16 @@ def cut_points(steps, output_keys, passes=lambda tensor: False, beside=()):
         alive.update((key, x) for key, x in made if not passes(x))
         for key in [k for k in alive if last_use.get(k, -1) <= position]:
             del alive[key]
-        if len(alive) == 1:
-            (cuts[position],) = alive.values()
+        here = list(alive.values())
+        if by_tower:
+            own = read[position]
+            here = [
+                x
+                for key, x in alive.items()
+                if not own.isdisjoint(read[key[0]]) or not read[key[0]]
+            ]
+        if len(here) == 1:
+            (cuts[position],) = here
     return cuts
 
 

@@ -1,10 +1,14 @@
 """Which block a layer belongs to, told by its name and its place."""
 
+import itertools
 import os
 import re
 from collections import Counter
 
 import keras
+
+from finetune_keras.models.levels import level_keys
+from finetune_keras.models.stable_names import has_automatic_name
 
 _BLOCK = re.compile(
     r".*?(?:block|layer|stage|stack|cell|unit|module|mixed|encoder|decoder)s?"
@@ -14,20 +18,20 @@ _PLACE = re.compile(r"(?:^|.*[_/])(?:stem|top|neck)(?=_(?!\d)|/|$)")
 _NORM_WORDS = re.compile(r"_(bn|norm|batchnorm|relu|act|activation|pad)$", re.I)
 
 
-def block_keys(steps, cuts, atoms):
+def block_keys(steps, cuts, atoms, paths):
     """Gives each weighted layer the key of the block that it belongs to.
 
     `cuts` are those of `graph.cut_points`, `atoms` the weighted layers with
-    `path`, `first`, `layer` and `follows`. Those with equal keys are one block.
+    `words`, `given`, `first`, `layer` and `follows`, `paths` the
+    `StablePaths`. Those with equal keys are one block.
     """
     segments = _segments(len(steps), cuts)
-    by_name = _keys_by_word(steps, segments)
-    named = {
-        a: _longest(by_name.get(a.first), _word(a.path, a.layer)) for a in atoms
-    }
+    by_name = _keys_by_word([paths.of(s.path) for s in steps], steps, segments)
+    named = {a: _longest(by_name.get(a.first), _word(a.words)) for a in atoms}
     rest = [a for a in atoms if named[a] is None]
     named.update(_keys_by_number(rest))
     named.update(_keys_by_family([a for a in rest if not named[a]], named))
+    named.update(level_keys(steps, segments, atoms, named))
     _fill_segments(steps, segments, atoms, named)
     return _attach(atoms, named)
 
@@ -41,9 +45,8 @@ def _segments(length, cuts):
     return numbers
 
 
-def _word(path, layer):
+def _word(path):
     """Key by a word such as block or layer that a number follows."""
-    path = os.path.dirname(path) if has_automatic_name(layer) else path
     for pattern in (_BLOCK, _PLACE):
         found = None
         for match in pattern.finditer(path):
@@ -53,30 +56,18 @@ def _word(path, layer):
     return None
 
 
-def has_automatic_name(layer):
-    """Tells whether Keras, not a person, gave the layer its name."""
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(layer).__name__)
-    name = re.sub(r"\W+", "", name).lower().replace("_", "")
-    return re.fullmatch(name + r"(_\d+)?", _squash(layer.name)) is not None
-
-
-def _squash(name):
-    stem, number = re.fullmatch(r"(?s)(.*?)(_\d+)?", name).groups()
-    return stem.replace("_", "") + (number or "")
-
-
 def _longest(*keys):
     return max((key for key in keys if key), key=len, default=None)
 
 
-def _keys_by_word(steps, segments):
+def _keys_by_word(paths, steps, segments):
     """Keys of steps, one number longer where a whole stretch shares it."""
     found = {}
-    for position, step in enumerate(steps):
+    for position, (step, path) in enumerate(zip(steps, paths, strict=True)):
         if isinstance(step.operation, keras.layers.Layer):
-            step_key = _word(step.path, step.operation)
+            step_key = _word(path)
             if step_key:
-                found[position] = (step_key, _longer(step.path, step_key))
+                found[position] = (step_key, _longer(path, step_key))
     keys = {}
     for position, (key, longer) in found.items():
         stretch = {
@@ -104,9 +95,9 @@ def _longer(path, key):
 
 def _keys_by_number(atoms):
     """Keys by the first or the last number in names, whichever is local."""
-    named = [a for a in atoms if not has_automatic_name(a.layer)]
+    named = [a for a in atoms if a.given]
     schemes = [
-        {a: key(a.path) for a in named} for key in (_prefix_key, _suffix_key)
+        {a: key(a.given) for a in named} for key in (_prefix_key, _suffix_key)
     ]
     best = max(schemes, key=_locality)
     sizes = _kernel_counts(best)
@@ -119,7 +110,7 @@ def _keys_by_family(atoms, named):
     """Key `expanded_conv` for what comes before `expanded_conv_1`."""
     families = {re.sub(r"_?\d+$", "", key) for key in named.values() if key}
     keys = {
-        a: _longest(*[f for f in families if a.path.startswith(f"{f}_")])
+        a: _longest(*[f for f in families if a.words.startswith(f"{f}_")])
         for a in atoms
     }
     sizes = _kernel_counts(keys)
@@ -164,16 +155,42 @@ def _fill_segments(steps, segments, atoms, named):
     stretches = {}
     for atom in atoms:
         stretches.setdefault(segments[atom.first], []).append(atom)
-    count = 0
+    before = None
     for number, members in stretches.items():
         keys = {named[a] for a in members} - {None}
         nameless = [a for a in members if named[a] is None]
+        if keys or all(a.is_module for a in members):
+            nameless = [a for a in nameless if not a.is_module]
         if not nameless or len(members) == 1 or len(keys) > 1:
+            before = None if keys else before
             continue
-        count += 1
         key = keys.pop() if keys else _join_name(steps, segments, number)
+        key = key or (_BLOCK_KEY, number)
+        if before and before[0] and _is_mixer(members):
+            # The second half of a block of a transformer.
+            key = before[1]
         for atom in nameless:
-            named[atom] = key or f"block{count}"
+            named[atom] = key
+        is_first = key == (_BLOCK_KEY, number)
+        before = is_first and _attends(members), key
+
+
+_BLOCK_KEY = "block"
+
+
+def _attends(atoms):
+    return any("Attention" in type(a.layer).__name__ for a in atoms)
+
+
+def _is_mixer(atoms):
+    """Tells whether atoms are the feed-forward half of a transformer block."""
+    kinds = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Conv1D)
+    return all(
+        isinstance(leaf, kinds)
+        or not any(len(v.shape) > 1 for v in leaf.weights)
+        for atom in atoms
+        for leaf in atom.leaves
+    )
 
 
 def _join_name(steps, segments, number):
@@ -186,40 +203,91 @@ def _join_name(steps, segments, number):
 
 
 def _attach(atoms, named):
-    """Starts a block at each kernel left over; what scales it, follows."""
+    """Starts a block at each kernel left over; what scales it, follows.
+
+    Where names say so it goes before, as in DenseNet's transitions.
+    """
     keys = []
-    for atom in atoms:
+    for atom, after in zip(atoms, [*atoms[1:], None], strict=True):
         key = named[atom]
         if key is None:
-            joins = keys and atom.follows
-            key = keys[-1] if joins else ("layer", atom.path)
+            if keys and keys[-1] == ("pair", _pair(atom)):
+                key = keys[-1]
+            elif atom.follows and _leads(atom, after, named):
+                key = "pair", _pair(atom)
+            else:
+                joins = keys and atom.follows
+                key = keys[-1] if joins else ("layer", atom.words)
         keys.append(key)
     return keys
 
 
+def _leads(atom, after, named):
+    """Tells whether what scales is called as the kernel that comes next."""
+    return (
+        after is not None
+        and named[after] is None
+        and not after.follows
+        and _pair(atom) is not None
+        and _pair(atom) == _pair(after)
+    )
+
+
+def _pair(atom):
+    stem, _, last = atom.given.rpartition("_")
+    numbered = re.search(r"\d$", stem)
+    return stem if numbered and not last.isdecimal() else None
+
+
 def is_block_key(key):
     """Tells whether a key names a block, not a layer or a place."""
-    return isinstance(key, str) and not _PLACE.fullmatch(key)
+    if isinstance(key, str):
+        return not _PLACE.fullmatch(key)
+    return key[0] in (_BLOCK_KEY, "join")
+
+
+def family_of(key):
+    """What the keys of equal blocks share: all but the number at the end."""
+    return re.sub(r"\d+[a-z]?$", "", key) if isinstance(key, str) else key[0]
 
 
 def group_name(key, atoms):
-    """Turns the key of a block into the name that a person would say."""
+    """Turns the key of a block into the name that a person would say.
+
+    `None` where all names are automatic.
+    """
     if isinstance(key, str):
-        return key.split("/")[-1]
-    if key[0] == "join":
-        return key[1].split("/")[-1]
-    names = [atom.path.split("/")[-1] for atom in atoms]
-    common = os.path.commonprefix([name.split("_") for name in names])
-    return "_".join(common) or names[0]
+        return _last(key)
+    if key[0] in ("join", "pair", "level"):
+        return None if key[0] == "level" else _last(key[1])
+    names = [_last(x.words) for x in atoms if x.given == x.words]
+    if names and names[0] == _last(atoms[0].words):
+        common = os.path.commonprefix([name.split("_") for name in names])
+        return "_".join(common) or names[0]
+    return _own_kind(atoms)
+
+
+def _last(path):
+    return path.split("/")[-1].rstrip("~")
+
+
+def _own_kind(atoms):
+    """The class of a composite layer, if it is no layer of Keras's."""
+    modules = [_last(atom.words) for atom in atoms if atom.is_module]
+    return modules[0] if len(modules) == 1 else None
 
 
 def unique_names(names):
-    """Drops a prefix that all names share, and numbers the doubles."""
-    tokens = [name.split("_") for name in names if name not in _FIXED]
+    """Numbers what has no name, drops a prefix that all share, and so on.
+
+    Doubles are numbered as well.
+    """
+    names = _with_numbers(names)
+    tokens = [name.split("_") for name in names if not _is_fixed(name)]
     shared = len(os.path.commonprefix(tokens)) if len(tokens) > 2 else 0
     short = [
         name
-        if name in _FIXED or not shared
+        if _is_fixed(name) or not shared
         else "_".join(name.split("_")[shared:])
         for name in names
     ]
@@ -228,7 +296,15 @@ def unique_names(names):
     return _numbered(short)
 
 
-_FIXED = ("stem", "embeddings", "head")
+def _with_numbers(names):
+    """`"block1"` and so on for `None`."""
+    free = (f"block{i}" for i in itertools.count(1))
+    free = (name for name in free if name not in names)
+    return [next(free) if name is None else name for name in names]
+
+
+def _is_fixed(name):
+    return re.fullmatch("(.*_)?(stem|embeddings|head)", name) is not None
 
 
 def _numbered(names):

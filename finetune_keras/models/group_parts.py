@@ -6,14 +6,18 @@ import re
 import keras
 
 from finetune_keras.engine import graph
+from finetune_keras.models.atoms import is_block, weighted_atoms, weights_of
 from finetune_keras.models.block_names import (
     block_keys,
-    group_name,
+    family_of,
     is_block_key,
     unique_names,
 )
 from finetune_keras.models.head_finder import find_head, trunk_cuts
-from finetune_keras.models.subclassed import is_norm, parts_by_call
+from finetune_keras.models.levels import is_stem_of_levels
+from finetune_keras.models.stable_names import StablePaths
+from finetune_keras.models.subclassed import parts_by_call
+from finetune_keras.models.towers import is_embedding, named_parts
 
 OUTSIDE = "outside the graph"
 
@@ -66,23 +70,6 @@ class LayerGroup:
         )
 
 
-class Atom:
-    """A layer with weights as it is called: what groups are put together from.
-
-    `first` and `last` are the places of the first and last `Step` that call
-    it, `leaves` its leaf layers with their paths; it `follows` if it only
-    scales what a kernel before it gives.
-    """
-
-    def __init__(self, layer, path, position):
-        self.layer, self.path = layer, path
-        self.first = self.last = position
-        self.leaves = graph.leaf_layers(layer, path)
-        self.follows = not graph.inner_layers(layer) and all(
-            len(v.shape) < 2 for v in graph.own_variables(layer)
-        )
-
-
 def parts_of(model, walked, granularity="block", names=None):
     """Puts the layers of a model together into groups, from input to output.
 
@@ -96,11 +83,13 @@ def parts_of(model, walked, granularity="block", names=None):
     atoms = weighted_atoms(steps)
     head = find_head(steps, joints, outputs, atoms)
     body = [atom for atom in atoms if atom not in head]
-    joints = trunk_cuts(steps, outputs, weights_of(head))
+    joints = trunk_cuts(steps, outputs, weights_of(head), by_tower=True)
     if granularity == "layer":
         parts = [(atom.path.split("/")[-1], [atom]) for atom in body]
     else:
-        parts = _blocks(steps, joints, body)
+        paths = StablePaths(model, steps)
+        parts = opened_frames(_blocks(steps, joints, body, paths), paths)
+        head = take_last_norm(steps, parts, head) + head
     if head:
         parts.append(("head", head))
     if names is not None:
@@ -162,93 +151,80 @@ def _named_group(group, path, names):
     return None, None
 
 
-def weighted_atoms(steps):
-    """Lists weighted layers, large composites opened into their blocks."""
-    atoms = {}
-    for position, step in enumerate(steps):
-        if not isinstance(step.operation, keras.layers.Layer):
+def opened_frames(parts, paths):
+    """Parts with a model that runs on each frame in its own parts."""
+    found = []
+    for name, atoms in parts:
+        wrapper = atoms[0].layer
+        inner = getattr(wrapper, "layer", None)
+        frames = isinstance(wrapper, keras.layers.TimeDistributed)
+        if len(atoms) > 1 or not frames or not graph.graph_of(inner):
+            found.append((name, atoms))
             continue
-        for layer, path in _open(step.operation, step.path):
-            if layer in atoms:
-                atoms[layer].last = position
-            elif layer.weights:
-                atoms[layer] = Atom(layer, path, position)
-    return list(atoms.values())
+        found += _parts_of_frames(atoms[0], inner, paths)
+    return found
 
 
-def weights_of(atoms):
-    """The identities of the weights of atoms."""
-    return {id(weight) for atom in atoms for weight in atom.layer.weights}
+def _parts_of_frames(wrapper, model, paths):
+    steps, _, outputs = graph.walk(model)
+    joints = graph.cut_points(steps, outputs, graph.is_mask)
+    atoms = weighted_atoms(steps)
+    for atom in atoms:
+        path = f"{wrapper.path}/{model.name}/{atom.path}"
+        atom.path, atom.leaves = path, graph.leaf_layers(atom.layer, path)
+    parts = _blocks(steps, joints, atoms, paths)
+    for atom in atoms:
+        atom.first, atom.last = wrapper.first, wrapper.last
+    return parts
 
 
-def _open(layer, path):
-    """Yields the blocks of a stack that hides them, else the layer itself."""
-    wrappers = (
-        keras.layers.Wrapper,
-        keras.layers.Bidirectional,
-        keras.layers.RNN,
-    )
-    children = [c for c in graph.inner_layers(layer) if c.weights]
-    # A layer with weights of its own and an adapter inside is no block.
-    blocks = [
-        type(child)
-        for child in children
-        if graph.inner_layers(child) and not graph.own_variables(child)
-    ]
-    stack = any(blocks.count(kind) > 1 for kind in blocks)
-    own = graph.own_variables(layer)
-    if isinstance(layer, wrappers) or not stack or own:
-        yield layer, path
-        return
-    for child in children:
-        yield from _open(child, f"{path}/{child.name}")
+def take_last_norm(steps, parts, head):
+    """Takes the norm behind the last block off it, if it is the head's.
+
+    Where blocks begin with a norm the last one belongs to what comes behind
+    it, unless that pools first: then a cut behind the norm is a vector.
+    """
+    *_, last = parts[-1][1] if parts and head else [None]
+    if last is None or not (_norms(last) and _norms(parts[-1][1][0])):
+        return []
+    between = steps[last.first : min(atom.first for atom in head)]
+    sizes = {size_of(x.shape) for step in between for x in step.tensors}
+    if between[:1] != [steps[last.first]] or len(sizes) > 1:
+        return []
+    if between[0].operation is not last.layer or len(parts[-1][1]) < 3:
+        return []
+    return [parts[-1][1].pop()]
 
 
-def _blocks(steps, joints, body):
+def _norms(atom):
+    name = type(atom.layer).__name__
+    return re.match("(Layer|RMS)Norm", name) is not None
+
+
+def _blocks(steps, joints, body, paths):
     """Puts atoms together by name and by the graph; `(name, atoms)` each."""
-    keys = block_keys(steps, joints, body)
-    parts, by_key = [], {}
+    for atom in body:
+        atom.words, atom.given = paths.of(atom.path), paths.given(atom.path)
+    keys = block_keys(steps, joints, body, paths)
+    by_key = {}
     for atom, key in zip(body, keys, strict=True):
-        if key in by_key:
-            by_key[key].append(atom)
-        else:
-            by_key[key] = [atom]
-            parts.append((key, by_key[key]))
-    starts = [
-        i
-        for i, (key, atoms) in enumerate(parts)
-        if is_block(atoms) or is_block_key(key)
-    ]
-    parts = [(group_name(key, atoms), atoms) for key, atoms in parts]
-    return _join_stem(parts, starts)
+        by_key.setdefault(key, []).append(atom)
+    parts = list(by_key.items())
+    return named_parts(steps, parts, _starts(parts))
 
 
-def _join_stem(parts, starts):
-    """Calls what stands before the first real block the stem."""
-    if not starts or starts[0] == 0:
-        return parts
-    front = [atom for _, atoms in parts[: starts[0]] for atom in atoms]
-    embeds = any("Embedding" in type(atom.layer).__name__ for atom in front)
-    return [("embeddings" if embeds else "stem", front), *parts[starts[0] :]]
-
-
-def is_block(atoms):
-    """Tells whether atoms make a block: several kernels, or one composite."""
-    kernels = [
-        leaf
-        for atom in atoms
-        for leaf in _outer_leaves(atom)
-        if not is_norm(leaf)
-        and any(len(v.shape) > 1 for v in graph.own_variables(leaf))
-        and "Embedding" not in type(leaf).__name__
-    ]
-    return len(kernels) > 1
-
-
-def _outer_leaves(atom):
-    """Leaves of an atom that are not inside another one, as adapters are."""
-    inside = {id(x) for leaf in atom.leaves for x in graph.all_layers(leaf)}
-    return [leaf for leaf in atom.leaves if id(leaf) not in inside]
+def _starts(parts):
+    """Places of what is a block, and no part of what comes before blocks."""
+    real = {family_of(key) for key, atoms in parts if is_block(atoms)}
+    places = []
+    for i, (key, atoms) in enumerate(parts):
+        level = key[0] == "level" and not is_stem_of_levels(parts, i)
+        named = is_block_key(key) and (not real or family_of(key) in real)
+        if is_block(atoms) or (
+            (level or named) and not all(map(is_embedding, atoms))
+        ):
+            places.append(i)
+    return places
 
 
 def _with_cuts(steps, cuts, parts):

@@ -4,6 +4,7 @@ import re
 
 import keras
 
+from finetune_keras.engine import graph
 from finetune_keras.engine.graph import cut_points, is_mask
 
 
@@ -17,13 +18,41 @@ def find_head(steps, cuts, output_keys, atoms):
     """
     if not atoms:
         return []
-    if len(set(output_keys)) > 1:
+    if len({key[0] for key in output_keys}) > 1:
         return _heads_of_several(steps, output_keys, atoms)
     for find in (_by_name, _behind_inner_model, _behind_collapse, _last_one):
         head = find(steps, cuts, output_keys, atoms)
         if head:
-            return head
+            return _projections(steps, atoms, head) + head
     return []
+
+
+def _projections(steps, atoms, head):
+    """Dense layers, one a tower, between pooled vectors and a common head."""
+    keys = steps[head[-1].first].inputs
+    if len(set(keys)) < 2:
+        return []
+    found = []
+    for key in keys:
+        maker = [a for a in atoms if a.last == key[0]]
+        if maker and maker[0] in head:
+            continue
+        if not maker or not isinstance(maker[0].layer, keras.layers.Dense):
+            return []
+        shapes = [steps[i].input_shapes for i in _before(steps, key)]
+        if not any(len(shape) > 2 for shape in sum(shapes, [])):
+            return []
+        found += maker
+    return found
+
+
+def _before(steps, key):
+    """Places of the step that makes a tensor, and of the last two before."""
+    places = [key[0]]
+    for _ in range(2):
+        inputs = [key for key in steps[places[-1]].inputs if key[0] != "input"]
+        places += [inputs[0][0]] if inputs else []
+    return places
 
 
 def _by_name(steps, cuts, output_keys, atoms):
@@ -49,7 +78,14 @@ def _behind_inner_model(steps, cuts, output_keys, atoms):
     if largest is None or sizes[largest] * 2 < total:
         return []
     last = max(i for i, atom in enumerate(atoms) if outer(atom) == largest)
-    return atoms[last + 1 :]
+    behind = atoms[last + 1 :]
+    return [] if _holds_decoder(steps, atoms[last], behind) else behind
+
+
+def _holds_decoder(steps, last, behind):
+    inner = [x for atom in behind for x in graph.all_layers(atom.layer)]
+    between = steps[last.last : behind[-1].last] if behind else []
+    return any(map(enlarges, [*(step.operation for step in between), *inner]))
 
 
 def _behind_collapse(steps, cuts, output_keys, atoms):
@@ -79,21 +115,29 @@ def _may_be_in_head(layer):
 
 
 def _last_one(steps, cuts, output_keys, atoms):
-    last = atoms[-1]
-    if len(atoms) < 2 or not _gives_output(last.layer):
+    last, decodes = atoms[-1], any(enlarges(step.operation) for step in steps)
+    if len(atoms) < 2 or not _gives_output(last.layer, decodes):
         return []
-    after = [step.operation for step in steps[last.last + 1 :]]
-    return [last] if all(map(_keeps_logits, after)) else []
+    after = steps[last.last + 1 :]
+    after = [step.operation for step in after]
+    keeps = all(enlarges(x) or _keeps_logits(x) for x in after)
+    return [last] if keeps else []
 
 
-def _gives_output(layer):
+def _gives_output(layer, decodes):
+    """Tells a layer that may give outputs, of a decoder any convolution."""
     kinds = (keras.layers.Dense, keras.layers.EinsumDense)
-    pointwise = isinstance(
-        layer, (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-    ) and set(layer.kernel_size) == {1}
+    convolves = re.fullmatch(r"Conv\dD(Transpose)?", type(layer).__name__)
+    pointwise = convolves and (decodes or set(layer.kernel_size) == {1})
     if not pointwise and not isinstance(layer, kinds):
         return False
     return _squashes(layer)
+
+
+def enlarges(operation):
+    """Tells whether an operation makes a map larger, as in decoders."""
+    name = type(operation).__name__
+    return bool(re.search("UpSampling|Conv.*Transpose|^Resiz", name))
 
 
 def _squashes(layer):
@@ -140,14 +184,15 @@ def _needed_steps(steps, key):
     return needed
 
 
-def trunk_cuts(steps, output_keys, head):
+def trunk_cuts(steps, output_keys, head, by_tower=False):
     """Cut points of a backbone, whatever the head reads of its depths.
 
     What goes on in the backbone is one tensor there, though means of it go
-    past the rest; `head` is that of `side_branches`.
+    past the rest; `head` is that of `side_branches`, `by_tower` that of
+    `cut_points`.
     """
     beside = side_branches(steps, head)
-    return cut_points(steps, output_keys, is_mask, beside)
+    return cut_points(steps, output_keys, is_mask, beside, by_tower)
 
 
 def side_branches(steps, head):

@@ -3,7 +3,7 @@
 import keras
 
 from finetune_keras.engine import graph
-from finetune_keras.models.group_parts import weighted_atoms
+from finetune_keras.models.atoms import weighted_atoms
 from finetune_keras.models.head_finder import collapses, find_head
 from finetune_keras.models.inline import opened
 from finetune_keras.models.readable import in_one_piece, tensors_of
@@ -94,8 +94,9 @@ def backbone_features(model):
     if isinstance(outputs, dict) and "sequence_output" in outputs:
         return outputs
     raise ValueError(
-        "A head goes on a model with one output. Make a model of the output "
-        "that you want first: `keras.Model(model.inputs, model.outputs[0])`. "
+        "A head goes on a model with one output. Name the one of several that "
+        'you mean, `output="name"`, or make a model of it alone: '
+        "`keras.Model(model.inputs, model.outputs[0])`. "
         f"Received: model={model.name!r} with {len(model.outputs)} outputs: "
         f"{model.output_names}"
     )

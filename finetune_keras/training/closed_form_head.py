@@ -9,6 +9,7 @@ from finetune_keras.data.task import Task
 from finetune_keras.engine import graph
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.outside_graph import own_methods
+from finetune_keras.models.subclassed import is_norm
 from finetune_keras.training.linear_probe import require_solver, solve_probe
 
 
@@ -169,7 +170,8 @@ def linear_head(model):
         ValueError: If the head is anything else.
     """
     head = layer_groups(model).head
-    layers = head.layers if head else []
+    # The last norm of a backbone may be in the head: it is as it was.
+    layers = [x for x in head.layers if not is_norm(x)] if head else []
     if len(layers) != 1 or not isinstance(layers[0], keras.layers.Dense):
         raise ValueError(
             "Only a linear head can be solved in closed form: a single dense "
