@@ -50,6 +50,7 @@ from finetune_keras.models.layer_groups import (
 from finetune_keras.models.model import FineTuneModel
 from finetune_keras.models.summary import TrainableSummary, trainable_summary
 from finetune_keras.models.tasks import image_classifier, image_embedder
+from finetune_keras.models.vocabulary import grow_vocabulary
 from finetune_keras.plans.phase import Phase
 from finetune_keras.plans.plan import Plan
 from finetune_keras.plans.schedules import OneCycle, SlantedTriangular
@@ -185,6 +186,7 @@ __all__ = [
     "from_csv",
     "from_frame",
     "from_tfds",
+    "grow_vocabulary",
     "image_augmentation",
     "image_classifier",
     "image_embedder",

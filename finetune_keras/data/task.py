@@ -142,6 +142,11 @@ class Task:
         kept = _kept_with(model)
         if kept is not None and not kept.is_judged:
             return kept
+        alone = kept is None and told is None and not is_detector(model)
+        if alone and len(getattr(model, "outputs", None) or ()) > 1:
+            from finetune_keras.data.several import Several
+
+            return Several.of_model(model, classes)
         name = kept or told or kind_of(model)
         columns = columns_of(model)
         if classes is None:

@@ -20,6 +20,11 @@ from finetune_keras.models.model import (
     keep_trainable_set,
     text_model,
 )
+from finetune_keras.models.outputs import (
+    in_one_piece_with_outputs,
+    of_one_output,
+    with_new_output,
+)
 from finetune_keras.models.outside_graph import with_preprocessing
 from finetune_keras.models.pixel_guard import guard_like
 from finetune_keras.models.pooling import padding_mask, pool, pool_depths
@@ -40,6 +45,7 @@ def replace_head(
     kernel_regularizer=None,
     task=None,
     features=None,
+    output=None,
 ):
     """Puts a new head in the place of a model's own.
 
@@ -56,8 +62,9 @@ def replace_head(
     copied but for the class scores, which start at a probability of 0.01.
 
     Args:
-        model: A `keras.Model` with one output, a transformer backbone with
-            `sequence_output` and `pooled_output`, or a detector of KerasHub.
+        model: A `keras.Model` with one output, or with several and `output`, a
+            transformer backbone with `sequence_output` and `pooled_output`, or
+            a detector of KerasHub.
         num_classes: Integer, number of classes, labels or regressed values.
         pooling: `"avg"`, `"max"`, `"flatten"`, or `"token"`, the pooled token
             of a transformer. An input `padding_mask`, or the mask of an
@@ -84,16 +91,18 @@ def replace_head(
             n. With `pooling="token"` it is the first token and the mean of
             each sequence, and the mean of each map. Groups within a residual
             block have no output. Defaults to `None`, the last output alone.
+        output: String, the name of the one of several outputs whose head is
+            replaced; the others stay. Defaults to `None`, for one output.
 
     Returns:
         A functional `keras.Model` with float32 outputs. Inner models of
         `model` are opened in it. Of a detector, one of its class.
 
     Raises:
-        ValueError: If `model` has several outputs or no graph, if its head
-            reads several tensors, if `features` names no group or one that
-            ends in no single tensor, or if an option is out of range or goes
-            with no masks.
+        ValueError: If `model` has no graph, or several outputs and none is
+            named, if its head reads several tensors, if `features` names no
+            group or one that ends in no single tensor, or if an option is out
+            of range or goes with no masks.
 
     Example:
 
@@ -121,8 +130,18 @@ def replace_head(
     if is_detector(model):
         _check_whole(model, given)
         return detector_of(model, num_classes)
+    whole = model
+    if output is not None:
+        whole = in_one_piece_with_outputs(model)
+        model = of_one_output(whole, output)
+
+    def renew(flat, outputs):
+        if output is None:
+            return rebuild(flat, outputs, whole=whole)
+        return with_new_output(whole, output, outputs, rebuild)
+
     if task == "segmentation" or (task is None and is_segmenter(model)):
-        return _masks(model, num_classes, given, kernel_regularizer)
+        return _masks(model, num_classes, given, kernel_regularizer, renew)
     task = task or "classification"
     if features is None:
         flat, below = split_head(model)
@@ -140,11 +159,12 @@ def replace_head(
         batch_norm,
         kernel_regularizer,
         task,
+        prefix="head" if output is None else f"{output}_head",
     )
-    return rebuild(flat, outputs, whole=model)
+    return renew(flat, outputs)
 
 
-def _masks(model, num_classes, given, kernel_regularizer):
+def _masks(model, num_classes, given, kernel_regularizer, renew):
     """A segmenter with so many classes and all its other weights."""
     check(num_classes=(num_classes, integer(1), "the classes of a mask"))
     if not is_segmenter(model):
@@ -161,11 +181,12 @@ def _masks(model, num_classes, given, kernel_regularizer):
             f'`task="classification"`. Received: model={model.name!r}'
         )
     flat, outputs = with_classes(model, num_classes, kernel_regularizer)
-    new = rebuild(flat, outputs, whole=model)
-    if Task.of(new) is None:
+    new = renew(flat, outputs)
+    if Task.of(new) is None and len(new.outputs) == 1:
         # Logits look like anything else.
         keep_task(new, Task.named("segmentation", None, int(num_classes)))
     return new
+
 
 def _check_whole(model, given):
     if given != ("avg", (), 0.0, False, None):
@@ -240,27 +261,30 @@ def build_head(
     batch_norm=False,
     kernel_regularizer=None,
     task="classification",
+    prefix="head",
 ):
     """Adds a head to symbolic features; see `replace_head` for the options.
 
-    A list of them is of several depths.
+    A list of them is of several depths. Names of its layers begin with
+    `prefix`.
     """
     task = Task.named(task)
     refuse_dense(task)
     _check_head(num_classes, pooling, hidden_units, dropout, task)
     read = pool_depths if isinstance(features, list) else pool
-    x = read(features, pooling, mask)
+    x = read(features, pooling, mask, f"{prefix}_pooling")
     for i, units in enumerate(hidden_units, start=1):
-        x = _drop(x, dropout, f"head_dropout_{i}")
-        x = _hidden(x, units, activation, batch_norm, kernel_regularizer, i)
-    x = _drop(x, dropout, "head_dropout")
+        x = _drop(x, dropout, f"{prefix}_dropout_{i}")
+        names = [f"{prefix}_{part}_{i}" for part in ("dense", "norm", "act")]
+        x = _hidden(x, units, activation, batch_norm, kernel_regularizer, names)
+    x = _drop(x, dropout, f"{prefix}_dropout")
     # Softmax in half precision loses small probabilities.
     return keras.layers.Dense(
         int(num_classes),
         activation=task.activation,
         kernel_regularizer=kernel_regularizer,
         dtype="float32",
-        name="head_predictions",
+        name=f"{prefix}_predictions",
     )(x)
 
 
@@ -294,7 +318,7 @@ def _drop(x, rate, name):
     return keras.layers.Dropout(rate, name=name)(x) if rate else x
 
 
-def _hidden(x, units, activation, batch_norm, regularizer, number):
+def _hidden(x, units, activation, batch_norm, regularizer, names):
     function = keras.activations.get(activation)
     name = getattr(function, "__name__", "")
     x = keras.layers.Dense(
@@ -303,12 +327,12 @@ def _hidden(x, units, activation, batch_norm, regularizer, number):
         use_bias=not batch_norm,
         kernel_initializer="glorot_uniform" if name in _GLOROT else "he_normal",
         kernel_regularizer=regularizer,
-        name=f"head_dense_{number}",
+        name=names[0],
     )(x)
     if not batch_norm:
         return x
-    x = keras.layers.BatchNormalization(name=f"head_norm_{number}")(x)
-    return keras.layers.Activation(function, name=f"head_act_{number}")(x)
+    x = keras.layers.BatchNormalization(name=names[1])(x)
+    return keras.layers.Activation(function, name=names[2])(x)
 
 
 def _check_head(num_classes, pooling, hidden_units, dropout, task):

@@ -24,7 +24,7 @@ def pool(features, pooling, mask, name="head_pooling"):
     if rank == 2:
         return features
     if pooling == "flatten":
-        return _flatten(features)
+        return _flatten(features, name.replace("pooling", "flatten"))
     if pooling == "token":
         return _first_token(features)
     # That of an `Embedding(mask_zero=True)` goes along with the features.
@@ -41,7 +41,7 @@ def pool(features, pooling, mask, name="head_pooling"):
     return layer(keras.ops.where(real, features, -3e4))
 
 
-def pool_depths(tensors, pooling, mask):
+def pool_depths(tensors, pooling, mask, name="head_pooling"):
     """Makes one vector of tensors of several depths, each pooled by itself."""
     if pooling == "flatten":
         raise ValueError(
@@ -56,11 +56,13 @@ def pool_depths(tensors, pooling, mask):
     vectors = [
         vector
         for i, x in enumerate(tensors, start=1)
-        for vector in _vectors(x, pooling, mask, f"head_pooling_{i}")
+        for vector in _vectors(x, pooling, mask, f"{name}_{i}")
     ]
     if len(vectors) == 1:
         return vectors[0]
-    return keras.layers.Concatenate(name="head_features")(vectors)
+    return keras.layers.Concatenate(name=name.replace("pooling", "features"))(
+        vectors
+    )
 
 
 def _vectors(x, pooling, mask, name):
@@ -73,14 +75,14 @@ def _vectors(x, pooling, mask, name):
     return [*first, pool(x, "avg", mask, name)]
 
 
-def _flatten(features):
+def _flatten(features, name):
     if None in features.shape[1:]:
         raise ValueError(
             '`pooling="flatten"` needs features of a fixed size. Give the '
             "backbone a full `input_shape`, or pool by average. "
             f"Received: features of shape {features.shape}"
         )
-    return keras.layers.Flatten(name="head_flatten")(features)
+    return keras.layers.Flatten(name=name)(features)
 
 
 def _first_token(features):

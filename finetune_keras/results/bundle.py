@@ -13,6 +13,11 @@ from finetune_keras.arguments import check, check_model, maybe, one_of, part
 from finetune_keras.data.atomic import replacing
 from finetune_keras.data.labels import check_classes
 from finetune_keras.data.outputs import columns_of, is_detector
+from finetune_keras.data.several import (
+    Several,
+    outputs_by_name,
+    values_by_name,
+)
 from finetune_keras.data.task import Task, refuse_unclear
 from finetune_keras.data.task_kinds import Regression
 from finetune_keras.engine import backend
@@ -32,6 +37,7 @@ from finetune_keras.results.bundle_file import (
     task_of,
 )
 from finetune_keras.results.calibration import find_calibration
+from finetune_keras.results.each_output import judges_each
 from finetune_keras.results.exported import RUNNERS, sample
 from finetune_keras.results.mask_predictions import predict_masks
 from finetune_keras.results.predictions import Predictions
@@ -53,15 +59,17 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
     `keras.models.load_model` reads it as well.
 
     Args:
-        model: A `keras.Model` with one input and one output, a prediction for
-            each input or a class for each pixel; a model for raw texts, such as
+        model: A `keras.Model` with one prediction for each input, or a class
+            for each pixel, from one or several inputs, or with several outputs
+            of one prediction each; a model for raw texts, such as
             `text_classifier`; or a detector of KerasHub.
         path: String, where to save, ending in `.keras`. An old file is
             replaced only once the new one is whole.
         data: `DataSplits` that the model was trained on: its classes, task,
             image size and columns are kept. Defaults to `None`.
         classes: List of strings, in the order of the outputs, where there is
-            no `data`. Defaults to `None`.
+            no `data`; a dict of such lists by the names of several outputs.
+            Defaults to `None`.
         plan: `Plan` by which it was trained. Defaults to `None`.
 
     Returns:
@@ -70,7 +78,7 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
     Raises:
         ValueError: If the path does not end in `.keras`, the classes do not go
             with the outputs, or the model does not predict from raw input: it
-            has several inputs, several outputs, or values for each pixel.
+            has values for each pixel, or nothing tells what an output is.
 
     Example:
 
@@ -108,7 +116,9 @@ def facts_of(model, data=None, classes=None, plan=None):
     """What a bundle knows beside its model; raises if it cannot predict."""
     check_predicts(model, getattr(data, "task", None))
     task = told_task(model, data, classes)
+    outputs = task.get_config()["parts"] if task == "several" else None
     return {
+        "outputs": outputs,
         "format": FORMAT,
         "classes": task.classes,
         "task": str(task),
@@ -129,6 +139,8 @@ def _size_of(model):
 
 def told_task(model, data=None, classes=None):
     """What a model predicts: a single value where nothing tells it."""
+    if judges_each(model):
+        return _told_of_each(model, classes)
     if classes is None:
         classes = getattr(data, "classes", None)
     if classes is not None:
@@ -140,6 +152,26 @@ def told_task(model, data=None, classes=None):
         refuse_unclear(model)
     if task.classes is not None:
         task.names()
+    return task
+
+
+def _told_of_each(model, classes):
+    task = Several.of_model(model, classes)
+    parts = task.parts.values() if task else ()
+    if any(one.logits is None for one in parts):
+        task = None
+    for one in parts:
+        if one.has_chances or one.classes is not None:
+            one.classes = one.names()
+    if task is None:
+        raise ValueError(
+            "Each output of a model with several is to tell what it is: a "
+            "softmax or a sigmoid, or the loss that the model is compiled "
+            "with for it. Compile it with `loss={name: ...}`, or add "
+            "activations as last layers; or keep it with `model.save(path)`. "
+            "Received: model="
+            f"{model.name!r} with outputs {list(outputs_by_name(model))}"
+        )
     return task
 
 
@@ -272,8 +304,9 @@ class Bundle:
                 files, `PIL.Image`s or arrays of any size. For texts: strings.
                 Pairs of texts, and questions with their contexts: a tuple
                 of two lists. Sentences to tag: lists of words.
-                For tables: a `pandas.DataFrame` or a dict of columns. Or an
-                array of what the model takes.
+                For tables: a `pandas.DataFrame` or a dict of columns. Of
+                several inputs a dict or a frame by their names, or one row of
+                it. Or an array of what the model takes.
             batch_size: Integer. Defaults to `32`.
             verbose: 0 or 1, as for `model.predict`. Defaults to `0`.
             overlap: Float in [0, 1), for masks of large pictures: they are
@@ -283,7 +316,8 @@ class Bundle:
                 resized as a whole.
 
         Returns:
-            `Predictions`, one for each input; of a `token_classifier` a list of
+            `Predictions`, one for each input, a dict of them by the names of
+            several outputs; of a `token_classifier` a list of
             tags and of a `question_answerer` a dict for each; of an embedder
             the array of vectors. Of masks, their `labels` are arrays of class
             ids (height, width) in the size of each picture, `confidence` the
@@ -306,6 +340,12 @@ class Bundle:
         if self.task == "detection":
             return self._boxes(inputs, x, batch_size)
         outputs = self.model.predict(x, batch_size, verbose=verbose)
+        if self.task == "several":
+            outputs = values_by_name(self.model, outputs)
+            return {
+                name: Predictions(outputs[name], task)
+                for name, task in self.task.parts.items()
+            }
         if isinstance(outputs, list) or self.task.is_compared:
             return outputs
         calibration, names = find_calibration(self.model), None

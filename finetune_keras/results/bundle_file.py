@@ -23,8 +23,13 @@ from finetune_keras.data.facts import (
 )
 from finetune_keras.data.labels import check_classes
 from finetune_keras.data.outputs import columns_of, gives_maps, is_detector
+from finetune_keras.data.several import (
+    Several,
+    inputs_by_name,
+    outputs_by_name,
+)
 from finetune_keras.data.task import Task
-from finetune_keras.models.model import encoder_of
+from finetune_keras.results.raw_inputs import reads_texts
 
 MEMBER, FORMAT = "finetune_keras.json", 1
 _FACTS = {
@@ -33,6 +38,7 @@ _FACTS = {
     "crop_to_aspect_ratio": TRUTH,
     "features": maybe(either(TEXT, list_of(TEXT))),
     "data": maybe(DICT),
+    "outputs": maybe(DICT),
     "plan": maybe(DICT),
     "environment": DICT,
 }
@@ -67,7 +73,7 @@ def _read_facts(path):
     if type(number) is not int or number != FORMAT:
         raise damaged(path, f"its format must be {FORMAT}, is {number!r}")
     # Bundles from before there was such a fact hold probabilities.
-    facts = {"from_logits": False, **facts}
+    facts = {"from_logits": False, "outputs": None, **facts}
     kinds = Task.kinds().items()
     kinds = one_of(*(name for name, kind in kinds if kind.is_bundled))
     check_facts(facts, {**_FACTS, "task": kinds, "from_logits": TRUTH}, path)
@@ -153,6 +159,8 @@ def _is_size_of(size, shape):
 
 def task_of(model, facts):
     """The task of a bundle, as its file says."""
+    if facts["task"] == Several.name:
+        return _task_of_each(model, facts)
     kind, classes = Task.kinds()[facts["task"]], facts["classes"]
     task = kind(classes, columns_of(model), facts["from_logits"])
     if task == "detection":
@@ -164,11 +172,25 @@ def task_of(model, facts):
     return task
 
 
+def _task_of_each(model, facts):
+    task = Several(facts["outputs"] or {})
+    names = list(outputs_by_name(model))
+    if set(task.parts) != set(names):
+        raise ValueError(
+            f"The bundle knows the outputs {list(task.parts)}, and the model "
+            f"has {names}"
+        )
+    for part in task.parts.values():
+        if part.classes is not None:
+            part.names()
+    return task
+
+
 def check_predicts(model, told=None):
     """Raises where a bundle could not predict from raw input.
 
-    It has no graph, several inputs or outputs, or values for each pixel or
-    step. `told` is its task, where it does not tell it itself.
+    It has no graph, or values for each pixel or step. `told` is its task,
+    where it does not tell it itself.
     """
     inputs = getattr(model, "inputs", None)
     outputs = getattr(model, "outputs", None)
@@ -176,13 +198,16 @@ def check_predicts(model, told=None):
         return
     if not inputs or not outputs:
         _refuse(model, "it has no graph that tells its input and output")
-    if len(inputs) > 1 and not _reads_texts(model):
-        _refuse(model, f"it has {len(inputs)} inputs")
-    if len(outputs) > 1:
-        _refuse(model, f"it has {len(outputs)} outputs")
-    shape, task = outputs[0].shape, Task.of(model, told)
-    if len(shape) not in (1, 2) and not _is_whole(model, task):
-        _refuse(model, f"it has outputs of shape {tuple(shape)} for an input")
+    if len(inputs) > 1 and not reads_texts(model):
+        if len(inputs_by_name(model)) < len(inputs):
+            _refuse(model, f"it has {len(inputs)} inputs, two of one name")
+    task = Task.of(model, None if told == Several.name else told)
+    task = None if task == Several.name else task
+    for shape in (output.shape for output in outputs):
+        if len(shape) not in (1, 2) and not _is_whole(model, task):
+            _refuse(
+                model, f"it has outputs of shape {tuple(shape)} for an input"
+            )
 
 
 def _is_whole(model, task):
@@ -190,12 +215,6 @@ def _is_whole(model, task):
     if task is None or task.is_judged:
         return task is not None and task.is_dense and gives_maps(model)
     return task.is_bundled
-
-
-def _reads_texts(model):
-    """Tells models that make their inputs of raw texts themselves."""
-    preprocessor = getattr(model, "preprocessor", None)
-    return encoder_of(model) is not None or hasattr(preprocessor, "tokenizer")
 
 
 def _refuse(model, reason):

@@ -1,5 +1,6 @@
 """Judges a model on data: metrics, intervals, slices, worst errors."""
 
+import functools
 import numbers
 
 import numpy as np
@@ -13,6 +14,7 @@ from finetune_keras.results import metrics
 from finetune_keras.results.calibration import find_calibration
 from finetune_keras.results.collect import collect
 from finetune_keras.results.coverage import coverage_of
+from finetune_keras.results.each_output import by_output, judges_each
 from finetune_keras.results.report import Report
 from finetune_keras.training.data_checks import check_batched, check_boxes_fit
 
@@ -53,8 +55,12 @@ def evaluate(
     and `metrics` are recall, the mean reciprocal rank and nDCG. Of a
     `multiple_choice` the classes are the places of the choices.
 
+    A model with several outputs is judged output by output. Its labels are a
+    dict by their names, or a list in their order, and `classes`, `task`,
+    `from_logits` and `threshold` are dicts by these names, or for all alike.
+
     Args:
-        model: A `keras.Model` with one output of shape (batch,) or (batch,
+        model: A `keras.Model` with outputs of shape (batch,) or (batch,
             classes), or of masks, (batch, height, width, classes), or a
             detector of KerasHub.
         data: Batched `tf.data.Dataset`, tuple of arrays `(x, y)` or `(x, y,
@@ -87,7 +93,7 @@ def evaluate(
         verbose: 0 or 1, whether progress is shown. Defaults to `1`.
 
     Returns:
-        A `Report`.
+        A `Report`, or a dict of them by the names of several outputs.
 
     Raises:
         ValueError: If the data are empty, endless or without labels, if labels
@@ -116,6 +122,19 @@ def evaluate(
     - [Lin et al., 2014](https://arxiv.org/abs/1405.0312), average precision
     """
     check_model(model)
+    if judges_each(model):
+        each = functools.partial(
+            evaluate,
+            slices=slices,
+            bootstrap=bootstrap,
+            seed=seed,
+            worst=worst,
+            batch_size=batch_size,
+            steps=steps,
+            verbose=verbose,
+        )
+        told = {"classes": classes, "task": task, "from_logits": from_logits}
+        return by_output(each, model, data, {**told, "threshold": threshold})
     _check_told(task, from_logits)
     check(
         bootstrap=(bootstrap, integer(0)),

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 
+from finetune_keras.arguments import check, integer
 from finetune_keras.data.layout import Pictures, Shown, Table
 from finetune_keras.data.previews import thumbnail
 from finetune_keras.data.printable import outcome
@@ -45,6 +46,7 @@ class Predictions(Shown):
     ft.save_bundle(model, "animals.keras", classes=["cat", "dog"])
     predictions = ft.load_bundle("animals.keras").predict(np.eye(2))
     print(predictions.labels, predictions[0]["probabilities"])
+    print(predictions.top(2)[0])  # of many classes, the first two
     ```
     """
 
@@ -78,6 +80,29 @@ class Predictions(Shown):
         ]
         if decisions.sets is not None:
             self.sets = [[names[i] for i in found] for found in decisions.sets]
+
+    def top(self, k):
+        """Lists the k most probable classes of each input, the first first.
+
+        Such as the films that a person is shown.
+
+        Args:
+            k: Integer.
+
+        Returns:
+            List of lists of pairs of a class and its probability.
+        """
+        check(k=(k, integer(1)))
+        if self.probabilities is None:
+            raise ValueError(
+                "Only classes have a probability each, by which they are "
+                f"sorted. Received: predictions of a {self.task}"
+            )
+        order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
+        return [
+            [(self.classes[i], float(row[i])) for i in places]
+            for places, row in zip(order, self.probabilities, strict=True)
+        ]
 
     def __len__(self):
         return len(self.values)

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 
 from finetune_keras.data.images import load_image, open_image
+from finetune_keras.data.several import inputs_by_name
+from finetune_keras.engine.nodes import pack_inputs
 from finetune_keras.models.model import encoder_of
 
 
@@ -15,6 +17,8 @@ def read_inputs(inputs, model, facts):
 
     `facts` hold `image_size`, `crop_to_aspect_ratio` and `features`.
     """
+    if len(model.inputs) > 1 and not reads_texts(model):
+        return _by_name(inputs, model, facts)
     if hasattr(inputs, "columns") or isinstance(inputs, dict):
         return _table(inputs, model, facts)
     if encoder_of(model) is not None:
@@ -28,6 +32,55 @@ def read_inputs(inputs, model, facts):
         size = facts["image_size"] or tensor.shape[1:3]
         return _images(inputs, size, facts["crop_to_aspect_ratio"], tensor)
     return _array(inputs, tensor)
+
+
+def reads_texts(model):
+    """Tells models that make their inputs of raw texts themselves."""
+    preprocessor = getattr(model, "preprocessor", None)
+    return encoder_of(model) is not None or hasattr(preprocessor, "tokenizer")
+
+
+def _by_name(inputs, model, facts):
+    """Each of several inputs for itself, in the structure of the model."""
+    tensors = inputs_by_name(model)
+    names = list(tensors)
+    if isinstance(inputs, (list, tuple)) and len(inputs) == len(names):
+        inputs = dict(zip(names, inputs, strict=True))
+    if not hasattr(inputs, "keys"):
+        raise ValueError(
+            f"The model takes the inputs {names}: pass a dict of them, or a "
+            f"table with such columns. Received: {type(inputs).__name__}"
+        )
+    missing = [name for name in names if name not in inputs]
+    if missing:
+        raise ValueError(
+            f"The inputs {missing} are missing. Received: {list(inputs)}"
+        )
+    read = [
+        _one_input(inputs[name], tensor, facts)
+        for name, tensor in tensors.items()
+    ]
+    sizes = [len(array) for array in read]
+    if len(set(sizes)) > 1:
+        raise ValueError(
+            "All inputs must have as many examples. Received: "
+            f"{dict(zip(names, sizes, strict=True))}"
+        )
+    return pack_inputs(model, read)
+
+
+def _one_input(values, tensor, facts):
+    rank = len(tensor.shape)
+    if tensor.dtype == "string":
+        return _texts(values if isinstance(values, str) else list(values))
+    if rank == 4 and _is_raw(values):
+        size = facts["image_size"] or tensor.shape[1:3]
+        return _images(values, size, facts["crop_to_aspect_ratio"], tensor)
+    values = np.asarray(values)
+    if rank == 2 and tensor.shape[1] == 1 and values.ndim < 2:
+        # A column of a table.
+        values = values.reshape(-1, 1)
+    return _array(values, tensor)
 
 
 def _table(table, model, facts):

@@ -93,4 +93,6 @@ def _loss_and_metrics(model, labels_rank, ignore_class):
         task = kind(None, shape[-1], logits=True) if is_row else Regression()
     if task.is_dense:
         task.ignore_class = ignore_class
-    return task.compile_arguments(one_hot=labels_rank == len(shape))
+    # Of several outputs the rank is none of one.
+    one_hot = labels_rank == len(shape) and len(model.outputs) == 1
+    return task.compile_arguments(one_hot=one_hot)

@@ -125,12 +125,14 @@ def test_a_model_in_the_place_of_the_plan_is_told():
         ft.fine_tune(plan, classifier(), (X, LABELS), verbose=0)
 
 
-def test_labels_of_several_outputs_are_told_by_evaluate():
+def test_several_outputs_are_judged_each_for_itself():
     inputs = keras.Input((4,))
     outputs = [keras.layers.Dense(3)(inputs), keras.layers.Dense(1)(inputs)]
     model = keras.Model(inputs, outputs)
-    with pytest.raises(ValueError, match="Of several outputs make a model"):
-        ft.evaluate(model, (X, [LABELS, X[:, 0]]), verbose=0)
+    reports = ft.evaluate(model, (X, [LABELS, X[:, 0]]), verbose=0)
+    assert list(reports) == model.output_names
+    kinds = [str(report.task) for report in reports.values()]
+    assert kinds == ["classification", "regression"]
 
 
 # === Texts ===
