@@ -104,6 +104,7 @@ from finetune_keras.training.callbacks import (
     UnfreezeCallback,
     UnfreezeOnPlateau,
 )
+from finetune_keras.training.distillation import distill
 from finetune_keras.training.dry_run import dry_run
 from finetune_keras.training.fine_tune import fine_tune
 from finetune_keras.training.history import FineTuneHistory
@@ -171,6 +172,7 @@ __all__ = [
     "compare",
     "cross_validate",
     "disable_adapters",
+    "distill",
     "distribution",
     "dry_run",
     "ensemble",

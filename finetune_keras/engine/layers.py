@@ -3,6 +3,7 @@
 Each function reads or sets private attributes, as Keras has them from 3.8 on.
 """
 
+import keras
 from keras import ops
 
 
@@ -75,10 +76,13 @@ def float_kernel(layer):
 def make_float(layer, policy):
     """Gives a quantised layer a kernel in the numbers of a policy again."""
     kernel = float_kernel(layer)
-    layer._tracker.unlock()
     for name in ("_kernel", "kernel_scale", "kernel_zero", "g_idx"):
-        if getattr(layer, name, None) is not None:
-            delattr(layer, name)
+        variable = getattr(layer, name, None)
+        if variable is not None:
+            layer._untrack_variable(variable)
+            # Keras's own looks for garbage each time.
+            super(keras.layers.Layer, layer).__delattr__(name)
+    layer._tracker.unlock()
     layer._is_quantized = False
     layer.quantization_config = None
     layer.dtype_policy = policy

@@ -14,7 +14,7 @@ X = rng.standard_normal((4, 5, 32)).astype("float32")
 Y = rng.standard_normal((4, 2)).astype("float32")
 pytestmark = [
     pytest.mark.needs("3.15"),
-    pytest.mark.usefixtures("op_by_op"),
+    pytest.mark.usefixtures("op_by_op", "garbage_stays"),
 ]
 
 
