@@ -19,6 +19,7 @@ from finetune_keras.adapters.prompts import PromptTuning, PTuning
 from finetune_keras.adapters.scales_and_biases import IA3, BitFit, NormTuning
 from finetune_keras.adapters.vera import VeRA
 from finetune_keras.data.arrays import from_arrays
+from finetune_keras.data.audio_folders import audio_folder
 from finetune_keras.data.augmentation import Augmentation
 from finetune_keras.data.augmentation_figure import show_augmentation
 from finetune_keras.data.box_folders import box_folder
@@ -32,10 +33,12 @@ from finetune_keras.data.mask_folders import mask_folder
 from finetune_keras.data.mixing import mix_examples
 from finetune_keras.data.pairs import Pairs, pairs
 from finetune_keras.data.sequence_augmentation import sequence_augmentation
+from finetune_keras.data.series import from_series
 from finetune_keras.data.table_augmentation import table_augmentation
 from finetune_keras.data.tfds import from_tfds
 from finetune_keras.engine.layerwise import layerwise_class
 from finetune_keras.engine.retrace import retrace
+from finetune_keras.models.audio import audio_classifier
 from finetune_keras.models.backbones import backbone
 from finetune_keras.models.freezing import freeze, unfreeze
 from finetune_keras.models.heads import remove_head, replace_head
@@ -164,6 +167,8 @@ __all__ = [
     "add_adapters",
     "advise",
     "answer_scores",
+    "audio_classifier",
+    "audio_folder",
     "average_weights",
     "backbone",
     "best_model",
@@ -187,6 +192,7 @@ __all__ = [
     "from_arrays",
     "from_csv",
     "from_frame",
+    "from_series",
     "from_tfds",
     "grow_vocabulary",
     "image_augmentation",

@@ -123,3 +123,20 @@ def test_compare_adapters(run_example, preset, tmp_path):
     (full,) = [row for row in rows if row[:1] == ["full"] and len(row) == 8]
     assert float(lora[3].rstrip("%")) < 50 < float(full[3].rstrip("%"))
     assert (tmp_path / "compare_adapters.png").exists()
+
+
+def test_sound(run_example, tmp_path):
+    output = run_example("sound.py", "--count", 16, "--epochs", 1)
+    assert "48 sounds, 3 classes" in output and "22,050 Hz (15)" in output
+    assert float(output.split()[-1]) >= 0.95
+    assert (tmp_path / "sounds.keras").exists()
+
+
+def test_tables(run_example, tmp_path):
+    output = run_example("tables.py", "--epochs", 1)
+    assert (
+        "Columns: 13" in output and "Predicted: {'label': 'class_0'" in output
+    )
+    *_, theirs = output.split("pipeline: ")[1].split("\n")[0].split()
+    assert float(output.split()[-1]) >= float(theirs) - 0.05 >= 0.85
+    assert (tmp_path / "table.keras").exists()

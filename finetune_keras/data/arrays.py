@@ -9,7 +9,7 @@ from finetune_keras.data.examples import (
     checked_splits,
     digest,
 )
-from finetune_keras.data.labels import as_array, is_missing
+from finetune_keras.data.labels import as_array
 from finetune_keras.data.splits import check_fractions
 
 
@@ -135,17 +135,6 @@ def is_text(column):
         column.dtype.kind == "O"
         and any(isinstance(value, (str, bytes)) for value in column)
     )
-
-
-def check_whole(name, column):
-    """Raises where a column has missing values."""
-    lacks = [is_missing(value) for value in column.tolist()]
-    if any(lacks):
-        raise ValueError(
-            f"Column {name!r} has {sum(lacks)} missing values. Fill them in "
-            "or leave the rows out. Received: missing values at "
-            f"{np.flatnonzero(lacks)[:10].tolist()}"
-        )
 
 
 def digests(x):

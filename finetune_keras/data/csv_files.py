@@ -34,6 +34,7 @@ def from_csv(
     cache="auto",
     crop_to_aspect_ratio=False,
     verbose=1,
+    kinds=None,
 ):
     """Reads examples from a file of comma- or tab-separated values.
 
@@ -57,8 +58,8 @@ def from_csv(
             `from_frame`.
         batch_size, task, classes, balanced, label_separator, split: As in
             `from_frame`.
-        image_size, bad_files, cache, crop_to_aspect_ratio, verbose: As in
-            `from_frame`.
+        image_size, bad_files, cache, crop_to_aspect_ratio, verbose, kinds: As
+            in `from_frame`.
 
     Returns:
         `DataSplits`.
@@ -92,6 +93,7 @@ def from_csv(
         "cache": cache,
         "crop_to_aspect_ratio": crop_to_aspect_ratio,
         "verbose": verbose,
+        "kinds": kinds,
     }
     if separator is None:
         separator = "\t" if path.lower().endswith((".tsv", ".tab")) else ","

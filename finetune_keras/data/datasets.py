@@ -8,7 +8,7 @@ import numpy as np
 from finetune_keras.arguments import check, integer
 from finetune_keras.data.describe import describe
 from finetune_keras.data.layout import Pictures, Shown
-from finetune_keras.data.pipeline import ImageStore, make_dataset
+from finetune_keras.data.pipeline import make_dataset, rows_of
 from finetune_keras.data.previews import thumbnail
 from finetune_keras.data.printable import outcome
 from finetune_keras.data.splits import (
@@ -18,6 +18,7 @@ from finetune_keras.data.splits import (
     split_examples,
     straddling,
 )
+from finetune_keras.data.table_layers import make_feature_space
 from finetune_keras.data.targets import encode
 
 # How many pictures of the data are shown.
@@ -28,11 +29,12 @@ class DataSplits(Shown):
     """Training, validation and test data. `print` shows what is in it.
 
     Made by `image_folder`, `mask_folder`, `box_folder`, `text_folder`,
-    `from_csv`, `from_frame`, `from_arrays` and `from_tfds`. The splits are
-    stratified, keep groups and exact copies whole, and depend on nothing but
-    the data and the seed. The training data has a new order in each pass,
-    which depends on the seed and the number of the pass alone: a run that goes
-    on after a kill takes up the order of its epoch.
+    `audio_folder`, `from_csv`, `from_frame`, `from_series`, `from_arrays` and
+    `from_tfds`. The splits are stratified, keep groups and exact copies whole,
+    and depend on nothing but the data and the seed; those of a series are parts
+    of its time. The training data has a new order in each pass, which depends
+    on the seed and the number of the pass alone: a run that goes on after a
+    kill takes up the order of its epoch.
 
     Attributes:
         train: Batched `tf.data.Dataset` of `(x, y)`, shuffled.
@@ -63,6 +65,9 @@ class DataSplits(Shown):
         groups: Dict from split to an array, what was kept together, or `None`.
         image_size: As given, or `None`.
         crop_to_aspect_ratio: Boolean, as given for images.
+        sampling_rate, seconds: As given for sounds, or `None`.
+        kinds: Dict from column to `"number"`, `"category"`, `"date"` or
+            `"text"` of a table of several kinds, or `None`.
 
     Example:
 
@@ -95,6 +100,9 @@ class DataSplits(Shown):
         }
         self.groups = self.groups or None
         self.crop_to_aspect_ratio = options.get("crop_to_aspect_ratio", False)
+        self.sampling_rate = options.get("sampling_rate")
+        self.seconds = options.get("seconds")
+        self.kinds = options.get("kinds")
         self.names, self.places = list(examples.names), parts
         self.sizes = {name: len(parts[name]) for name in NAMES}
         self.counts = {
@@ -133,6 +141,8 @@ class DataSplits(Shown):
         except (OSError, ValueError):
             # The files are gone or have changed: there is no sheet of them.
             return []
+        if isinstance(x, dict):
+            return []
         if not self.task.is_dense:
             # As they are judged, and not as batches have them.
             y = self.made_of[1][some]
@@ -160,6 +170,54 @@ class DataSplits(Shown):
             *batches,
         )
 
+    def feature_space(self):
+        """Makes a `keras.utils.FeatureSpace` of a table of several kinds.
+
+        It takes the columns by their names, as they come in `train`, and gives
+        one row of floats: numbers standardised, and 0 where missing; dates as
+        their place in time, year, week and day; a column for each category,
+        and one for those that are missing, rare or not known; a column for
+        each word. All that it knows it has from the training data, and is kept
+        in the model. Its layers are new with each call.
+
+        Returns:
+            A `FeatureSpace`, with `get_inputs()` and
+            `get_encoded_features()` for a functional model.
+
+        Raises:
+            ValueError: If the data are no table of several kinds, or hold
+                strings on another backend than TensorFlow.
+
+        Example:
+
+        ```python
+        import keras
+        import finetune_keras as ft
+
+        frame = {
+            "age": [20.0, None, 40.0, 60.0] * 10,
+            "city": ["Rome", "Oslo"] * 20,
+            "ill": ["yes", "no"] * 20,
+        }
+        data = ft.from_frame(frame, ["age", "city"], "ill")
+        space = data.feature_space()
+        x = keras.layers.Dense(8, "relu")(space.get_encoded_features())
+        model = ft.replace_head(keras.Model(space.get_inputs(), x), 2)
+        print(model.predict(data.test, verbose=0).shape)
+        ```
+        """
+        if self.kinds is None:
+            raise ValueError(
+                "A feature space is for a table with columns of several "
+                "kinds, from `ft.from_frame` or `ft.from_csv`; columns of "
+                'numbers alone are one too with `kinds="auto"`. Received: '
+                f"features={self.features}"
+            )
+        x, rows = self._source[0], self.places["train"]
+        return make_feature_space(
+            self.kinds, {name: column[rows] for name, column in x.items()}
+        )
+
     def examples(self, places):
         """Reads some examples of all splits, by their places in `names`.
 
@@ -175,8 +233,7 @@ class DataSplits(Shown):
             y = x.labels(places)
         else:
             y = keras.tree.map_structure(lambda part: part[places], y)
-        x = x.batch(places) if isinstance(x, ImageStore) else x[places]
-        return x.astype("float32") if x.dtype == np.uint8 else x, y
+        return rows_of(x, places), y
 
     def _make_datasets(self, targets, parts, seed, options):
         size, balanced = options["batch_size"], options["balanced"]

@@ -1,7 +1,9 @@
 """What data looks like, as a layout."""
 
+import collections
 import statistics
 
+from finetune_keras.data.labels import is_missing
 from finetune_keras.data.layout import Listing, Table
 
 _MOST_CLASSES = 30
@@ -12,10 +14,10 @@ def describe(data, examples):
     """The layout of `DataSplits` and the `Examples` in it."""
     lines = [_title(data, examples), _table(data)]
     if examples.sizes:
-        sides = zip(*examples.sizes, strict=True)
-        width, height = map(_spread, sides)
+        lines.append(_sizes(examples))
+    if isinstance(examples.x, dict):
         lines.append(
-            f"Image sizes (min / median / max): width {width}, height {height}"
+            Listing(f"Columns: {len(data.kinds)}", _columns(data, examples.x))
         )
     lines += _imbalance(data)
     lines += _listing(
@@ -49,6 +51,36 @@ def _table(data):
     rows.append([data.task.total, *(data.sizes[s] for s in splits)])
     first = "" if data.classes is None else "class"
     return Table([first, *splits], rows, bars=bars)
+
+
+def _sizes(examples):
+    """The sizes of images, or the lengths and rates of sounds."""
+    one, two = zip(*examples.sizes, strict=True)
+    if examples.kind != "sounds":
+        return (
+            f"Image sizes (min / median / max): width {_spread(one)}, height "
+            f"{_spread(two)}"
+        )
+    length = _spread([round(n / rate, 3) for n, rate in examples.sizes])
+    rates = sorted(collections.Counter(two).items())
+    found = ", ".join(f"{rate:,} Hz ({count})" for rate, count in rates)
+    return f"Seconds (min / median / max): {length}; rates: {found}"
+
+
+def _columns(data, x):
+    """What the columns of a table are, and how much of them is missing."""
+    found = []
+    for (name, kind), column in zip(
+        data.kinds.items(), x.values(), strict=True
+    ):
+        lacks = [is_missing(value) for value in column[:, 0].tolist()]
+        share = sum(lacks) / len(lacks)
+        count = f", {len(set(column.flat) - {''})} values" * (
+            kind == "category"
+        )
+        missing = f", {share:.1%} missing" * (share > 0)
+        found.append(f"{_shown(str(name))}: {kind}{count}{missing}")
+    return found
 
 
 def _imbalance(data):

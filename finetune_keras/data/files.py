@@ -13,7 +13,7 @@ from finetune_keras.engine.packages import PIL, require, tensorflow
 
 
 class FileCheck(typing.NamedTuple):
-    """What is known of a file; `problem` is `None` where it can be used."""
+    """What is known of an image; `problem` is `None` where it can be used."""
 
     name: str
     digest: str
@@ -21,6 +21,10 @@ class FileCheck(typing.NamedTuple):
     height: int
     problem: str | None
     note: str | None
+
+    @property
+    def size(self):
+        return self.width, self.height
 
 
 def check_images(folder, files, verbose=1):
@@ -31,30 +35,36 @@ def check_images(folder, files, verbose=1):
     """
     # Or every photo would pass for damaged, now and at the next check.
     require(PIL, tensorflow)
-    manifest = Manifest(folder)
+    checks = check_files(folder, files, check_all, Manifest(folder), verbose)
+    return [FileCheck(*found) for found in checks]
+
+
+def check_files(folder, files, check, manifest, verbose=1):
+    """Checks files that the `manifest` does not know: rows, name first.
+
+    `check` takes paths and a function of the number that is done.
+    """
     known = [manifest.find(*file) for file in files]
     new = [i for i, found in enumerate(known) if found is None]
     if new:
         if verbose:
             print(printable(f"Checking {len(new)} files in {folder}"))
         paths = [os.path.join(folder, files[i][0]) for i in new]
-        for i, result in zip(new, _check_all(paths, verbose), strict=True):
+        found = check(paths, _progress(len(paths), verbose))
+        for i, result in zip(new, found, strict=True):
             known[i] = result
         # What is remembered of other files stays: they may be asked for next.
         entries = dict(manifest.entries)
         for (name, size, mtime), found in zip(files, known, strict=True):
             entries[name] = [size, mtime, *found]
         manifest.write(entries)
-    return [
-        FileCheck(file[0], *found)
-        for file, found in zip(files, known, strict=True)
-    ]
+    return [(file[0], *found) for file, found in zip(files, known, strict=True)]
 
 
-def _check_all(paths, verbose):
-    bar = keras.utils.Progbar(len(paths), unit_name="file", verbose=verbose)
-    progress = bar.update if verbose else lambda count: None
-    return check_all(paths, progress)
+def _progress(count, verbose):
+    if not verbose:
+        return lambda done: None
+    return keras.utils.Progbar(count, unit_name="file", verbose=verbose).update
 
 
 def check_bad_files(bad, bad_files):

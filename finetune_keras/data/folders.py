@@ -104,7 +104,7 @@ def image_folder(
     }
     fractions = check_fractions(validation_split, test_split)
     check_image_size(image_size)
-    found = _Folder(folder)
+    found = ClassFolder(folder)
     checks = check_images(found.path, found.files, verbose)
     bad = [(c.name, c.problem) for c in checks if c.problem]
     bad = [*found.problems, *bad]
@@ -116,7 +116,7 @@ def image_folder(
     examples.x = ImageStore(paths, image_size, crop_to_aspect_ratio, cache)
     examples.kind, examples.image_size = "images", image_size
     examples.digests = [c.digest for c in checks]
-    examples.sizes = [(c.width, c.height) for c in checks]
+    examples.sizes = [c.size for c in checks]
     examples.notes += [f"{c.name!r}: {c.note}" for c in checks if c.note]
     return DataSplits(examples, fractions, seed, options)
 
@@ -171,7 +171,7 @@ def text_folder(
         "balanced": balanced,
     }
     fractions = check_fractions(validation_split, test_split)
-    found = _Folder(folder)
+    found = ClassFolder(folder)
     texts = [_read_text(path) for path in found.paths()]
     bad = [
         (file[0], problem)
@@ -188,7 +188,7 @@ def text_folder(
     return DataSplits(examples, fractions, seed, options)
 
 
-class _Folder:
+class ClassFolder:
     """Files of a folder with their classes and given splits."""
 
     def __init__(self, folder):

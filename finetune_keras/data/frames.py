@@ -7,7 +7,6 @@ import numpy as np
 
 from finetune_keras.data.arrays import (
     as_features,
-    check_whole,
     digests,
     is_text,
     matrix,
@@ -18,11 +17,22 @@ from finetune_keras.data.examples import (
     Examples,
     checked_groups,
     checked_splits,
+    digest,
 )
 from finetune_keras.data.files import check_bad_files, check_images
-from finetune_keras.data.labels import as_array, split_labels
+from finetune_keras.data.labels import (
+    as_array,
+    is_missing,
+    split_labels,
+)
 from finetune_keras.data.pipeline import ImageStore
 from finetune_keras.data.splits import check_fractions
+from finetune_keras.data.table_columns import (
+    is_mixed,
+    kinds_of,
+    read_column,
+)
+from finetune_keras.data.table_layers import input_name
 from finetune_keras.data.walk import stamp
 
 
@@ -46,12 +56,17 @@ def from_frame(
     cache="auto",
     crop_to_aspect_ratio=False,
     verbose=1,
+    kinds=None,
 ):
     """Reads examples from the columns of a table.
 
     One column of texts becomes strings, one or several columns of numbers a
-    float32 matrix, and, with `image_size`, a column of paths images. Missing
-    values are refused. The other columns are kept in `columns` of the result.
+    float32 matrix, and, with `image_size`, a column of paths images; missing
+    values are refused there. Columns of several kinds, numbers, categories,
+    dates and texts, become a dict with an array for each, `(batch, 1)`, and
+    may lack values: a model takes them through
+    `data.feature_space()`. The other columns are kept in `columns` of the
+    result.
 
     Args:
         frame: `pandas.DataFrame`, or dict from names to columns.
@@ -89,13 +104,20 @@ def from_frame(
         crop_to_aspect_ratio: Boolean, whether images are cut to the shape
             around their centre instead of squeezed. Defaults to `False`.
         verbose: 0 or 1, whether progress is shown. Defaults to `1`.
+        kinds: Dict from some of `features` to `"number"`, `"category"`,
+            `"date"` or `"text"`, where the values do not tell: codes that are
+            integers are categories, for example. Or `"auto"`, which takes
+            columns of numbers as such a table too, with missing values.
+            Defaults to `None`: that is done where the columns are of
+            several kinds.
 
     Returns:
         `DataSplits`.
 
     Raises:
-        ValueError: If a column is missing or has missing values, or the
-            splits cannot be made.
+        ValueError: If a column is missing, has missing values where it may
+            not, or values that are not of its kind, or the splits cannot be
+            made.
 
     Example:
 
@@ -124,6 +146,7 @@ def from_frame(
         "cache": cache,
         "crop_to_aspect_ratio": crop_to_aspect_ratio,
         "verbose": verbose,
+        "kinds": kinds,
     }
     fractions = check_fractions(validation_split, test_split)
     columns = (features, label, group_by)
@@ -187,7 +210,10 @@ def texts_meant(inputs, labels, options):
     paths = inputs if options["image_size"] is not None else []
     told = options["task"] in ("classification", "multi_label")
     told = told or options["classes"] or options["label_separator"] is not None
-    return [*paths, *(labels if told else [])]
+    kinds = options["kinds"]
+    named = kinds.items() if isinstance(kinds, dict) else ()
+    texts = [name for name, kind in named if kind in ("category", "text")]
+    return [*paths, *texts, *(labels if told else [])]
 
 
 def _almost_numbers(columns, names):
@@ -226,7 +252,6 @@ def _check_columns(columns, names, groups):
 
 
 def _examples(columns, inputs, labels, options):
-    x = _inputs({name: columns[name] for name in inputs})
     y = columns[labels[0]]
     if len(labels) > 1:
         y = matrix({name: columns[name] for name in labels})
@@ -234,24 +259,67 @@ def _examples(columns, inputs, labels, options):
             options["classes"] = options["classes"] or labels
     if options["label_separator"] is not None:
         y = split_labels(y, options["label_separator"])
+    features = {name: columns[name] for name in inputs}
+    if options["kinds"] is not None or is_mixed(features):
+        return _mixed(features, y, options)
+    x = _inputs(features)
     return Examples(x, list(range(len(x))), y, digests(x), "")
+
+
+def _mixed(features, y, options):
+    if options["image_size"] is not None:
+        raise ValueError(
+            "Images from files are the only feature: leave `kinds` out, and "
+            "name one column of paths. Received: features="
+            f"{list(features)}, image_size={options['image_size']}"
+        )
+    kinds = kinds_of(features, options["kinds"] or "auto")
+    options["kinds"] = kinds
+    x = {
+        input_name(name): read_column(name, column, kinds[name])
+        for name, column in features.items()
+    }
+    if len(x) < len(features):
+        raise ValueError(
+            "Inputs of a model have no `/` in their names, and without it "
+            f"columns are called alike. Received: features={list(features)}"
+        )
+    rows = zip(*(column[:, 0].tolist() for column in x.values()), strict=True)
+    marks = [digest(repr(row)) for row in rows]
+    notes = [*_names_of_rows(x, kinds)]
+    return Examples(x, list(range(len(marks))), y, marks, "", notes=notes)
+
+
+def _names_of_rows(x, kinds):
+    """Notes on categories of which nearly all are different."""
+    for name, kind in kinds.items():
+        values = x[input_name(name)]
+        if kind == "category" and len(set(values.flat)) > 0.9 * len(values):
+            yield (
+                f"Column {name!r} has another category in nearly each row: "
+                "where these are names of rows they teach nothing, and are "
+                "left out of `features`."
+            )
 
 
 def _inputs(columns):
     for name, column in columns.items():
-        check_whole(name, column)
-    texts = [name for name, column in columns.items() if is_text(column)]
-    if not texts:
-        return matrix(columns)
-    if len(columns) > 1:
+        _check_whole(name, column)
+    if any(map(is_text, columns.values())):
+        return as_features(*columns.values())
+    return matrix(columns)
+
+
+def _check_whole(name, column):
+    """Raises where a column has missing values."""
+    lacks = [is_missing(value) for value in column.tolist()]
+    if any(lacks):
         raise ValueError(
-            "A column of texts must be the only feature. A few values are "
-            "encoded as columns of numbers, `pandas.get_dummies(frame, "
-            f"columns={texts}, dtype=float)`; sentences are joined to one "
-            "column, and the numbers with them as words, or left out. "
-            f"Received: features={list(columns)}, texts in {texts}"
+            f"Column {name!r} has {sum(lacks)} missing values. Fill them in, "
+            'leave the rows out, or pass `kinds="auto"`, with which numbers '
+            "may be missing. Received: missing values at "
+            f"{np.flatnonzero(lacks)[:10].tolist()}"
         )
-    return as_features(columns[texts[0]])
 
 
 def _with_images(examples, options):

@@ -27,14 +27,17 @@ def cache_folder():
 class Manifest:
     """Results of checks of the files of one folder, in a JSON file.
 
+    `kind` tells what else than images they were checked to be.
+
     A result holds for a name, a size and a time of change. Whatever is wrong
     with the file or its folder, the manifest is empty or is not written: the
     files are then checked again, which is slow and right.
     """
 
-    def __init__(self, folder):
-        folder = os.fsencode(os.path.realpath(folder))
-        name = hashlib.sha256(folder).hexdigest()[:32] + ".json"
+    def __init__(self, folder, kind=""):
+        # What is no image may well be a sound.
+        what = os.fsencode(os.path.realpath(folder)) + kind.encode()
+        name = hashlib.sha256(what).hexdigest()[:32] + ".json"
         self.path = os.path.join(cache_folder(), "files", name)
         self.entries = self._read()
 

@@ -15,7 +15,7 @@ class MaskStore(ImageStore):
         super().__init__(paths, image_size, cache=cache)
         self.mask_paths, self.classes = masks, classes
         self.by_color = by_color
-        kept = self.pixels is not None
+        kept = self.kept is not None
         shape = (len(paths), *self.shape[:2])
         self.ids = np.empty(shape, "u1") if kept else None
         self.read = np.zeros(len(paths), bool)

@@ -8,52 +8,70 @@ import numpy as np
 
 from finetune_keras.arguments import check, one_of
 from finetune_keras.data.epochs import Epochs, random_of
+from finetune_keras.data.files import check_images
 from finetune_keras.data.images import check_image_size, load_image
 from finetune_keras.data.mask_augmentation import with_draws
 from finetune_keras.engine.packages import tensorflow as tf
 
 
-class ImageStore:
-    """Images by index, read when first asked for.
+class Store:
+    """Examples by index, as arrays of a `shape` and `dtype`."""
 
-    `cache` is `True` to keep the pixels in memory, `False` to read them each
-    time, or `"auto"` to keep them where they fit in a third of the free
-    memory.
+    def __init__(self, shape, dtype):
+        self.shape, self.dtype = shape, np.dtype(dtype)
+
+    def batch(self, indexes):
+        """Some of the examples."""
+        raise NotImplementedError
+
+
+class FileStore(Store):
+    """Examples in files, each read when first asked for.
+
+    `cache` is `True` to keep what was read in memory, `False` to read it each
+    time, or `"auto"` to keep it where it fits in a third of the free memory.
+    A subclass says how a file is checked and read.
     """
+
+    def __init__(self, paths, shape, dtype, cache="auto"):
+        super().__init__(shape, dtype)
+        self.paths, self.cache = paths, cache
+        size = len(paths) * int(np.prod(shape)) * self.dtype.itemsize
+        check(cache=(cache, one_of(True, False, "auto")))
+        keep = size < free_memory() / 3 if cache == "auto" else cache
+        # Memory that is not yet written to costs nothing.
+        self.kept = np.empty((len(paths), *shape), dtype) if keep else None
+        self.loaded = np.zeros(len(paths), bool)
+        self.pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+
+    def batch(self, indexes):
+        if self.kept is None:
+            return np.stack(list(self.pool.map(self.load, indexes)))
+        missing = indexes[~self.loaded[indexes]]
+        for i, one in zip(
+            missing, self.pool.map(self.load, missing), strict=True
+        ):
+            self.kept[i] = one
+            self.loaded[i] = True
+        return self.kept[indexes]
+
+
+class ImageStore(FileStore):
+    """Images in files, uint8."""
+
+    check = staticmethod(check_images)
 
     def __init__(
         self, paths, image_size, crop_to_aspect_ratio=False, cache="auto"
     ):
-        self.paths, self.cache = paths, cache
+        super().__init__(paths, (*check_image_size(image_size), 3), "u1", cache)
         self.image_size = image_size
         self.crop_to_aspect_ratio = crop_to_aspect_ratio
-        self.shape = (*check_image_size(image_size), 3)
-        size = len(paths) * int(np.prod(self.shape))
-        check(cache=(cache, one_of(True, False, "auto")))
-        keep = size < free_memory() / 3 if cache == "auto" else cache
-        # Memory that is not yet written to costs nothing.
-        self.pixels = (
-            np.empty((len(paths), *self.shape), "u1") if keep else None
-        )
-        self.loaded = np.zeros(len(paths), bool)
-        self.pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
     def of(self, paths):
         """A store of other files, which are read alike."""
         crop = self.crop_to_aspect_ratio
         return ImageStore(paths, self.image_size, crop, self.cache)
-
-    def batch(self, indexes):
-        """Pixels of some images, uint8."""
-        if self.pixels is None:
-            return np.stack(list(self.pool.map(self.load, indexes)))
-        missing = indexes[~self.loaded[indexes]]
-        for i, image in zip(
-            missing, self.pool.map(self.load, missing), strict=True
-        ):
-            self.pixels[i] = image
-            self.loaded[i] = True
-        return self.pixels[indexes]
 
     def load(self, index):
         return load_image(
@@ -88,7 +106,7 @@ def _limit():
 def make_dataset(
     x, y, indexes, batch_size, seed=None, class_ids=None, augmentation=None
 ):
-    """Makes float32 batches of `(x, y)` of an array or an `ImageStore`.
+    """Makes float32 batches of `(x, y)` of arrays or a `Store`.
 
     A `seed` draws a new order of the `indexes` each epoch. With `class_ids`,
     aligned with `y`, each class is drawn as often. The layers of an
@@ -104,7 +122,7 @@ def make_dataset(
             )
         batches = order.batch(batch_size)
         batches = batches.map(
-            _image_reader(x, y) if isinstance(x, ImageStore) else _taker(x, y),
+            _reader(x, y) if isinstance(x, Store) else _taker(x, y),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         if augmentation is not None:
@@ -133,10 +151,21 @@ def _balanced(indexes, class_ids, random):
     return np.stack(columns, axis=1).reshape(-1)[: len(indexes)]
 
 
+def rows_of(x, places):
+    """Some examples of arrays or of a `Store`, as they come in batches."""
+    if isinstance(x, dict):
+        return {name: rows_of(column, places) for name, column in x.items()}
+    x = x.batch(places) if isinstance(x, Store) else x[places]
+    return x.astype("float32") if x.dtype == np.uint8 else x
+
+
 def _taker(x, y):
+    if isinstance(x, dict):
+        columns, labels = _gatherer(x), _gatherer(y)
+        return lambda i: (columns(i), labels(i))
     # As images from files: what follows may not expect uint8.
     dtype = tf.float32 if x.dtype == np.uint8 else None
-    x, labels = tf.constant(x), _labels(y)
+    x, labels = tf.constant(x), _gatherer(y)
 
     def take(i):
         batch = tf.gather(x, i)
@@ -146,24 +175,26 @@ def _taker(x, y):
     return take
 
 
-def _image_reader(store, y):
+def _reader(store, y):
     masks = hasattr(store, "labels")
-    labels = None if masks else _labels(y)
+    labels = None if masks else _gatherer(y)
 
-    def look_up(function, i, shape):
-        found = tf.numpy_function(function, [i], tf.uint8, stateful=False)
+    def look_up(function, i, shape, dtype):
+        found = tf.numpy_function(function, [i], dtype, stateful=False)
         return tf.ensure_shape(found, (None, *shape))
 
     def read(i):
-        pixels = tf.cast(look_up(store.batch, i, store.shape), tf.float32)
+        dtype = tf.as_dtype(store.dtype)
+        x = look_up(store.batch, i, store.shape, dtype)
+        x = tf.cast(x, tf.float32)
         if masks:
-            return pixels, look_up(store.labels, i, store.shape[:2])
-        return pixels, labels(i)
+            return x, look_up(store.labels, i, store.shape[:2], tf.uint8)
+        return x, labels(i)
 
     return read
 
 
-def _labels(y):
+def _gatherer(y):
     """Takes some of an array, or of each in a dict."""
     y = keras.tree.map_structure(tf.constant, y)
     return lambda i: keras.tree.map_structure(lambda a: tf.gather(a, i), y)

@@ -7,8 +7,7 @@ import numpy as np
 from finetune_keras.data.arrays import as_features, digests
 from finetune_keras.data.datasets import DataSplits
 from finetune_keras.data.examples import Examples
-from finetune_keras.data.files import check_images
-from finetune_keras.data.pipeline import ImageStore, make_dataset
+from finetune_keras.data.pipeline import FileStore, make_dataset
 from finetune_keras.data.splits import NAMES
 from finetune_keras.data.walk import list_folder
 
@@ -29,7 +28,12 @@ class Unlabeled:
 
     def __init__(self, given, data):
         self.data = data
-        of_files = isinstance(data.made_of[0].x, ImageStore)
+        if isinstance(data.made_of[0].x, dict):
+            raise ValueError(
+                "Rows without labels are not taken for a table with columns of "
+                f"several kinds. Received: data with the columns {data.kinds}"
+            )
+        of_files = isinstance(data.made_of[0].x, FileStore)
         found = (_of_folder if of_files else _of_arrays)(given, data)
         known = set(data.made_of[0].digests)
         new = {d: i for i, d in reversed(list(enumerate(found.digests)))}
@@ -85,7 +89,7 @@ class Unlabeled:
 def _chosen(found, places):
     """Some of the examples."""
     x = found.x
-    if isinstance(x, ImageStore):
+    if isinstance(x, FileStore):
         x = x.of([x.paths[i] for i in places])
     else:
         x = x[places]
@@ -102,7 +106,7 @@ def _chosen(found, places):
 
 
 def _both(x, more):
-    if isinstance(x, ImageStore):
+    if isinstance(x, FileStore):
         return x.of([*x.paths, *more.paths])
     return np.concatenate([x, more])
 
@@ -121,22 +125,23 @@ def _filled(column, more, count):
 def _of_folder(folder, data):
     if not isinstance(folder, (str, os.PathLike)) or not os.path.isdir(folder):
         raise ValueError(
-            "`data` are files of images, so `unlabeled` must be a folder of "
-            "such, with or without folders in it. Received: unlabeled="
+            "`data` are files, so `unlabeled` must be a folder of such, "
+            "with or without folders in it. Received: unlabeled="
             f"{folder if isinstance(folder, str) else type(folder)!r}"
         )
     files = list_folder(folder).files
-    checks = check_images(os.fspath(folder), files, verbose=0)
+    store = data.made_of[0].x
+    checks = store.check(os.fspath(folder), files, verbose=0)
     good = [one for one in checks if not one.problem]
     paths = [os.path.join(folder, one.name) for one in good]
     return Examples(
-        data.made_of[0].x.of(paths),
+        store.of(paths),
         paths,
         None,
         [one.digest for one in good],
         f"Folder {os.fspath(folder)!r}",
         columns={"path": np.array(paths, object)},
-        sizes=[(one.width, one.height) for one in good],
+        sizes=[one.size for one in good],
         bad_files=[(one.name, one.problem) for one in checks if one.problem],
     )
 

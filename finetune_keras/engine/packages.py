@@ -83,8 +83,14 @@ safetensors = Package(
     extra="text",
     instead=" `model.save` keeps the whole model without it.",
 )
-scipy = Package("scipy", "Solved heads, calibration and intervals need")
+scipy = Package("scipy", "Solved heads, calibration, sounds and intervals need")
 sklearn = Package("sklearn", "Splits and many metrics need", "scikit-learn")
+soundfile = Package(
+    "soundfile",
+    "FLAC and OGG files need",
+    extra="audio",
+    instead=" WAV files are read without it.",
+)
 # What scikit-learn brings along.
 threadpoolctl = Package("threadpoolctl", "Single threads need")
 tensorflow = Package(

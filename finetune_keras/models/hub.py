@@ -1,5 +1,6 @@
 """SavedModels, of TF-Hub or of your own, as a layer that can be fine-tuned."""
 
+import functools
 import inspect
 import os
 
@@ -36,8 +37,12 @@ class HubLayer(keras.layers.Layer):
             of TF-Hub, which the package tensorflow_hub then resolves.
         signature: String, name of the signature to call. Defaults to `None`,
             the object itself, its `serve`, or else `"serving_default"`.
-        output_key: String, which of several outputs to return. Defaults to
-            `None`, all of them.
+        output_key: String, or integer where outputs have places and no names:
+            which of several outputs to return. Defaults to `None`, all of
+            them.
+        per_example: Boolean, whether the SavedModel takes one example without
+            an axis for the batch, as YAMNet takes one waveform. It is then
+            called for one after the other. Defaults to `False`.
         **kwargs: `name` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
@@ -58,7 +63,14 @@ class HubLayer(keras.layers.Layer):
     ```
     """
 
-    def __init__(self, handle, signature=None, output_key=None, **kwargs):
+    def __init__(
+        self,
+        handle,
+        signature=None,
+        output_key=None,
+        per_example=False,
+        **kwargs,
+    ):
         if not backend.on("tensorflow"):
             raise ValueError(
                 "A SavedModel runs on TensorFlow only. Set KERAS_BACKEND="
@@ -69,6 +81,7 @@ class HubLayer(keras.layers.Layer):
         self.handle = os.fspath(handle)
         self.signature = signature
         self.output_key = output_key
+        self.per_example = per_example
         self._load(_resolve(self.handle))
         self.built = True
 
@@ -122,6 +135,19 @@ class HubLayer(keras.layers.Layer):
         return signatures[name]
 
     def call(self, inputs, training=False):
+        if not self.per_example:
+            return self._run(inputs, training)
+        run = functools.partial(self._run, training=training)
+        one = tf.nest.map_structure(
+            lambda x: tf.TensorSpec(x.shape[1:], x.dtype), inputs
+        )
+        found = tf.function(run).get_concrete_function(one)
+        outputs = tf.nest.map_structure(
+            lambda x: tf.TensorSpec(x.shape, x.dtype), found.structured_outputs
+        )
+        return tf.map_fn(run, inputs, fn_output_signature=outputs)
+
+    def _run(self, inputs, training):
         function = self._function[0]
         if self._takes_training():
             # Frozen, its batch norms and dropouts are those of inference.
@@ -133,9 +159,11 @@ class HubLayer(keras.layers.Layer):
             outputs = function(inputs)
         if self.output_key is None:
             return outputs
-        if self.output_key not in outputs:
+        several = isinstance(outputs, (list, tuple))
+        keys = list(range(len(outputs)) if several else outputs)
+        if self.output_key not in keys:
             raise ValueError(
-                f"The SavedModel gives {sorted(outputs)}. "
+                f"The SavedModel gives the outputs {sorted(keys)}. "
                 f"Received: output_key={self.output_key!r}"
             )
         return outputs[self.output_key]
@@ -167,6 +195,7 @@ class HubLayer(keras.layers.Layer):
             "handle": self.handle,
             "signature": self.signature,
             "output_key": self.output_key,
+            "per_example": self.per_example,
         }
 
     @classmethod

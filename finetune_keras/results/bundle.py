@@ -62,11 +62,12 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
         model: A `keras.Model` with one prediction for each input, or a class
             for each pixel, from one or several inputs, or with several outputs
             of one prediction each; a model for raw texts, such as
-            `text_classifier`; or a detector of KerasHub.
+            `text_classifier`; or a detector of KerasHub. With `data` of a table
+            of several kinds its inputs are columns of it.
         path: String, where to save, ending in `.keras`. An old file is
             replaced only once the new one is whole.
         data: `DataSplits` that the model was trained on: its classes, task,
-            image size and columns are kept. Defaults to `None`.
+            image size, sampling rate and columns are kept. Defaults to `None`.
         classes: List of strings, in the order of the outputs, where there is
             no `data`; a dict of such lists by the names of several outputs.
             Defaults to `None`.
@@ -114,7 +115,8 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
 
 def facts_of(model, data=None, classes=None, plan=None):
     """What a bundle knows beside its model; raises if it cannot predict."""
-    check_predicts(model, getattr(data, "task", None))
+    kinds = getattr(data, "kinds", None)
+    check_predicts(model, getattr(data, "task", None), kinds)
     task = told_task(model, data, classes)
     outputs = task.get_config()["parts"] if task == "several" else None
     return {
@@ -125,7 +127,10 @@ def facts_of(model, data=None, classes=None, plan=None):
         "from_logits": task.logits,
         "image_size": getattr(data, "image_size", None) or _size_of(model),
         "crop_to_aspect_ratio": getattr(data, "crop_to_aspect_ratio", False),
+        "sampling_rate": getattr(data, "sampling_rate", None),
+        "seconds": getattr(data, "seconds", None),
         "features": getattr(data, "features", None),
+        "kinds": kinds,
         "data": data and {"fingerprint": data.fingerprint, "sizes": data.sizes},
         "plan": plan and plan.to_dict(),
         "environment": describe_environment(),
@@ -289,7 +294,7 @@ class Bundle:
             inputs: See `predict`.
 
         Returns:
-            Array, what `model.predict` takes.
+            Array, or dict of arrays, what `model.predict` takes.
 
         Raises:
             ValueError: If an input cannot be read; the message names it.
@@ -301,12 +306,16 @@ class Bundle:
 
         Args:
             inputs: One input or a list of them. For images: paths, bytes of
-                files, `PIL.Image`s or arrays of any size. For texts: strings.
+                files, `PIL.Image`s or arrays of any size. For sounds: paths or
+                bytes of files of any rate and length. For texts: strings.
                 Pairs of texts, and questions with their contexts: a tuple
                 of two lists. Sentences to tag: lists of words.
-                For tables: a `pandas.DataFrame` or a dict of columns. Of
-                several inputs a dict or a frame by their names, or one row of
-                it. Or an array of what the model takes.
+                For tables: a `pandas.DataFrame` or a dict of columns; of
+                columns of several kinds also one row as a dict, or a list of
+                such, with strings as a CSV file has them, and `None`, NaN or
+                `""` for what is missing. Of several inputs a dict or a frame by
+                their names, or one row of it. Or an array of what the model
+                takes.
             batch_size: Integer. Defaults to `32`.
             verbose: 0 or 1, as for `model.predict`. Defaults to `0`.
             overlap: Float in [0, 1), for masks of large pictures: they are
@@ -349,7 +358,7 @@ class Bundle:
         if isinstance(outputs, list) or self.task.is_compared:
             return outputs
         calibration, names = find_calibration(self.model), None
-        if getattr(x, "ndim", 0) == 4:
+        if getattr(x, "ndim", 0) == 4 or self.facts["sampling_rate"]:
             names = file_names(inputs)
         seen = x if isinstance(x, np.ndarray) else ()
         return Predictions(outputs, self.task, calibration, names, seen)

@@ -7,16 +7,18 @@ import zipfile
 
 import keras
 
-from finetune_keras.arguments import maybe, one_of
+from finetune_keras.arguments import Kind, maybe, one_of
 from finetune_keras.data.facts import (
     COUNT,
     DICT,
+    NUMBER,
     TEXT,
     TRUTH,
     DamagedFile,
     check_expansion,
     check_facts,
     damaged,
+    dict_of,
     either,
     list_of,
     reading,
@@ -28,19 +30,32 @@ from finetune_keras.data.several import (
     inputs_by_name,
     outputs_by_name,
 )
+from finetune_keras.data.table_columns import KINDS
+from finetune_keras.data.table_layers import input_name
 from finetune_keras.data.task import Task
 from finetune_keras.results.raw_inputs import reads_texts
 
 MEMBER, FORMAT = "finetune_keras.json", 1
+_KIND = Kind(f"one of {list(KINDS)}", lambda v: v in list(KINDS))
 _FACTS = {
     "classes": maybe(list_of(TEXT)),
     "image_size": maybe(either(COUNT, list_of(COUNT, 2))),
     "crop_to_aspect_ratio": TRUTH,
+    "sampling_rate": maybe(COUNT),
+    "seconds": maybe(NUMBER),
     "features": maybe(either(TEXT, list_of(TEXT))),
+    "kinds": maybe(dict_of(_KIND)),
     "data": maybe(DICT),
     "outputs": maybe(DICT),
     "plan": maybe(DICT),
     "environment": DICT,
+}
+_OF_BEFORE = {
+    "from_logits": False,
+    "sampling_rate": None,
+    "seconds": None,
+    "kinds": None,
+    "outputs": None,
 }
 _MOST_PIXELS = 2**14
 
@@ -72,8 +87,8 @@ def _read_facts(path):
         )
     if type(number) is not int or number != FORMAT:
         raise damaged(path, f"its format must be {FORMAT}, is {number!r}")
-    # Bundles from before there was such a fact hold probabilities.
-    facts = {"from_logits": False, "outputs": None, **facts}
+    # Bundles from before there were such facts hold probabilities, no sounds.
+    facts = {**_OF_BEFORE, **facts}
     kinds = Task.kinds().items()
     kinds = one_of(*(name for name, kind in kinds if kind.is_bundled))
     check_facts(facts, {**_FACTS, "task": kinds, "from_logits": TRUTH}, path)
@@ -134,7 +149,7 @@ def _load_to_predict(path, safe_mode, reason):
 def _check_fit(model, facts, path):
     """Raises where the facts are not those of the model."""
     try:
-        check_predicts(model, facts["task"])
+        check_predicts(model, facts["task"], facts["kinds"])
         task_of(model, facts)
     except (TypeError, ValueError) as error:
         raise damaged(path, str(error)) from error
@@ -186,11 +201,12 @@ def _task_of_each(model, facts):
     return task
 
 
-def check_predicts(model, told=None):
+def check_predicts(model, told=None, kinds=None):
     """Raises where a bundle could not predict from raw input.
 
     It has no graph, or values for each pixel or step. `told` is its task,
-    where it does not tell it itself.
+    where it does not tell it itself; `kinds` are those of the columns of a
+    table.
     """
     inputs = getattr(model, "inputs", None)
     outputs = getattr(model, "outputs", None)
@@ -198,6 +214,13 @@ def check_predicts(model, told=None):
         return
     if not inputs or not outputs:
         _refuse(model, "it has no graph that tells its input and output")
+    columns = {input_name(name) for name in kinds or ()}
+    if kinds and not columns >= set(inputs_by_name(model)):
+        _refuse(
+            model,
+            f"its inputs are {list(inputs_by_name(model))}, and those of the "
+            f"table {sorted(columns)}",
+        )
     if len(inputs) > 1 and not reads_texts(model):
         if len(inputs_by_name(model)) < len(inputs):
             _refuse(model, f"it has {len(inputs)} inputs, two of one name")

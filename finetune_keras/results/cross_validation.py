@@ -8,6 +8,7 @@ import numpy as np
 from finetune_keras.cache.shared_activations import SharedActivations
 from finetune_keras.data.labels import one_column
 from finetune_keras.data.layout import Shown, Table
+from finetune_keras.data.series import WindowStore
 from finetune_keras.data.task import check_one_label_each
 from finetune_keras.engine.packages import scipy, sklearn
 from finetune_keras.plans.plan import check_plan
@@ -191,6 +192,7 @@ def _say(reports, count):
 def _arrays(data, groups):
     if hasattr(data, "arrays"):
         check_one_label_each(data.task, "cross_validate")
+        _check_rows(data)
         names = [n for n in ("train", "validation") if data.sizes[n]]
         parts = zip(*(data.arrays(name) for name in names), strict=True)
         x, y = (np.concatenate(part) for part in parts)
@@ -210,6 +212,25 @@ def _arrays(data, groups):
             "example. Of tagged sentences cut the folds yourself, and judge "
             "each by `ft.entity_scores`. Received: lists of several lengths"
         ) from error
+
+
+def _check_rows(data):
+    """Raises where rows cannot be cut into folds at random."""
+    x = data.made_of[0].x
+    if isinstance(x, WindowStore):
+        raise ValueError(
+            "Folds of windows that are drawn at random have steps in common. "
+            "Forecast from several shares of the time instead: "
+            "`ft.from_series(..., test_split=...)`. Received: a series"
+        )
+    if isinstance(x, dict):
+        raise ValueError(
+            "Cross-validation takes arrays, and this is a table with columns "
+            "of several kinds. Cut the folds yourself, such as by "
+            "`sklearn.model_selection.KFold`, and read each by `ft.from_frame("
+            "..., split=...)`, so that its feature space is that of its own "
+            f"training. Received: columns {list(data.kinds)}"
+        )
 
 
 def _check_lengths(x, y):

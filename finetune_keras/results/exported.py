@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 
+from finetune_keras.engine.graph import graph_of
 from finetune_keras.engine.packages import onnxruntime
 from finetune_keras.engine.packages import tensorflow as tf
 from finetune_keras.models.model import encoder_of
@@ -19,7 +20,14 @@ def sample(model, format):
         )
     if encoder_of(model) is not None:
         return model.arrays(model.encoder.sample)
-    tensor = model.inputs[0]
+    inputs = graph_of(model).input
+    if isinstance(inputs, dict):
+        return {name: _example(tensor) for name, tensor in inputs.items()}
+    return _example(model.inputs[0])
+
+
+def _example(tensor):
+    """A batch of one for an input."""
     shape = [1, *(size or 8 for size in tensor.shape[1:])]
     if tensor.dtype == "string":
         return tf.constant(np.full(shape, "a sample text"))

@@ -6,17 +6,25 @@ import pathlib
 import keras
 import numpy as np
 
+from finetune_keras.data.audio import load_audio, samples_of
 from finetune_keras.data.images import load_image, open_image
 from finetune_keras.data.several import inputs_by_name
+from finetune_keras.data.table_columns import read_column
+from finetune_keras.data.table_layers import input_name
 from finetune_keras.engine.nodes import pack_inputs
 from finetune_keras.models.model import encoder_of
+
+_FILE = (str, bytes, bytearray, os.PathLike)
 
 
 def read_inputs(inputs, model, facts):
     """Reads raw inputs as the data of the training were read: an array.
 
-    `facts` hold `image_size`, `crop_to_aspect_ratio` and `features`.
+    `facts` hold `image_size`, `crop_to_aspect_ratio`, `sampling_rate`,
+    `seconds`, `features` and `kinds`.
     """
+    if facts["kinds"]:
+        return read_rows(inputs, facts["kinds"])
     if len(model.inputs) > 1 and not reads_texts(model):
         return _by_name(inputs, model, facts)
     if hasattr(inputs, "columns") or isinstance(inputs, dict):
@@ -28,6 +36,8 @@ def read_inputs(inputs, model, facts):
     tokenizer = getattr(preprocessor, "tokenizer", None)
     if tensor.dtype == "string" or tokenizer is not None:
         return _texts(inputs)
+    if facts["sampling_rate"] and _are_files(inputs):
+        return _sounds(inputs, facts, tensor)
     if facts["image_size"] or (len(tensor.shape) == 4 and _is_raw(inputs)):
         size = facts["image_size"] or tensor.shape[1:3]
         return _images(inputs, size, facts["crop_to_aspect_ratio"], tensor)
@@ -105,6 +115,57 @@ def _table(table, model, facts):
     return _array(np.stack(columns, axis=1), model.inputs[0])
 
 
+def read_rows(rows, kinds):
+    """Reads rows of a table of several kinds: a dict of (n, 1).
+
+    A frame, a dict of columns or of the values of one row, or a list of rows.
+    """
+    listed = isinstance(rows, (list, tuple)) and rows
+    if listed and all(isinstance(row, dict) for row in rows):
+        lacking = [n for n in kinds if any(n not in row for row in rows)]
+        columns = {n: [row.get(n) for row in rows] for n in kinds}
+    elif hasattr(rows, "columns") or isinstance(rows, dict):
+        lacking = [name for name in kinds if name not in rows]
+        columns = {n: _listed(rows[n]) for n in kinds if n in rows}
+    else:
+        raise ValueError(
+            "The model takes rows of a table: a `pandas.DataFrame`, a dict of "
+            "columns, a row as a dict, or a list of these. "
+            f"Received: inputs of type {type(rows).__name__}"
+        )
+    lengths = {len(column) for column in columns.values()}
+    if lacking or len(lengths) > 1 or 0 in lengths:
+        raise ValueError(
+            f"Each row must have a value, which may be `None`, for "
+            f"{list(kinds)}. Received: no column {lacking}, lengths {lengths}"
+        )
+    return {
+        input_name(name): _tensor(
+            read_column(name, _objects(column), kinds[name])
+        )
+        for name, column in columns.items()
+    }
+
+
+def _tensor(column):
+    """Strings as a tensor, since Keras takes no array of them."""
+    if column.dtype != object:
+        return column
+    return keras.ops.convert_to_tensor(column, dtype="string")
+
+
+def _listed(value):
+    """The values of a column; a single value is a row of its own."""
+    one = isinstance(value, (str, bytes)) or not hasattr(value, "__len__")
+    return [value] if one or np.ndim(value) == 0 else list(value)
+
+
+def _objects(values):
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
 def _texts(inputs):
     texts = [inputs] if isinstance(inputs, (str, bytes)) else list(inputs)
     bad = [text for text in texts if not isinstance(text, (str, bytes))]
@@ -113,8 +174,7 @@ def _texts(inputs):
             "The model takes strings: pass one, or a list of them that is not "
             f"empty. Received: inputs with {bad[:3]!r}"
         )
-    # As a tensor, since Keras takes no array of strings.
-    return keras.ops.convert_to_tensor(texts, dtype="string")
+    return _tensor(np.array(texts, object))
 
 
 def _images(inputs, size, crop, tensor):
@@ -148,6 +208,19 @@ def pictures_of(inputs):
     return [open_image(one) for one in inputs]
 
 
+def _are_files(inputs):
+    one = isinstance(inputs, _FILE)
+    return one or isinstance(next(iter(inputs), None), _FILE)
+
+
+def _sounds(inputs, facts, tensor):
+    inputs = [inputs] if isinstance(inputs, _FILE) else inputs
+    rate, seconds = facts["sampling_rate"], facts["seconds"]
+    samples = tensor.shape[1] or samples_of(rate, seconds)
+    sounds = [load_audio(one, rate, samples) for one in inputs]
+    return _array(np.stack(sounds), tensor)
+
+
 def file_names(inputs):
     """Names of files, with as much of their folders as tells them apart.
 
@@ -170,7 +243,7 @@ def _is_raw(inputs):
 
 
 def _is_one_image(inputs):
-    one = isinstance(inputs, (str, bytes, bytearray, os.PathLike))
+    one = isinstance(inputs, _FILE)
     one = one or hasattr(inputs, "convert")
     return one or (isinstance(inputs, np.ndarray) and inputs.ndim in (2, 3))
 

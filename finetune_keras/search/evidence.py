@@ -23,6 +23,12 @@ def look(data, named, batch_size, verbose):
     for start in range(0, count, batch_size):
         places = np.arange(start, min(start + batch_size, count))
         x, y = data.examples(places)
+        if isinstance(x, dict):
+            raise ValueError(
+                "Images, texts or rows of numbers are compared, and this is a "
+                "table with columns of several kinds. "
+                f"Received: data with columns {list(data.kinds)}"
+            )
         candidate = candidate or Candidate(*named, x)
         with no_word_of_traces():
             candidate.read(filled(x, min(batch_size, count)), len(y))

@@ -110,7 +110,7 @@ def test_paths_of_images(tmp_path):
     [
         ({"features": "nothing"}, "no columns.*nothing"),
         ({"features": []}, "at least one column"),
-        ({"features": ["text", "age"]}, "only feature"),
+        ({"kinds": "auto", "image_size": 8}, "only feature"),
         ({"label": ["ill", "stay"]}, "Several columns must be of numbers"),
         ({"group_by": "nobody"}, "no columns.*nobody"),
         ({"group_by": [1, 2]}, "array with 60 values"),

@@ -187,3 +187,42 @@ def test_handles_need_tensorflow_hub(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_hub", None)
     with pytest.raises(ImportError, match=r"finetune_keras\[hub\]"):
         ft.HubLayer("https://tfhub.dev/google/nnlm/1")
+
+
+class OneWave(tf.Module):
+    """As YAMNet: a waveform without a batch to scores and embeddings."""
+
+    def __init__(self):
+        super().__init__()
+        kernel = np.random.default_rng(0).normal(size=(8, 3))
+        self.kernel = tf.Variable(kernel.astype("float32"), name="kernel")
+
+    @tf.function(input_signature=[tf.TensorSpec([None], "float32")])
+    def __call__(self, wave):
+        frames = tf.signal.frame(wave, 8, 4)
+        embeddings = tf.tanh(frames @ self.kernel)
+        return tf.reduce_mean(embeddings, 0), embeddings, frames
+
+
+@pytest.mark.usefixtures("op_by_op")
+def test_one_example_after_the_other(tmp_path):
+    """What takes no batch is trained, saved and loaded all the same."""
+    tf.saved_model.save(OneWave(), tmp_path / "wave")
+    layer = ft.HubLayer(
+        tmp_path / "wave", output_key=1, per_example=True, name="wave"
+    )
+    inputs = keras.Input((40,))
+    model = ft.replace_head(keras.Model(inputs, layer(inputs)), 2)
+    assert model.get_layer("wave").output.shape == (None, 9, 3)
+    x = np.random.default_rng(1).normal(size=(5, 40)).astype("float32")
+    frames = np.stack([x[:, i : i + 8] for i in range(0, 33, 4)], 1)
+    expected = np.tanh(frames @ OneWave().kernel.numpy())
+    np.testing.assert_allclose(layer(x), expected, atol=1e-5)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(x)[:, 0])
+    (gradient,) = tape.gradient(loss, [layer.weights[0].value])
+    assert np.abs(gradient).max() > 0
+    again = ft.HubLayer.from_config(layer.get_config())
+    np.testing.assert_array_equal(again(x), layer(x))
+    with pytest.raises(ValueError, match=r"outputs \[0, 1, 2\]"):
+        ft.HubLayer(tmp_path / "wave", output_key=3, per_example=True)(x)
