@@ -96,6 +96,10 @@ ARGUMENTS = {
     "AnswerEncoder": lambda tokenizer: (tokenizer,),
     "Augmentation": lambda _: ([keras.layers.RandomFlip()],),
     "Calibration": lambda _: (0.5, [0.0, 1.0], "softmax", [0.4, 0.6]),
+    "GrownEmbedding": lambda _: (
+        keras.layers.Embedding(3, 2),
+        keras.layers.Embedding(1, 2),
+    ),
     "MaskEncoder": lambda tokenizer: (tokenizer,),
     "OneCycle": lambda _: (0.1, 10),
     "RandomTokenMask": lambda _: (0.1, 3),
