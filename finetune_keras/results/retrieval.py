@@ -86,19 +86,28 @@ def score_search(cosines, relevant, own=None):
     `cosines` and `relevant` have a row for each query, `own` its own place.
     Of equally near ones those that are not relevant come first.
     """
-    size = cosines.shape[1]
+    size, cosines = cosines.shape[1], np.round(cosines, 6)
     if own is not None:
         rows = np.arange(len(own))
         cosines[rows, own], relevant[rows, own] = -np.inf, False
-    order = np.lexsort((relevant, -np.round(cosines, 6)), axis=1)
-    hits = np.take_along_axis(relevant, order, axis=1)
+    hits = _first(relevant, np.where(relevant, 5e-7, 0.0) - cosines)
     count = relevant.sum(axis=1)
+    nearest = np.where(relevant, cosines, -np.inf).max(axis=1, keepdims=True)
+    before = ((cosines >= nearest) & ~relevant).sum(axis=1)
     gains = 1.0 / np.log2(np.arange(2, min(size, 10) + 2))
     ideal = np.cumsum(gains)[np.minimum(count, len(gains)) - 1]
     reached = [hits[:, 0]]
     reached += [hits[:, :k].sum(axis=1) / count for k in (1, 5, 10)]
-    reached.append(1.0 / (hits.argmax(axis=1) + 1))
-    reached.append(hits[:, : len(gains)] @ gains / ideal)
+    reached += [1.0 / (before + 1), hits @ gains / ideal]
     ones = np.ones(len(count))
     best = [ones, *(np.minimum(k, count) / count for k in (1, 5, 10))]
     return np.stack(reached, axis=1), np.stack([*best, ones, ones], axis=1)
+
+
+def _first(relevant, distances):
+    """Which of the ten nearest of each query are relevant, in their order."""
+    most = min(10, distances.shape[1])
+    near = np.argpartition(distances, most - 1, axis=1)[:, :most]
+    found = np.take_along_axis(distances, near, axis=1)
+    near = np.take_along_axis(near, np.argsort(found, axis=1), axis=1)
+    return np.take_along_axis(relevant, near, axis=1)
