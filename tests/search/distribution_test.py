@@ -187,6 +187,7 @@ def test_data_parallel_of_jax_equals_one_device(tmp_path):
     one = dict(np.load(tmp_path / "jax_one0.npz"))
     assert np.abs(one["weights"] - one["start"]).max() > 1e-2
     _assert_equal(one["two devices"], one["weights"])
+    _assert_equal(one["split"], one["weights"])
     for index in (0, 1):
         found = dict(np.load(tmp_path / f"jax_two{index}.npz"))
         _assert_equal(found["weights"], one["weights"])
@@ -430,6 +431,17 @@ def _jax_one(folder, index):
     keras.distribution.set_distribution(keras.distribution.DataParallel())
     assert jax.device_count() == 2
     results["two devices"] = _run(_model(), shuffle=False)
+    mesh = keras.distribution.DeviceMesh((1, 2), ["batch", "model"])
+    layout = keras.distribution.LayoutMap(mesh)
+    layout[".*stem/kernel"] = ("model", None)
+    keras.distribution.set_distribution(
+        keras.distribution.ModelParallel(
+            layout_map=layout, batch_dim_name="batch"
+        )
+    )
+    model = _model()
+    assert model.get_layer("stem").kernel.value.sharding.spec[0] == "model"
+    results["split"] = _run(model, shuffle=False)
     return results
 
 
