@@ -85,6 +85,7 @@ from finetune_keras.search.parts import model_options
 from finetune_keras.search.ranking import BackboneRanking, rank_backbones
 from finetune_keras.search.result import Search
 from finetune_keras.search.space import SearchSpace, search_space
+from finetune_keras.text.prompts import prompts
 from finetune_keras.text.sentence_files import save_sentence_transformer
 from finetune_keras.text.text_augmentation import text_augmentation
 from finetune_keras.text.text_backbones import text_backbone
@@ -217,6 +218,7 @@ __all__ = [
     "plans",
     "preference_model",
     "preferences",
+    "prompts",
     "pseudo_labels",
     "question_answerer",
     "rank_backbones",

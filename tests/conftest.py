@@ -224,3 +224,46 @@ def small_bert():
     )
     tokenizer = hub.tokenizers.BertTokenizer(WORDS, lowercase=True)
     return backbone, tokenizer
+
+
+LETTERS = [*"abcdefghijklmnopqrstuvwxyz:?.", "Ġ", "Ċ"]
+PIECES = ["Ġa", "Ġb", "Ġis", "Ġyes", "Ġno", "is", "ye", "yes", "no"]
+MERGES = ["Ġ a", "Ġ b", "i s", "Ġ is", "y e", "ye s", "n o", "Ġ yes", "Ġ no"]
+ENDS = {
+    "GPT2": ["<|endoftext|>"],
+    "Llama3": [
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<|eot_id|>",
+    ],
+}
+
+
+@pytest.fixture
+def small_writer():
+    """Makes models that write, of small layers, and their tokenisers."""
+    hub = pytest.importorskip("keras_hub", reason="needs finetune_keras[text]")
+
+    def make(kind="GPT2", length=24, layers=2):
+        words = [*LETTERS, *PIECES, *ENDS[kind]]
+        options = {"num_heads": 2, "max_sequence_length": 32, "dropout": 0.0}
+        if kind == "Llama3":
+            options = {"num_query_heads": 2, "num_key_value_heads": 1}
+            options["tie_word_embeddings"] = True
+        backbone = getattr(hub.models, f"{kind}Backbone")(
+            vocabulary_size=len(words),
+            num_layers=layers,
+            hidden_dim=8,
+            intermediate_dim=16,
+            **options,
+        )
+        tokenizer = getattr(hub.tokenizers, f"{kind}Tokenizer")(
+            {word: i for i, word in enumerate(words)}, MERGES
+        )
+        preprocessor = getattr(hub.models, f"{kind}CausalLMPreprocessor")
+        task = getattr(hub.models, f"{kind}CausalLM")
+        return task(backbone, preprocessor(tokenizer, sequence_length=length))
+
+    return make

@@ -140,3 +140,29 @@ def test_tables(run_example, tmp_path):
     *_, theirs = output.split("pipeline: ")[1].split("\n")[0].split()
     assert float(output.split()[-1]) >= float(theirs) - 0.05 >= 0.85
     assert (tmp_path / "table.keras").exists()
+
+
+def write_columns(folder, rows):
+    for name in ("train", "test"):
+        lines = ["\t".join(row) for row in rows]
+        (folder / f"{name}.tsv").write_text("\n".join(lines))
+
+
+def test_language_model(run_example, small_writer, tmp_path):
+    output = run_example("language_model.py", "--epochs", 1, "--limit", 2)
+    assert "exact match" in output
+    rows = [("question", "answer"), ("is a", "yes"), ("is b", "no")]
+    write_columns(tmp_path, rows)
+    small_writer(layers=1).save_to_preset(tmp_path / "preset")
+    places = "--data", tmp_path, "--model", tmp_path / "preset"
+    output = run_example("language_model.py", *places, "--epochs", 1)
+    assert "before: {" in output and "'is a': " in output
+    assert (tmp_path / "answers.safetensors").exists()
+
+
+def test_translation(run_example, tmp_path):
+    write_columns(tmp_path, [("source", "target"), ("jan 2", "2.1.")])
+    for data in ((), ("--data", tmp_path)):
+        options = "--epochs", 1, "--limit", 2
+        output = run_example("translation.py", *data, *options)
+        assert "ROUGE-L" in output and "bleu" in output and "'jan" in output

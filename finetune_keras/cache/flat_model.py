@@ -10,21 +10,29 @@ from finetune_keras.engine.private import get_keras_mask
 from finetune_keras.models.group_parts import best_cut
 from finetune_keras.models.head_finder import side_branches
 from finetune_keras.models.inline import opened
+from finetune_keras.models.outside_graph import prepares_inputs
 
 
 class FlatModel:
     """A model in which no layer is a model, and where it can be cut.
 
     Made of the `LayerGroups` of a `keras.Model`; `model`, once it is opened,
-    is flat and shares all layers.
+    is flat and shares all layers. `make`, a function of the model and its
+    steps, makes that flat model where it is to differ, such as `for_answers`.
     """
 
-    def __init__(self, groups):
+    def __init__(self, groups, make=None):
         self.groups = groups
+        self.make = make
         self.model = None
         self._names, self._steps = (), ()
         self._cuts, self._loose_cuts, self._places = {}, {}, {}
         self._beside = set()
+
+    @property
+    def prepares_inputs(self):
+        """Whether data go through what the model does before its graph."""
+        return self.make is None and prepares_inputs(self.groups.model)
 
     @contextlib.contextmanager
     def opened(self):
@@ -74,9 +82,12 @@ class FlatModel:
         )
 
     def _make(self):
-        flat = opened(self.groups.model, True, self.groups.steps)
-        flat = graph.graph_of(flat)
-        self.model = keras.Model(flat.input, flat.output)
+        model, steps = self.groups.model, self.groups.steps
+        if self.make is None:
+            flat = graph.graph_of(opened(model, True, steps))
+            self.model = keras.Model(flat.input, flat.output)
+        else:
+            self.model = self.make(model, steps)
         self._steps, _, outputs = graph.walk(self.model)
         head = self.groups.head.variables if self.groups.head else ()
         self._beside = {
@@ -84,14 +95,31 @@ class FlatModel:
             for place in side_branches(self._steps, {id(v) for v in head})
             if not _must_stay_above(self._steps[place].operation)
         }
-        self._cuts = _without_mask(graph.cut_points(self._steps, outputs))
-        self._loose_cuts = _without_mask(
-            graph.cut_points(self._steps, outputs, beside=self._beside)
+        self._beside |= set(_of_inputs_alone(self._steps))
+        self._cuts, self._loose_cuts = (
+            self._usable(graph.cut_points(self._steps, outputs, beside=beside))
+            for beside in ((), self._beside)
         )
         self._places = {}
         for place, step in enumerate(self._steps):
             for variable in getattr(step.operation, "variables", ()):
                 self._places.setdefault(id(variable), []).append(place)
+
+    def _usable(self, cuts):
+        """Those cuts behind which Keras can make a model.
+
+        Not at a tensor that a mask goes with: what is stored has lost it, and
+        attention, recurrent layers and means above would read the padding.
+        Nor behind a layer that is called again above, for whose call Keras
+        would take what is stored.
+        """
+        last = {step.operation: i for i, step in enumerate(self._steps)}
+        return {
+            i: tensor
+            for i, tensor in cuts.items()
+            if get_keras_mask(tensor) is None
+            and last[self._steps[i].operation] == i
+        }
 
     def _split(self, position, tensor):
         """What is stored of a cut, and the steps below and above it."""
@@ -136,20 +164,24 @@ class FlatModel:
             [p for g in part for v in g.variables for p in self._of(v)]
             for part in (groups[:index], groups[index:])
         )
-        start, stop = max(below, default=0), min(above, default=0)
+        stop = min(above, default=0)
+        # A tied embedding, frozen, is called again at the end.
+        start = max((place for place in below if place < stop), default=0)
         return best_cut(self._steps, cuts, start, stop)
 
     def _of(self, variable):
         return self._places.get(id(variable), ())
 
 
-def _without_mask(cuts):
-    """Cuts at tensors that no mask goes with.
-
-    What is stored has lost it, and attention, recurrent layers and means above
-    would read the padding.
-    """
-    return {i: x for i, x in cuts.items() if get_keras_mask(x) is None}
+def _of_inputs_alone(steps):
+    """Places of steps that make something of inputs alone, such as masks."""
+    places, free = [], set()
+    for place, step in enumerate(steps):
+        known = all(key[0] == "input" or key in free for key in step.inputs)
+        if known and step.inputs and not _must_stay_above(step.operation):
+            places.append(place)
+            free.update(step.outputs)
+    return places
 
 
 def _must_stay_above(operation):

@@ -20,12 +20,13 @@ from finetune_keras.cache.shared_activations import (
     describe_prefix,
     example_digests,
 )
+from finetune_keras.data.outputs import writes_text
 from finetune_keras.data.source import Arrays, TextBuckets
 from finetune_keras.engine import backend, graph
 from finetune_keras.engine.workers import workers_of
 from finetune_keras.models.inline import tail
 from finetune_keras.models.model import encoder_of
-from finetune_keras.models.outside_graph import prepared, prepares_inputs
+from finetune_keras.models.outside_graph import prepared
 
 
 class PrefixCache:
@@ -56,11 +57,12 @@ class PrefixCache:
         self.options = options
         self.folder = folder
         self.model = model
+        self.prepares_inputs = flat.prepares_inputs
         check_methods(model)
         # Of texts, dropout below the cut is left out: it guards against
         # overfitting of weights that do not learn.
         self.quiet_layers = ()
-        if encoder_of(model) is not None:
+        if encoder_of(model) is not None or writes_text(model):
             self.quiet_layers = (keras.layers.Dropout,)
         with flat.opened() as opened:
             self._cut(model, flat, opened)
@@ -84,12 +86,10 @@ class PrefixCache:
         check_below(self.below, trained)
         self.unknown = not all(map(is_known, self.below))
         passing = {key for step in above for key in step.inputs}
-        passing = [
-            tensor
-            for i, tensor in enumerate(opened.inputs)
-            if ("input", i) in passing
+        self.passing = [
+            i for i in range(len(opened.inputs)) if ("input", i) in passing
         ]
-        stored = [*carried, *passing]
+        stored = [*carried, *(opened.inputs[i] for i in self.passing)]
         self.prefix = keras.Model(opened.input, stored)
         self.suffix = tail(stored, opened.output)
         # Optimizers know weights by their place, and so does JAX.
@@ -116,7 +116,7 @@ class PrefixCache:
         self.quiet = inputs.name != "train"
         views = 1 if self.quiet else self.views
         check_data(inputs, self.views)
-        if prepares_inputs(self.model):
+        if self.prepares_inputs:
             # Such a model's own `fit` leaves arrays in their order.
             inputs.shuffled = inputs.source.is_shuffled
             data = prepared(self.model, inputs.data, inputs.batch_size)
@@ -137,9 +137,7 @@ class PrefixCache:
 
     def _store_buckets(self, inputs):
         parts = inputs.data.parts
-        extents = [
-            (_size(x), keras.tree.flatten(x)[0].shape[1]) for x, *_ in parts
-        ]
+        extents = [(_size(x), x) for x, *_ in parts]
         stores = self._allocate(extents, inputs.name)
         for store, (x, *_) in zip(stores, parts, strict=True):
             self._fill(store, x, max(inputs.batch_size, 64))
@@ -213,10 +211,7 @@ class PrefixCache:
         return [keras.ops.convert_to_numpy(output) for output in outputs]
 
     def _allocate(self, extents, name):
-        """Makes room for parts of so many examples, of such a length each.
-
-        The length is that of sequences without a fixed one, or `None`.
-        """
+        """Makes room for parts: how many examples, and what `_room` takes."""
         parts = [self._room(*extent) for extent in extents]
         bytes_ = self.views * sum(
             int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -242,16 +237,23 @@ class PrefixCache:
             for part in parts
         ]
 
-    def _room(self, size, length):
-        """Lists shape and dtype of what is stored of so many examples."""
+    def _room(self, size, x=None):
+        """Lists shape and dtype of what is stored of so many examples.
+
+        `x` are sequences, which tell lengths that are not fixed, or `None`.
+        """
+        given = [np.shape(array)[1:] for array in keras.tree.flatten(x)]
+        carried = len(self.prefix.outputs) - len(self.passing)
         pairs = []
-        for tensor in self.prefix.outputs:
-            shape = [size, *tensor.shape[1:]]
-            if len(shape) > 1 and shape[1] is None:
-                shape[1] = length
+        for i, tensor in enumerate(self.prefix.outputs):
+            shape = list(tensor.shape[1:])
+            if x is not None and i >= carried:
+                shape = given[self.passing[i - carried]]
+            elif x is not None and shape and shape[0] is None:
+                shape[0] = max(one[0] for one in given)
             if None in shape:
                 raise CacheRefused("activations have no fixed shape")
-            pairs.append((tuple(shape), self._dtype(tensor)))
+            pairs.append(((size, *shape), self._dtype(tensor)))
         return pairs
 
     def _dtype(self, tensor):

@@ -168,6 +168,12 @@ def _is_of_hub(model, kinds):
     return any(isinstance(model, kind) for kind in kinds)
 
 
+def writes_text(model):
+    """Tells KerasHub's models that write text, token by token."""
+    hub = sys.modules.get("keras_hub")
+    return hub is not None and isinstance(model, hub.models.CausalLM)
+
+
 def snake_case(name):
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 

@@ -7,6 +7,7 @@ import keras
 
 from finetune_keras.data.buckets import Buckets
 from finetune_keras.data.pairs import Pairs
+from finetune_keras.data.prompts import Prompts
 from finetune_keras.data.tf_data import (
     epochs_of,
     is_random,
@@ -200,6 +201,24 @@ class Related(Source):
         return {"columns": [digest(column) for column in self.data.columns]}
 
 
+class Texts(Source):
+    """Prompts and answers, as they are before they are tokenised."""
+
+    fit_shuffles = True
+
+    @property
+    def num_batches(self):
+        return -(-len(self.data) // (self.batch_size or 32))
+
+    def example(self):
+        return None
+
+    def facts(self, digest):
+        data = self.data
+        kinds = data.sequence_length, data.stride, data.packing
+        return {"texts": digest(repr((data.examples, kinds)))}
+
+
 class Dataset(Source):
     """A `tf.data.Dataset`."""
 
@@ -364,11 +383,10 @@ _KINDS = {
     Arrays: lambda data: isinstance(data, (tuple, list)),
     TextBuckets: lambda data: isinstance(data, Buckets),
     Related: lambda data: isinstance(data, Pairs),
+    Texts: lambda data: isinstance(data, Prompts),
     Sequence: lambda data: isinstance(data, keras.utils.PyDataset),
     Dataset: lambda data: hasattr(data, "element_spec"),
     Loader: _is_loader,
     Generator: lambda data: hasattr(data, "__next__"),
     Batches: lambda data: hasattr(data, "__iter__") and not _is_plain(data),
 }
-
-

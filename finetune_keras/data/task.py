@@ -13,6 +13,7 @@ from finetune_keras.data.outputs import (
     kind_of,
     loss_name,
     loss_of,
+    writes_text,
 )
 
 
@@ -139,7 +140,7 @@ class Task:
         Returns:
             A `Task`, or `None` where nothing tells it.
         """
-        kept = _kept_with(model)
+        kept = Task.kept_with(model)
         if kept is not None and not kept.is_judged:
             return kept
         alone = kept is None and told is None and not is_detector(model)
@@ -166,6 +167,14 @@ class Task:
         self.logits = self.has_chances and ends_in_logits(model)
 
     @staticmethod
+    def kept_with(model):
+        """The task that a model is made for, or `None` where none is kept."""
+        if writes_text(model):
+            return Task.kinds()["text_generation"]()
+        kept = getattr(model, "task", None)
+        return kept if isinstance(kept, Task) else None
+
+    @staticmethod
     def of_batch(model, labels, outputs, name=None, classes=None, logits=None):
         """The task of a model, where it tells none that of a batch.
 
@@ -186,7 +195,7 @@ class Task:
         outputs = as_columns(outputs)
         columns = outputs.shape[1]
         labels = as_ids(labels, classes)
-        kept = _kept_with(model)
+        kept = Task.kept_with(model)
         name = name or (kept and kept.judged_as) or kept
         name = name or _infer(model, labels, outputs, logits)
         task = Task.named(name, classes, columns)
@@ -286,6 +295,10 @@ class Task:
     # Whether outputs are probabilities, or logits of them.
     has_chances = True
 
+    def predict(self, model, x, batch_size=32, verbose=0):
+        """What a model says of raw inputs, as its `predict` has it."""
+        return model.predict(x, batch_size, verbose=verbose)
+
     def probabilities(self, outputs):
         """Probabilities, or values, of a batch of outputs, unchecked."""
         outputs = self.rows(outputs).astype("float64")
@@ -376,11 +389,6 @@ def _of_maps(model, outputs, name, classes, logits):
     task.classes = classes or task.classes
     task.classes = task.names()
     return task
-
-
-def _kept_with(model):
-    kept = getattr(model, "task", None)
-    return kept if isinstance(kept, Task) else None
 
 
 def _infer(model, labels, outputs, from_logits):

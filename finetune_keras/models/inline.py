@@ -78,7 +78,7 @@ def opened(model, everything=False, steps=None):
     inner = [layer for layer in model.layers if graph_of(layer)]
     if all(layer in closed for layer in inner):
         return model
-    _make_names_unique(steps or walk(model)[0], closed)
+    make_names_unique(steps or walk(model)[0], closed)
     inputs, outputs = replay(model, closed=closed)
     return keras.Model(inputs, outputs, name=model.name)
 
@@ -86,11 +86,10 @@ def opened(model, everything=False, steps=None):
 def replay(model, inputs=None, call=None, closed=None):
     """Runs a model's graph again on symbolic tensors, inner models opened.
 
-    `inputs` are a list, by default new ones like the old. `call(operation,
-    *args, **kwargs)` makes each step. `closed` are the inner models that are
-    called as they are, by default those that must stay whole.
+    `inputs` are in their structure, by default new ones like the old.
+    `call(operation, *args, **kwargs)` makes each step. `closed` are the inner
+    models that are called as they are, by default those that must stay whole.
     """
-    graph = graph_of(model)
     closed = closed_models(model) if closed is None else closed
     call = call or (lambda operation, *args, **kw: operation(*args, **kw))
 
@@ -101,10 +100,14 @@ def replay(model, inputs=None, call=None, closed=None):
         # Inner models are entered without `training`: Keras passes it down.
         return run_through(inner, args[0], step)
 
-    if inputs is None:
-        inputs = [_input_like(tensor) for tensor in graph.inputs]
-        inputs = pack_inputs(model, inputs)
+    inputs = new_inputs(model) if inputs is None else inputs
     return inputs, run_through(model, inputs, step)
+
+
+def new_inputs(model):
+    """New inputs like those of a model, in their structure."""
+    inputs = [_input_like(tensor) for tensor in graph_of(model).inputs]
+    return pack_inputs(model, inputs)
 
 
 def _input_like(tensor):
@@ -116,7 +119,7 @@ def _input_like(tensor):
     )
 
 
-def _make_names_unique(steps, closed):
+def make_names_unique(steps, closed):
     """Renames inner layers whose name would stand twice in a flat graph."""
     paths, whole = {}, {x for one in closed for x in all_layers(one)}
     for step in steps:

@@ -326,7 +326,7 @@ def chain_thaw(
 def adapters(epochs=5, learning_rate=1e-3, name="default", patience=None):
     """Trains adapters and the head; what they were added to stays frozen.
 
-    A model without a head trains adapters alone.
+    A model without a head, as one that writes text, trains adapters alone.
 
     Args:
         epochs: Integer. Defaults to `5`.

@@ -327,7 +327,8 @@ class Bundle:
         Returns:
             `Predictions`, one for each input, a dict of them by the names of
             several outputs; of a `token_classifier` a list of
-            tags and of a `question_answerer` a dict for each; of an embedder
+            tags, of a `question_answerer` a dict, and of a model that writes
+            a text for each, the prompt left out; of an embedder
             the array of vectors. Of masks, their `labels` are arrays of class
             ids (height, width) in the size of each picture, `confidence` the
             probabilities of these, and `figure()` draws them. Those of a
@@ -348,7 +349,7 @@ class Bundle:
         x = self.prepare(inputs)
         if self.task == "detection":
             return self._boxes(inputs, x, batch_size)
-        outputs = self.model.predict(x, batch_size, verbose=verbose)
+        outputs = self.task.predict(self.model, x, batch_size, verbose)
         if self.task == "several":
             outputs = values_by_name(self.model, outputs)
             return {

@@ -7,15 +7,22 @@ import numpy as np
 
 from finetune_keras.arguments import check, check_model, integer, maybe, one_of
 from finetune_keras.data.labels import as_text, check_classes
+from finetune_keras.data.outputs import writes_text
 from finetune_keras.data.source import Source
 from finetune_keras.data.task import Task
 from finetune_keras.results import bootstrap as resampling
-from finetune_keras.results import metrics
 from finetune_keras.results.calibration import find_calibration
 from finetune_keras.results.collect import collect
 from finetune_keras.results.coverage import coverage_of
 from finetune_keras.results.each_output import by_output, judges_each
+from finetune_keras.results.metrics import (
+    confusion,
+    score,
+    score_each_class,
+)
 from finetune_keras.results.report import Report
+from finetune_keras.results.written import read_written
+from finetune_keras.text.prompt_tokens import as_prompts
 from finetune_keras.training.data_checks import check_batched, check_boxes_fit
 
 _MOST_VALUES = 100
@@ -35,6 +42,7 @@ def evaluate(
     batch_size=32,
     steps=None,
     verbose=1,
+    metrics=None,
 ):
     """Judges a model on data that it has not seen.
 
@@ -59,10 +67,16 @@ def evaluate(
     dict by their names, or a list in their order, and `classes`, `task`,
     `from_logits` and `threshold` are dicts by these names, or for all alike.
 
+    A `CausalLM` of KerasHub is judged on texts: by the perplexity of answers,
+    or of plain texts, and by what it writes after each question, the likeliest
+    token each time: `exact_match`, `rouge_l`, the F1 of the longest common
+    subsequence of words, and `metrics` of your own. Of the other arguments
+    those of classes and of steps do not apply.
+
     Args:
         model: A `keras.Model` with outputs of shape (batch,) or (batch,
             classes), or of masks, (batch, height, width, classes), or a
-            detector of KerasHub.
+            detector or a `CausalLM` of KerasHub.
         data: Batched `tf.data.Dataset`, tuple of arrays `(x, y)` or `(x, y,
             sample_weight)`, or `keras.utils.PyDataset`. Labels are class ids
             from 0, names of `classes`, or one-hot; multi-hot for several
@@ -91,6 +105,9 @@ def evaluate(
         steps: Integer, the most batches to read; a generator, and whatever
             else may never end, needs it. Defaults to `None`.
         verbose: 0 or 1, whether progress is shown. Defaults to `1`.
+        metrics: Dict from names to functions of two lists of strings, the true
+            answers and what was written, that return a number for each, or one
+            for all. For models that write. Defaults to `None`.
 
     Returns:
         A `Report`, or a dict of them by the names of several outputs.
@@ -123,6 +140,7 @@ def evaluate(
     """
     check_model(model)
     if judges_each(model):
+        _refuse_told({"metrics": metrics})
         each = functools.partial(
             evaluate,
             slices=slices,
@@ -144,14 +162,23 @@ def evaluate(
         steps=(steps, maybe(integer(1))),
     )
     tuned = _tuned_threshold(model) if threshold is None else None
-    columns = _columns(slices, data)
-    check_batched(data, model, "data")
-    check_boxes_fit(model, data, "data")
-    told = task, _class_names(classes, data, model), from_logits
-    cut = tuned or threshold
-    predictions, worst = collect(
-        model, data, told, cut, worst, batch_size, steps, verbose
-    )
+    if writes_text(model):
+        told = {"classes": classes, "task": task, "from_logits": from_logits}
+        _refuse_told({**told, "threshold": threshold, "steps": steps})
+        columns = _columns(slices, as_prompts(data))
+        predictions, worst = read_written(
+            model, data, metrics, worst, batch_size
+        )
+    else:
+        _refuse_told({"metrics": metrics})
+        columns = _columns(slices, data)
+        check_batched(data, model, "data")
+        check_boxes_fit(model, data, "data")
+        told = task, _class_names(classes, data, model), from_logits
+        cut = tuned or threshold
+        predictions, worst = collect(
+            model, data, told, cut, worst, batch_size, steps, verbose
+        )
     _check_threshold(predictions)
     _check_lengths(columns, len(predictions))
     results = judge(predictions, bootstrap, seed)
@@ -174,15 +201,15 @@ def judge(predictions, bootstrap, seed):
     """Computes all tables of a report but the slices."""
     results = {
         **_measure(predictions, bootstrap, seed),
-        "per_class": metrics.score_each_class(predictions),
-        "confusion": metrics.confusion(predictions),
+        "per_class": score_each_class(predictions),
+        "confusion": confusion(predictions),
     }
     results["notes"] = _notes(predictions, results)
     return results
 
 
 def _measure(predictions, bootstrap, seed):
-    scores, drawn = metrics.score(predictions), {}
+    scores, drawn = score(predictions), {}
     if bootstrap:
         drawn = resampling.intervals(predictions, bootstrap, seed)
         for name, value in scores.items():
@@ -194,6 +221,17 @@ def _check_told(task, from_logits):
     if task is not None:
         Task.named(task)
     check(from_logits=(from_logits, one_of(None, True, False)))
+
+
+def _refuse_told(given):
+    """Refuses arguments that are for models of another kind."""
+    told = [name for name, value in given.items() if value is not None]
+    if told:
+        raise ValueError(
+            f"`{told[0]}` does not apply to this model: `metrics` are for "
+            "models that write text, and classes, thresholds and steps for all "
+            f"others. Received: {told[0]}={given[told[0]]!r}"
+        )
 
 
 def _check_threshold(predictions):

@@ -164,6 +164,20 @@ def _means(predictions, samples):
     return statistic
 
 
+def _generation(predictions, samples):
+    losses, tokens, *columns = predictions.outputs.T
+
+    def statistic(weights):
+        total = weights.sum(axis=1)
+        rows = zip(predictions.measures, columns, strict=True)
+        return {
+            "perplexity": np.exp((weights @ losses) / (weights @ tokens)),
+            **{name: weights @ column / total for name, column in rows},
+        }
+
+    return statistic
+
+
 def _areas(predictions, columns, samples):
     """Returns a function from weights to the mean ROC-AUC and PR-AUC."""
     if len(predictions) * len(columns) * samples > _MOST_AREA_STEPS:
@@ -245,4 +259,5 @@ _STATISTICS = {
     "segmentation": lambda predictions, samples: predictions.statistic(),
     "detection": detection_statistic,
     "vectors": _means,
+    "text_generation": _generation,
 }

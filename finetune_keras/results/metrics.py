@@ -15,7 +15,15 @@ from finetune_keras.results.formulas import (
 )
 from finetune_keras.results.outcomes import Outcomes
 
-LOWER_IS_BETTER = ("log_loss", "ece", "brier", "hamming_loss", "mae", "rmse")
+LOWER_IS_BETTER = (
+    "log_loss",
+    "ece",
+    "brier",
+    "hamming_loss",
+    "mae",
+    "rmse",
+    "perplexity",
+)
 
 
 def score(predictions):
@@ -49,7 +57,7 @@ def _is_binary(predictions):
 def score_each_class(predictions):
     """Dict from class, label or value to its number `n` and its metrics.
 
-    It is empty for a regression of one value.
+    It is empty for a regression of one value, and for texts.
     """
     if predictions.task == "detection":
         return score_boxes(predictions)
@@ -108,7 +116,7 @@ def calibration_bins(predictions):
 
 
 def _each_value(predictions):
-    if len(predictions.classes) == 1 or predictions.task.is_compared:
+    if len(predictions.classes) < 2 or predictions.task.is_compared:
         return {}
     task, weight = type(predictions.task), predictions.sample_weight
     found = {}

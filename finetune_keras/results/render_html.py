@@ -275,10 +275,7 @@ def _facts(report, model, data):
     told, inputs = describe_environment(), getattr(model, "inputs", None) or []
     rows = [
         ["name", one_line(report.model, 60)],
-        [
-            "predicts",
-            f"{report.task}, {len(report.classes)} {report.task.noun}",
-        ],
+        ["predicts", texts.kind(report)],
         ["parameters", f"{summary.num_params:,}"],
         ["trainable", f"{summary.num_trainable:,}"],
         ["inputs", ", ".join(f"{x.name} {x.shape}" for x in inputs)],

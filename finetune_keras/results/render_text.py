@@ -27,6 +27,7 @@ NAMES = {
     "ap_50_95": "AP 50-95",
     "mrr": "MRR",
     "ndcg_at_10": "nDCG at 10",
+    "rouge_l": "ROUGE-L",
 }
 
 
@@ -51,11 +52,17 @@ def layout(report):
 
 def headline(report):
     """One line on what was evaluated."""
-    width = len(report.classes)
     return (
-        f"Report on {one_line(report.model)}: {report.task}, {width} "
-        f"{report.task.noun}, {len(report):,} examples"
+        f"Report on {one_line(report.model)}: {kind(report)}, "
+        f"{len(report):,} examples"
     )
+
+
+def kind(report):
+    """What was predicted: the task, and how many classes it has, if any."""
+    width = len(report.classes)
+    counted = f", {width} {report.task.noun}" if width else ""
+    return f"{report.task}{counted}"
 
 
 def metric_table(report):

@@ -31,6 +31,8 @@ from finetune_keras.data.task import Task
 from finetune_keras.results.formulas import NUM_BINS
 from finetune_keras.results.mask_outcomes import MaskOutcomes
 from finetune_keras.results.outcomes import Outcomes
+from finetune_keras.results.written import Written
+from finetune_keras.text.generation import TextGeneration
 
 FORMAT = "finetune_keras report 1"
 _METRICS = dict_of(maybe(NUMBER))
@@ -86,14 +88,17 @@ def read_report(source):
         classes = record["classes"]
         task = Task.kinds()[record["task"]](classes, len(classes))
         kind = MaskOutcomes if task.is_dense else Outcomes
+        kind = Written if task == TextGeneration.name else kind
         lacking = set(kind.arrays) - set(arrays)
         if lacking:
             raise damaged(name, f"it lacks the arrays {sorted(lacking)}")
-        predictions = kind(
-            task=task,
-            threshold=record["threshold"],
-            **{key: _unpack(arrays[key]) for key in kind.arrays},
-        )
+        arrays = {key: _unpack(arrays[key]) for key in kind.arrays}
+        if kind is Written:
+            predictions = Written.read(list(record["metrics"])[1:], **arrays)
+        else:
+            predictions = kind(
+                task=task, threshold=record["threshold"], **arrays
+            )
         wrong = _what_does_not_fit(record, predictions)
         if wrong:
             raise damaged(name, wrong)

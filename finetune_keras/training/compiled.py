@@ -8,6 +8,7 @@ from finetune_keras.data.task import Task
 from finetune_keras.data.task_kinds import Classification, Regression
 from finetune_keras.engine.fit_state import compile_arguments
 from finetune_keras.engine.private import inner_optimizer
+from finetune_keras.text.generation import by_token
 from finetune_keras.training.optimizers import (
     check_one_rate,
     is_layerwise,
@@ -41,6 +42,19 @@ def compile_with(model, optimizer, plan):
     # A model may have a `compile` of its own, with other arguments.
     arguments = {**compile_arguments(model), "optimizer": optimizer}
     keras.Model.compile(model, **arguments)
+
+
+def fitted(flat):
+    """The model that `fit` trains, compiled: that of a `FlatModel`, or its own.
+
+    It is its own where the data come as the model takes them.
+    """
+    model = flat.groups.model
+    if flat.make is None:
+        return model
+    with flat.opened() as target:
+        target.compile(**by_token(compile_arguments(model)))
+    return target
 
 
 def sets_rates(plan):

@@ -4,15 +4,20 @@ import itertools
 import statistics
 import time
 
+from finetune_keras.cache.flat_model import FlatModel
 from finetune_keras.data.layout import Shown, Table
 from finetune_keras.data.source import TextBuckets
 from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.summary import trainable_summary
 from finetune_keras.plans.plan import check_plan
-from finetune_keras.training.compiled import compile_with, ensure_compiled
+from finetune_keras.training.compiled import (
+    compile_with,
+    ensure_compiled,
+    fitted,
+)
 from finetune_keras.training.data_checks import check_given
-from finetune_keras.training.inputs import Inputs, labels_rank
+from finetune_keras.training.inputs import Inputs, graph_for, labels_rank
 from finetune_keras.training.needed_bytes import (
     activation_bytes,
     weight_bytes,
@@ -86,10 +91,12 @@ def dry_run(model, plan, train, validation=None, batch_size=None):
         groups = layer_groups(target)
         ignored = getattr(train, "ignore_class", None)
         ensure_compiled(target, plan, labels_rank(train), ignored)
-        data = [_read(train, target, "train", batch_size)]
+        inputs = [Inputs(train, target, "train", batch_size)]
         if validation is not None:
-            data.append(_read(validation, target, "validation", batch_size))
-        return DryRun([_try(groups, plan, phase, *data) for phase in plan])
+            inputs.append(Inputs(validation, target, "validation", batch_size))
+        flat, data = FlatModel(groups, graph_for(*inputs)), map(_read, inputs)
+        data = list(data)
+        return DryRun([_try(flat, plan, phase, *data) for phase in plan])
 
 
 class DryRun(Shown):
@@ -152,10 +159,9 @@ def _duration(seconds):
 # === Trial ===
 
 
-def _read(data, model, name, batch_size):
+def _read(inputs):
     """Returns the first batch of data, and how many batches it has."""
-    inputs = Inputs(data, model, name, batch_size)
-    count = inputs.num_batches
+    count, name, data = inputs.num_batches, inputs.name, inputs.given.data
     if count is None:
         raise ValueError(
             f"How many batches `{name}` has is not known, and so not how long "
@@ -169,12 +175,13 @@ def _read(data, model, name, batch_size):
     return batch_arguments(batch), count
 
 
-def _try(groups, plan, phase, train, validation=None):
+def _try(flat, plan, phase, train, validation=None):
+    groups = flat.groups
     if phase.optimizer:
         compile_with(groups.model, phase.make_optimizer(), plan)
     TrainOnly(groups)(phase.select(groups), phase.batch_norm)
     # A new one for each phase: JAX would use the trace of the one before.
-    trial = compiled_twin(groups.model)
+    trial = compiled_twin(fitted(flat))
     summary = trainable_summary(trial)
     seconds = _seconds(trial.train_on_batch, *train)
     if validation is not None:

@@ -12,7 +12,8 @@ from finetune_keras.data.buckets import Buckets
 from finetune_keras.data.grouped import in_groups, learns_groups
 from finetune_keras.data.label_checks import check_targets
 from finetune_keras.data.labels import as_numbers
-from finetune_keras.data.outputs import is_detector
+from finetune_keras.data.outputs import is_detector, writes_text
+from finetune_keras.data.prompts import Prompts
 from finetune_keras.data.source import Arrays, Dataset, Source, TextBuckets
 from finetune_keras.data.task import Task
 from finetune_keras.models.detectors import check_trains_on_boxes
@@ -21,6 +22,8 @@ from finetune_keras.models.outside_graph import (
     prepares_inputs,
     texts_as_arrays,
 )
+from finetune_keras.text.generation import for_answers
+from finetune_keras.text.prompt_tokens import as_prompts, tokenize
 from finetune_keras.training.data_checks import (
     check_batched,
     check_boxes_fit,
@@ -49,13 +52,20 @@ class Inputs:
         given: That of the data as they were passed.
         shuffle: Boolean, whether the order of buckets changes with each
             epoch. `True` until it is set.
+        prompts: The `Prompts` that were tokenised, or `None`.
     """
 
     def __init__(self, data, model, name, batch_size=None, steps=None):
+        self.prompts = None
+        if writes_text(model):
+            data = as_prompts(data, name)
         check_batched(data, model, name)
         check_boxes_fit(model, data, name)
         self.given = Source.of(data, batch_size, name)
-        if encoder_of(model) is not None:
+        if isinstance(data, Prompts):
+            self.prompts = data
+            data = tokenize(model, data, batch_size)
+        elif encoder_of(model) is not None:
             data = model.tokenize(data, batch_size, training=name == "train")
         elif prepares_inputs(model):
             data = _to_prepare(data, self.given, name)
@@ -200,6 +210,26 @@ def _to_prepare(data, source, name):
             f"{type(data).__name__}"
         )
     return data
+
+
+def graph_for(train, validation=None):
+    """What makes the graph that takes tokenised prompts, or `None`.
+
+    For a `FlatModel`. Both must come tokenised, or neither.
+    """
+    given = [inputs for inputs in (train, validation) if inputs is not None]
+    found = [inputs.prompts for inputs in given]
+    if all(prompts is None for prompts in found):
+        return None
+    if any(prompts is None for prompts in found):
+        raise ValueError(
+            "Where training or validation data are texts, both must be: pass "
+            "what `ft.prompts` returns. Received: train of type "
+            f"{type(train.given.data).__name__}, and validation of type "
+            f"{type(validation.given.data).__name__}"
+        )
+    packing = any(prompts.packing for prompts in found)
+    return functools.partial(for_answers, packing=packing)
 
 
 def evaluation_arguments(data):

@@ -1,17 +1,25 @@
 """The learning-rate finder: a short sweep that leaves the model as it was."""
 
+import functools
 import itertools
 
 import keras
 import numpy as np
 
 from finetune_keras.arguments import check_model
+from finetune_keras.cache.flat_model import FlatModel
 from finetune_keras.data.buckets import Buckets
 from finetune_keras.data.figure import new_figure
 from finetune_keras.data.layout import Curves, Shown
+from finetune_keras.data.outputs import writes_text
+from finetune_keras.data.prompts import Prompts
 from finetune_keras.data.source import Source
 from finetune_keras.engine.private import inner_optimizer
+from finetune_keras.models.layer_groups import as_groups
 from finetune_keras.models.model import encoder_of
+from finetune_keras.text.generation import for_answers
+from finetune_keras.text.prompt_tokens import as_prompts, tokenize
+from finetune_keras.training.compiled import fitted
 from finetune_keras.training.data_checks import check_batched, has_labels
 from finetune_keras.training.inputs import check_labels
 from finetune_keras.training.twin_fit import (
@@ -161,7 +169,8 @@ def find_learning_rate(
         model: A compiled `keras.Model` with weights.
         data: A batched `tf.data.Dataset`, a tuple of arrays `(x, y)` or
             `(x, y, sample_weight)`, a `keras.utils.PyDataset`, or any iterable
-            of batches. It is repeated where it is too short.
+            of batches; `prompts` for a `CausalLM`. It is repeated where it is
+            too short.
         min_learning_rate: Float > 0, the first learning rate. Defaults to
             `1e-7`.
         max_learning_rate: Float, the last learning rate. Defaults to `10.0`.
@@ -200,8 +209,12 @@ def find_learning_rate(
     if isinstance(data, list) and not all(map(has_labels, data)):
         # Of arrays, and not of batches.
         data = tuple(data)
+    data, fits = as_prompts(data) if writes_text(model) else data, None
     check_batched(data, model, "data")
-    if encoder_of(model) is not None:
+    if isinstance(data, Prompts):
+        fits = functools.partial(for_answers, packing=data.packing)
+        data = tokenize(model, data, batch_size)
+    elif encoder_of(model) is not None:
         data = model.tokenize(data, batch_size, training=True)
     parts = data.parts if isinstance(data, Buckets) else [data]
     for part in parts if isinstance(parts[0], tuple) else []:
@@ -209,6 +222,8 @@ def find_learning_rate(
     rates = np.geomspace(min_learning_rate, max_learning_rate, num_steps)
     with left_as_it_was(model):
         batches = _checked(model, _endless(data, batch_size))
+        if fits is not None:
+            model = fitted(FlatModel(as_groups(model), fits))
         return _sweep(compiled_twin(model), rates, batches, verbose)
 
 

@@ -19,7 +19,8 @@ from finetune_keras.engine.fit_state import (
     sync_state,
     traces_what_is_unbuilt_twice,
 )
-from finetune_keras.models.outside_graph import prepared, prepares_inputs
+from finetune_keras.models.outside_graph import prepared
+from finetune_keras.text.generation import by_token
 from finetune_keras.training.feed import feed
 from finetune_keras.training.inputs import evaluation_arguments
 
@@ -43,7 +44,7 @@ class PhaseWork:
 
     def __init__(self, flat, train, validation, cache, folder):
         self.flat = flat
-        self.model = self.target = model = flat.groups.model
+        self.model = self.target = flat.groups.model
         self.train, self.validation = train, validation
         self._views, self._stored_validation = None, None
         try:
@@ -55,17 +56,27 @@ class PhaseWork:
                 (stored,) = cut.store(validation)
         except CacheRefused as reason:
             self.report = f"off: {reason}"
+            if flat.make is not None:
+                with flat.opened() as self.target:
+                    self._compile_target()
             return
         self._views, self._stored_validation = views, stored
         for inputs, data in ((train, views[0]), (validation, stored)):
             if isinstance(data, tuple):
                 inputs.check(data[1])  # now those of all batches are known
         self.report = cut.report
-        arguments = compile_arguments(model)
-        # Losses and metrics may be named after an output.
-        cut.suffix.output_names = getattr(model, "output_names", None)
-        cut.suffix.compile(**{**arguments, "optimizer": model.optimizer})
         self.target = cut.suffix
+        self._compile_target()
+
+    def _compile_target(self):
+        """Compiles what stands for the model as the model is."""
+        model, target = self.model, self.target
+        arguments = compile_arguments(model)
+        if self.flat.make is not None:
+            arguments = by_token(arguments)
+        # Losses and metrics may be named after an output.
+        target.output_names = getattr(model, "output_names", None)
+        target.compile(**{**arguments, "optimizer": model.optimizer})
 
     @property
     def num_views(self):
@@ -106,7 +117,7 @@ class PhaseWork:
         """Returns the flat model, and batches that it takes, once over all."""
         if self._views is None:
             batches = self.train.batches()
-            if prepares_inputs(self.model):
+            if self.flat.prepares_inputs:
                 data = self._prepared()
                 batches = itertools.islice(data, self.train.steps)
             if not backend.on("tensorflow"):
@@ -126,7 +137,7 @@ class PhaseWork:
 
     def _example(self):
         batch = self.train.example()
-        if batch is None or not prepares_inputs(self.model):
+        if batch is None or not self.flat.prepares_inputs:
             return batch
         return next(iter(self._prepared()))
 

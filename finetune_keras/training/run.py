@@ -20,7 +20,7 @@ from finetune_keras.training.closed_form_head import ClosedFormHead
 from finetune_keras.training.compiled import compile_with, sets_rates
 from finetune_keras.training.history import as_plain
 from finetune_keras.training.identity import facts_of
-from finetune_keras.training.inputs import Inputs
+from finetune_keras.training.inputs import Inputs, graph_for
 from finetune_keras.training.memory import Memory
 from finetune_keras.training.observer import Observers
 from finetune_keras.training.optimizers import is_layerwise, multipliers_by_path
@@ -56,7 +56,7 @@ class Run:
     ):
         model, fit = groups.model, dict(fit)
         self.groups, self.model, self.plan = groups, model, plan
-        self.flat, self.train_only = FlatModel(groups), TrainOnly(groups)
+        self.train_only = TrainOnly(groups)
         self.cache, self.fit, self.work = cache, fit, None
         # The phase that has named the optimizer of now, and the one before.
         self.named, self.compiled = None, model.optimizer
@@ -70,6 +70,7 @@ class Run:
         monitor = check_monitor(plan, fit.pop("monitor", None), validation)
         mode, verbose = fit.pop("mode", "auto"), fit.pop("verbose", "auto")
         self.data = _inputs(model, train, validation, fit)
+        self.flat = FlatModel(groups, graph_for(*self.data))
         self.start, self.state = ClosedFormHead(model, plan), RunState(monitor)
         self.rates = RateClock(model, plan, self.state)
         skips = fit.get("validation_freq", 1) != 1

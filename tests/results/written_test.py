@@ -1,0 +1,123 @@
+import keras
+import numpy as np
+import pytest
+
+import finetune_keras as ft
+from finetune_keras.results.written import rouge_l
+from finetune_keras.testing import randomize
+
+pytestmark = pytest.mark.usefixtures("op_by_op")
+QUESTIONS = ["is a", "is b?", "a b a: b", "b"] * 2
+ANSWERS = ["yes", "no", "no b", "a"] * 2
+
+
+def losses_by_hand(model, text, counted):
+    """Losses of the last so many tokens, by KerasHub's own preprocessor."""
+    x, y, weights = model.preprocessor([text])
+    losses = keras.ops.sparse_categorical_crossentropy(
+        keras.ops.convert_to_tensor(np.array(y)),
+        model({name: np.array(part) for name, part in x.items()}),
+        from_logits=True,
+    )
+    stop = int(np.array(weights).sum())
+    return keras.ops.convert_to_numpy(losses)[0][stop - counted : stop]
+
+
+@pytest.fixture
+def writer(small_writer):
+    return randomize(small_writer(layers=1))
+
+
+def test_perplexity_and_what_is_written(writer, tmp_path):
+    data = ft.prompts(QUESTIONS, ANSWERS)
+    report = ft.evaluate(
+        writer,
+        data,
+        slices={"half": np.arange(8) // 4},
+        metrics={"length": lambda true, written: [len(x) for x in written]},
+        bootstrap=20,
+        verbose=0,
+    )
+    pairs = zip(QUESTIONS, ANSWERS, [2, 2, 3, 2] * 2, strict=True)
+    losses = [losses_by_hand(writer, f"{q} {a}", n) for q, a, n in pairs]
+    losses = np.concatenate(losses).mean()
+    found = report.metrics
+    np.testing.assert_allclose(found["perplexity"], np.exp(losses), rtol=1e-4)
+    written = report.predictions.y_pred
+    right = [a == b for a, b in zip(ANSWERS, written, strict=True)]
+    assert found["exact_match"] == np.mean(right)
+    assert found["length"] == np.mean([len(text) for text in written])
+    assert list(report.slices["half"]) == ["0", "1"]
+    assert "ROUGE-L" in str(report) and "text_generation, 8 ex" in str(report)
+    again = ft.Report.from_json(report.to_json(tmp_path / "report.json"))
+    assert str(again) == str(report)
+    assert again.predictions.y_pred.tolist() == written.tolist()
+    assert ft.compare(report, again).better is None
+    report.to_html(tmp_path / "report.html")
+
+
+def test_long_texts_are_read_in_windows(small_writer):
+    model = randomize(small_writer(length=8, layers=1))
+    text = "is a b no yes a b no is b a yes"
+    report = ft.evaluate(
+        model, ft.prompts([text], stride=4), bootstrap=0, verbose=0
+    )
+    ids = [int(i) for i in model.preprocessor.tokenizer(text)]
+    ids = np.array([*ids, model.preprocessor.tokenizer.end_token_id])
+    ids = np.concatenate([ids[-1:], ids])
+    losses = []
+    for place in range(1, len(ids)):
+        # The windows of 8 inputs begin at 0, 4 and where the last one fits.
+        starts = [0, 4, len(ids) - 9]
+        start = next(s for s in starts if place - 1 < s + 8)
+        x = ids[None, start:place]
+        out = model({"token_ids": x, "padding_mask": np.ones_like(x)})
+        out = keras.ops.convert_to_numpy(keras.ops.log_softmax(out))
+        losses.append(-out[0, -1, ids[place]])
+    found = report.metrics["perplexity"]
+    np.testing.assert_allclose(found, np.exp(np.mean(losses)), rtol=1e-4)
+    assert list(report.metrics) == ["perplexity"]
+
+
+def test_rouge_l():
+    true = ["the cat sat on the mat", "a", "no", ""]
+    written = ["The cat was on a mat.", "a", "yes", ""]
+    # 4 of 6 words in order in both.
+    np.testing.assert_allclose(rouge_l(true, written), [4 / 6, 1, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": 0.5}, "does not apply"),
+        ({"metrics": {"one": lambda a, b: [1, 2]}}, "a number for each"),
+    ],
+)
+def test_what_is_not_for_texts_is_refused(writer, options, message):
+    data = ft.prompts(QUESTIONS, ANSWERS)
+    with pytest.raises(ValueError, match=message):
+        ft.evaluate(writer, data, verbose=0, **options)
+
+
+def test_other_data_and_models_are_refused(writer):
+    x = {"token_ids": np.ones((2, 4)), "padding_mask": np.ones((2, 4))}
+    with pytest.raises(ValueError, match="judged on texts"):
+        ft.evaluate(writer, (x, np.ones((2, 4))), verbose=0)
+    with pytest.raises(ValueError, match="metrics` judge what"):
+        ft.evaluate(writer, (["a b"],), metrics={"n": len}, verbose=0)
+    with pytest.raises(ValueError, match="nothing could be written"):
+        ft.evaluate(writer, (["a " * 40], ["b"]), verbose=0)
+    plain = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    with pytest.raises(ValueError, match="does not apply"):
+        ft.evaluate(plain, (np.ones((2, 2)), np.ones(2)), metrics={"n": len})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_bundle_writes(small_writer, tmp_path):
+    writer = randomize(small_writer(length=8, layers=1))
+    path = ft.save_bundle(writer, tmp_path / "writer.keras")
+    bundle = ft.load_bundle(path)
+    assert bundle.task == "text_generation"
+    writer.compile(sampler="greedy")
+    wanted = writer.generate(QUESTIONS[:2], strip_prompt=True)
+    assert bundle.predict(QUESTIONS[:2]) == wanted
