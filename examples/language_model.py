@@ -97,7 +97,7 @@ def main():
     if arguments.model is None:
         model = tiny_model()
         plan = ft.plans.full(
-            arguments.epochs or 25, arguments.learning_rate or 1e-2
+            arguments.epochs or 80, arguments.learning_rate or 3e-3
         )
     else:
         model = keras_hub.models.CausalLM.from_preset(arguments.model)
