@@ -14,6 +14,7 @@ from finetune_keras.engine.packages import scipy, sklearn
 from finetune_keras.plans.plan import check_plan
 from finetune_keras.results.collect import as_arrays
 from finetune_keras.results.evaluation import evaluate
+from finetune_keras.training.compiled import ensure_compiled
 from finetune_keras.training.fine_tune import fine_tune
 
 
@@ -151,6 +152,8 @@ def cross_validate(
     judge = {"verbose": 0, "bootstrap": 0, **(evaluation or {})}
     check_plan(plan, data)
     x, y, groups = _arrays(data, groups)
+    task = getattr(data, "task", None)
+    ignored = getattr(task, "ignore_class", None)
     judge.setdefault("classes", getattr(data, "classes", None))
     cache = cache or {"shared": SharedActivations()}
     _check_lengths(x, y)
@@ -162,6 +165,9 @@ def cross_validate(
             train, held = _hold_out(train, y, groups, seed)
             validation = _take(x, held), y[held]
         model = build()
+        if ignored is not None:
+            # Arrays do not say it.
+            ensure_compiled(model, plan, np.ndim(y), ignored)
         keras.utils.set_random_seed(seed + len(reports))
         history = fine_tune(
             model,

@@ -186,3 +186,19 @@ def test_verbs_on_one_label_of_each_image_refuse_masks(write):
     ):
         with pytest.raises(ValueError, match="one label of each example"):
             call()
+
+
+@pytest.mark.usefixtures("op_by_op")
+def test_pixels_of_no_class_are_left_out_in_each_fold(write):
+    classes, plan = {"a": 0, "b": 7}, ft.plans.full(epochs=1)
+    data = read(write("sevens"), ignore_class=14, classes=classes)
+
+    def build():
+        inputs = keras.Input((8, 6, 3))
+        outputs = keras.layers.Conv2D(2, 1, activation="softmax")(inputs)
+        return keras.Model(inputs, outputs)
+
+    found = ft.cross_validate(build, plan, data, folds=2, verbose=0)
+    pixels = sum(report.confusion.sum() for report in found.reports)
+    y = np.concatenate([data.arrays(n)[1] for n in ("train", "validation")])
+    assert pixels == (y != 255).sum()
