@@ -7,7 +7,7 @@ import sys
 import keras
 import numpy as np
 
-from finetune_keras.engine.nodes import maker_of
+from finetune_keras.engine.nodes import maker_of, place_of
 
 # What leaves the meaning of its input as it is.
 _PASSES_ON = (
@@ -43,12 +43,16 @@ def activation_of(model):
     outputs = getattr(model, "outputs", None)
     if not outputs or len(outputs) != 1:
         return None
-    tensor = outputs[0]
+    return _ending(outputs[0])
+
+
+def _ending(tensor):
     while True:
         operation, inputs = maker_of(tensor)
         name = _activation_name(operation)
         if hasattr(operation, "layers"):
-            name = activation_of(operation)
+            outputs = getattr(operation, "outputs", None)
+            name = _ending(outputs[place_of(tensor)]) if outputs else None
         passes_on = name in _PASSES_ON and not getattr(operation, "weights", ())
         if not passes_on or len(inputs) != 1:
             return name

@@ -31,6 +31,11 @@ def maker_of(tensor):
     return operation, operation._inbound_nodes[index].input_tensors
 
 
+def place_of(tensor):
+    """Where a tensor stands among the outputs of the call that made it."""
+    return tensor._keras_history[2]
+
+
 def nodes_of(model):
     """Lists the nodes of a model's own graph."""
     by_depth = graph_of(model)._nodes_by_depth

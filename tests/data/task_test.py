@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, losses
 
-from finetune_keras.data.outputs import as_columns
+from finetune_keras.data.outputs import activation_of, as_columns
 from finetune_keras.data.task import Task
 
 
@@ -211,3 +211,14 @@ def test_a_later_batch_that_contradicts_the_first():
     found = read(object(), BINARY, ONE)
     with pytest.raises(ValueError, match="pass `from_logits=True`"):
         found.scores(LOGIT1)
+
+
+def test_the_ending_of_one_of_several_outputs_of_an_inner_model_is_known():
+    inputs = keras.Input((4, 4, 2))
+    soft = layers.Conv2D(1, 1, activation="sigmoid")(inputs)
+    inner = keras.Model(inputs, {"raw": layers.ReLU()(inputs), "mask": soft})
+    outer = keras.Model(inputs, inner(inputs)["mask"])
+    assert activation_of(outer) == "sigmoid"
+    assert Task.of(outer) == "segmentation" and Task.of(outer).logits is False
+    outer = keras.Model(inputs, inner(inputs)["raw"])
+    assert Task.of(outer) is None
