@@ -69,8 +69,8 @@ def thumbnail(value):
     if pixels is None:
         return None
     image = PIL.Image.fromarray(pixels)
-    # Several pictures side by side are as large as one each.
-    strip = image.width >= 2.5 * image.height
+    # Three pictures side by side are as large as one each.
+    strip = 2.2 <= image.width / image.height <= 4
     image.thumbnail((_SIZE * _IN_A_STRIP if strip else _SIZE, _SIZE))
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=90)
