@@ -197,7 +197,8 @@ def _say(reports, count):
 
 def _arrays(data, groups):
     if hasattr(data, "arrays"):
-        check_one_label_each(data.task, "cross_validate")
+        if not data.task.is_dense:
+            check_one_label_each(data.task, "cross_validate")
         _check_rows(data)
         names = [n for n in ("train", "validation") if data.sizes[n]]
         parts = zip(*(data.arrays(name) for name in names), strict=True)
