@@ -86,10 +86,18 @@ class PromptTuning(Method):
         cuts = graph.cut_points(
             steps, outputs, lambda tensor: "float" not in tensor.dtype
         )
-        cuts = [i for i, tensor in cuts.items() if len(tensor.shape) == 3]
+        # At a cut a mask may be made, beside what goes on.
+        made_by = {
+            id(x): step.operation for step in steps for x in step.tensors
+        }
+        cuts = {
+            i: made_by[id(tensor)]
+            for i, tensor in cuts.items()
+            if len(tensor.shape) == 3
+        }
         first, last = steps.index(inside[0]), steps.index(inside[-1])
-        before = [steps[i].operation for i in cuts if i < first][-1:]
-        after = [steps[i].operation for i in cuts if i >= last]
+        before = [maker for i, maker in cuts.items() if i < first][-1:]
+        after = [maker for i, maker in cuts.items() if i >= last]
         # A residual sum may be no layer; what follows it will do.
         after = [x for x in after if not _is_passed(x)][:1]
         used = [step.operation for step in steps]

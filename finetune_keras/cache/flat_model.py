@@ -73,9 +73,10 @@ class FlatModel:
                 position = self._cut_before(groups, index, cuts)
                 if position is None:
                     continue
-                carried, *sides = self._split(position, cuts[position])
-                if all(get_keras_mask(x) is None for x in carried):
-                    return carried, *sides
+                carried, below, above = self._split(position, cuts[position])
+                masked = any(get_keras_mask(x) is not None for x in carried)
+                if not masked and self._texts.isdisjoint(_read(above)):
+                    return carried, below, above
         raise CacheRefused(
             "no tensor carries all that a frozen part below would compute, "
             "without a mask that goes along"
@@ -95,7 +96,13 @@ class FlatModel:
             for place in side_branches(self._steps, {id(v) for v in head})
             if not _must_stay_above(self._steps[place].operation)
         }
-        self._beside |= set(_of_inputs_alone(self._steps))
+        # Texts cannot be stored, to be at hand above a cut.
+        self._texts = {
+            ("input", i)
+            for i, tensor in enumerate(self.model.inputs)
+            if tensor.dtype == "string"
+        }
+        self._beside |= set(_of_inputs_alone(self._steps, self._texts))
         self._cuts, self._loose_cuts = (
             self._usable(graph.cut_points(self._steps, outputs, beside=beside))
             for beside in ((), self._beside)
@@ -131,7 +138,7 @@ class FlatModel:
         past, free = self._past(below)
         known = {*below, *(x for x in past if free.isdisjoint(x.outputs))}
         above = [step for step in self._steps if step not in known]
-        needed = {key for step in above for key in step.inputs} - free
+        needed = _read(above) - free
         vectors = [
             vector
             for step in past
@@ -173,11 +180,18 @@ class FlatModel:
         return self._places.get(id(variable), ())
 
 
-def _of_inputs_alone(steps):
+def _read(steps):
+    return {key for step in steps for key in step.inputs}
+
+
+def _of_inputs_alone(steps, texts):
     """Places of steps that make something of inputs alone, such as masks."""
     places, free = [], set()
     for place, step in enumerate(steps):
-        known = all(key[0] == "input" or key in free for key in step.inputs)
+        known = all(
+            (key[0] == "input" and key not in texts) or key in free
+            for key in step.inputs
+        )
         if known and step.inputs and not _must_stay_above(step.operation):
             places.append(place)
             free.update(step.outputs)

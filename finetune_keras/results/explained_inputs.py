@@ -22,9 +22,7 @@ from finetune_keras.results.inside import (
     mean_colors,
     token_taps,
 )
-from finetune_keras.results.raw_inputs import read_inputs
-
-_FACTS = dict.fromkeys(("image_size", "crop_to_aspect_ratio", "features"))
+from finetune_keras.results.raw_inputs import NO_FACTS, read_inputs
 
 
 def seen_by(model, x):
@@ -50,7 +48,7 @@ class Photos:
     def __init__(self, model, x):
         self.model = model
         _check_photos(model)
-        array = read_inputs(_array(x), model, _FACTS)
+        array = read_inputs(_array(x), model, NO_FACTS)
         self.x, self.shown = pack_inputs(model, [array]), list(array)
         first = keras.config.image_data_format() == "channels_first"
         self.size = array.shape[2:] if first else array.shape[1:3]

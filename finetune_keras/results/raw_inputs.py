@@ -14,14 +14,24 @@ from finetune_keras.data.table_layers import input_name
 from finetune_keras.engine.nodes import pack_inputs
 from finetune_keras.models.model import encoder_of
 
+# How the data of the training were read, where nothing tells it.
+NO_FACTS = dict.fromkeys(
+    (
+        "image_size",
+        "crop_to_aspect_ratio",
+        "sampling_rate",
+        "seconds",
+        "features",
+        "kinds",
+    )
+)
 _FILE = (str, bytes, bytearray, os.PathLike)
 
 
 def read_inputs(inputs, model, facts):
     """Reads raw inputs as the data of the training were read: an array.
 
-    `facts` hold `image_size`, `crop_to_aspect_ratio`, `sampling_rate`,
-    `seconds`, `features` and `kinds`.
+    `facts` hold what `NO_FACTS` has the names of.
     """
     if facts["kinds"]:
         return read_rows(inputs, facts["kinds"])

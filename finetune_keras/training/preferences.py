@@ -6,7 +6,8 @@ from keras import ops
 
 from finetune_keras.adapters.adapter import adapters_of, disable_adapters
 from finetune_keras.arguments import check, check_model, integer, positive
-from finetune_keras.models.text_encoder import TextEncoder, check_texts
+from finetune_keras.text.prompt_tokens import token_rows
+from finetune_keras.text.prompts import prompts as gathered
 
 
 def preference_model(model, beta=0.1):
@@ -127,16 +128,18 @@ def preferences(
     """
     check(batch_size=(batch_size, integer(1)))
     _check_writes(model)
-    lists = {"prompts": prompts, "chosen": chosen, "rejected": rejected}
-    lists = {name: _texts(name, value) for name, value in lists.items()}
-    sizes = {name: len(texts) for name, texts in lists.items()}
-    if len(set(sizes.values())) > 1 or not sizes["prompts"]:
+    if not len(prompts) == len(chosen) == len(rejected):
         raise ValueError(
             "Each prompt needs one chosen and one rejected answer, in the same "
-            f"order. Received: {sizes}"
+            f"order. Received: {len(prompts)} prompts, {len(chosen)} chosen "
+            f"and {len(rejected)} rejected"
         )
+    sides = [
+        gathered(prompts, answers, separator=separator)
+        for answers in (chosen, rejected)
+    ]
     length = sequence_length or model.preprocessor.sequence_length
-    x = _arrays(model.preprocessor.tokenizer, separator, length, **lists)
+    x = _arrays(model.preprocessor, length, sides)
     scorer = preference_model(model)
     with disable_adapters(model):
         return x, scorer.predict(x, batch_size=batch_size, verbose=0)
@@ -208,62 +211,24 @@ def _check_writes(model):
         )
 
 
-def _texts(name, value):
-    if isinstance(value, (str, bytes)):
-        raise ValueError(
-            f"`{name}` must be a list of strings, here of one: `[text]`. "
-            f"Received: {name}={value!r:.100}"
-        )
-    return check_texts(list(value))
-
-
-def _arrays(tokenizer, separator, length, prompts, chosen, rejected):
+def _arrays(preprocessor, length, sides):
     """Dict of arrays `(pairs, 2, length)`, padded to the longest."""
-    alone = _ids(tokenizer, prompts)
-    sides = [
-        _rows(tokenizer, prompts, alone, separator, answers)
-        for answers in (chosen, rejected)
-    ]
-    rows = [row for pair in zip(*sides, strict=True) for row in pair]
+    found = [token_rows(preprocessor, side) for side in sides]
+    rows = [row for pair in zip(*found, strict=True) for row in pair]
     longest = max(len(ids) for ids, _ in rows)
     if longest > length:
         raise ValueError(
             f"The longest prompt with its answer has {longest} tokens, and "
             f"there is room for {length}: shorten it, or raise "
-            f"`sequence_length`. Received: {len(prompts)} pairs"
+            f"`sequence_length`. Received: {len(rows) // 2} pairs"
         )
-    shape = (len(rows), longest)
-    token_ids, padding, learnt = np.zeros((3, *shape), "int32")
-    for i, (ids, start) in enumerate(rows):
+    token_ids, padding, learnt = np.zeros((3, len(rows), longest), "int32")
+    for i, (ids, flags) in enumerate(rows):
         token_ids[i, : len(ids)], padding[i, : len(ids)] = ids, 1
-        learnt[i, start : len(ids)] = 1
+        learnt[i, : len(ids)] = flags
     arrays = {
         "token_ids": token_ids,
         "padding_mask": padding,
         "answer_mask": learnt,
     }
     return {k: v.reshape(-1, 2, longest) for k, v in arrays.items()}
-
-
-def _rows(tokenizer, prompts, alone, separator, answers):
-    """Pairs of the ids of a prompt with an answer, and where that begins."""
-    answers = [separator + answer for answer in answers]
-    pairs = zip(prompts, answers, strict=True)
-    wholes = _ids(tokenizer, [prompt + answer for prompt, answer in pairs])
-    behind = _ids(tokenizer, answers)
-    first = getattr(tokenizer, "start_token_id", None)
-    first = [] if first is None else [first]
-    rows = []
-    for prompt, whole, answer in zip(alone, wholes, behind, strict=True):
-        # A token over the border could not be written after the prompt.
-        fits = whole[: len(prompt)] == prompt
-        ids = whole if fits else prompt + answer
-        ids = [*first, *ids, tokenizer.end_token_id]
-        rows.append((ids, len(first) + len(prompt)))
-    return rows
-
-
-def _ids(tokenizer, texts):
-    found = list(dict.fromkeys(text for text in texts if text))
-    ids = dict(zip(found, TextEncoder(tokenizer).token_ids(found), strict=True))
-    return [list(ids.get(text, [])) for text in texts]

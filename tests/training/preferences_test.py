@@ -98,7 +98,7 @@ def test_the_loss_is_that_of_the_paper():
     "texts, options, message",
     [
         ((["a"], ["b", "c"], ["d"]), {}, "one chosen and one rejected"),
-        (("a", ["b"], ["c"]), {}, "`prompts` must be a list"),
+        (("a", ["b"], ["c"]), {}, "lists of strings, here of one"),
         ((["a"], ["b"], ["c" * 20]), {}, "24 tokens.*room for 16"),
         ((["a"], ["b"], ["c"]), {"batch_size": 0}, "batch_size=0"),
     ],

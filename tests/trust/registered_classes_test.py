@@ -73,7 +73,9 @@ def registered():
         name: found
         # Each once: some have names of before, too.
         for found, name in object_registration.GLOBAL_CUSTOM_NAMES.items()
-        if found.__module__.startswith("finetune_keras")
+        # Functions have no config.
+        if inspect.isclass(found)
+        and found.__module__.startswith("finetune_keras")
     }
 
 
@@ -95,6 +97,8 @@ ARGUMENTS = {
     "FineTuneSequential": lambda _: ([keras.layers.Dense(2)],),
     "AnswerEncoder": lambda tokenizer: (tokenizer,),
     "Augmentation": lambda _: ([keras.layers.RandomFlip()],),
+    "CategoryEncoding": lambda _: (["a", "b"],),
+    "ChoiceEncoder": lambda tokenizer: (tokenizer,),
     "Calibration": lambda _: (0.5, [0.0, 1.0], "softmax", [0.4, 0.6]),
     "GrownEmbedding": lambda _: (
         keras.layers.Embedding(3, 2),
@@ -106,6 +110,7 @@ ARGUMENTS = {
     "SlantedTriangular": lambda _: (0.1, 10),
     "TagEncoder": lambda tokenizer: (tokenizer, 128, ["a", "b"]),
     "TextEncoder": lambda tokenizer: (tokenizer, 128, ["a", "b"]),
+    "TextEncoding": lambda _: (["a", "b"],),
     "WeightedAverage": lambda _: ([0.5, 0.5], "softmax"),
 }
 
