@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from finetune_keras.data.labels import few, ids_of_names, one_column
 from finetune_keras.data.outputs import (
     activation_of,
     as_columns,
@@ -11,9 +10,13 @@ from finetune_keras.data.outputs import (
     ends_in_logits,
     is_detector,
     kind_of,
-    loss_name,
-    loss_of,
     writes_text,
+)
+from finetune_keras.data.task_checks import (
+    as_ids,
+    in_unit_interval,
+    infer_name,
+    refuse_probabilities,
 )
 
 
@@ -197,7 +200,7 @@ class Task:
         labels = as_ids(labels, classes)
         kept = Task.kept_with(model)
         name = name or (kept and kept.judged_as) or kept
-        name = name or _infer(model, labels, outputs, logits)
+        name = name or infer_name(model, labels, outputs, logits)
         task = Task.named(name, classes, columns)
         if logits is None and task.has_chances:
             logits = ends_in_logits(model)
@@ -321,7 +324,7 @@ class Task:
             )
         outputs = self.softened(outputs) if self.logits else outputs
         if not self.are_scores(outputs):
-            _refuse_probabilities(outputs)
+            refuse_probabilities(outputs)
         return self.by_class(outputs).astype("float32")
 
     def softened(self, logits):
@@ -345,32 +348,6 @@ class Task:
         return np.clip(probabilities, 0.0, 1.0)
 
 
-def check_one_label_each(task, verb):
-    """Refuses masks and boxes where a verb looks at one label of each."""
-    if task.is_dense or task == "detection":
-        raise ValueError(
-            f"`{verb}` looks at one label of each example, and these data have "
-            "a mask or boxes. Compare such models by `ft.evaluate` and "
-            f"`ft.compare`. Received: data of task={task!r}"
-        )
-
-
-def as_ids(labels, classes, name="data"):
-    """Labels of a batch as an array of numbers, names as their places."""
-    labels = np.asarray(labels)
-    labels = one_column(labels) if labels.ndim == 2 else labels
-    if labels.ndim not in (1, 2):
-        raise ValueError(
-            "Labels must be one number or one row for each example, of "
-            "shape (batch,) or (batch, classes), and come in batches: "
-            "`dataset.batch(32)`. "
-            f"Received: labels of shape {labels.shape}"
-        )
-    if labels.dtype.kind in "OSU":
-        return ids_of_names(labels, classes, name)
-    return labels.astype("int64") if labels.dtype.kind == "b" else labels
-
-
 def _of_maps(model, outputs, name, classes, logits):
     """The task of a model that gives a map for each input."""
     task = Task.of(model, name)
@@ -389,62 +366,3 @@ def _of_maps(model, outputs, name, classes, logits):
     task.classes = classes or task.classes
     task.classes = task.names()
     return task
-
-
-def _infer(model, labels, outputs, from_logits):
-    """Name of the task that a model and its first batch tell together."""
-    binary = bool(np.isin(labels, (0, 1)).all())
-    several = labels.ndim == 2 and outputs.shape[1] > 1
-    by_label = "multi_label" if several else "classification"
-    told = kind_of(model)
-    if "crossentropy" not in loss_name(loss_of(model)):
-        if activation_of(model) == "sigmoid":
-            regression = told if told == "regression" else None
-            told = by_label if binary else regression
-    if told:
-        return by_label if told == "multi_label" else told
-    if several:
-        one_hot = binary and (labels.sum(axis=1) == 1).all()
-        many = "multi_label" if binary else "regression"
-        return "classification" if one_hot else many
-    if outputs.shape[1] > 1 or from_logits:
-        return "classification"
-    if not binary:
-        return "regression"
-    if in_unit_interval(outputs):
-        return "classification"
-    raise ValueError(
-        "The labels are 0 and 1, and the only output of the model is no "
-        "probability: is it a logit, or a regression? Pass "
-        '`from_logits=True` or `task="regression"`, or compile the model '
-        "with its loss. Received: outputs from "
-        f"{outputs.min():.4g} to {outputs.max():.4g}"
-    )
-
-
-def in_unit_interval(outputs):
-    return outputs.min() >= -1e-6 and outputs.max() <= 1.0 + 1e-6
-
-
-def refuse_unclear(model):
-    """Raises: nothing tells whether the outputs are probabilities."""
-    raise ValueError(
-        "The outputs of the model may be anything: it ends in no softmax or "
-        "sigmoid, and no loss of it says that they are logits. Compile it with "
-        "its loss, such as `keras.losses.SparseCategoricalCrossentropy("
-        "from_logits=True)`, or add `keras.layers.Softmax()`, of single labels "
-        '`keras.layers.Activation("sigmoid")`, as the last layer. Received: '
-        f"model={model.name!r} that ends in {activation_of(model)!r}, with "
-        f"loss {loss_name(loss_of(model))!r}"
-    )
-
-
-def _refuse_probabilities(outputs):
-    raise ValueError(
-        "The outputs of the model are no probabilities: they must lie in "
-        "[0, 1], and those of one class among several must sum to one. If "
-        "they are logits pass `from_logits=True`; if each output is a label "
-        'of its own, `task="multi_label"`. Received: outputs from '
-        f"{outputs.min():.4g} to {outputs.max():.4g}, with sums "
-        f"{few(outputs.sum(axis=1))}"
-    )

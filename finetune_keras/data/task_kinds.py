@@ -12,7 +12,8 @@ from finetune_keras.data.labels import (
     is_whole,
 )
 from finetune_keras.data.outputs import snake_case
-from finetune_keras.data.task import Task, as_ids
+from finetune_keras.data.task import Task
+from finetune_keras.data.task_checks import as_ids
 from finetune_keras.engine.packages import sklearn
 
 _MOST = float(np.finfo("float32").max)

@@ -1,9 +1,7 @@
 """One saved file that predicts from raw input."""
 
-import importlib.metadata
 import json
 import pathlib
-import platform
 import zipfile
 
 import keras
@@ -11,33 +9,23 @@ import numpy as np
 
 from finetune_keras.arguments import check, check_model, maybe, one_of, part
 from finetune_keras.data.atomic import replacing
-from finetune_keras.data.labels import check_classes
-from finetune_keras.data.outputs import columns_of, is_detector
 from finetune_keras.data.several import (
-    Several,
-    outputs_by_name,
     values_by_name,
 )
-from finetune_keras.data.task import Task, refuse_unclear
-from finetune_keras.data.task_kinds import Regression
-from finetune_keras.engine import backend
 from finetune_keras.engine.versions import refuse_unknown_format
 from finetune_keras.models.detectors import (
     BoxFinder,
-    image_size_of,
     in_pictures,
 )
 from finetune_keras.models.model import keep_trainable_set
 from finetune_keras.results.box_predictions import BoxPredictions
+from finetune_keras.results.bundle_facts import facts_of
 from finetune_keras.results.bundle_file import (
-    FORMAT,
     MEMBER,
-    check_predicts,
     read_bundle,
     task_of,
 )
 from finetune_keras.results.calibration import find_calibration
-from finetune_keras.results.each_output import judges_each
 from finetune_keras.results.exported import RUNNERS, sample
 from finetune_keras.results.mask_predictions import predict_masks
 from finetune_keras.results.predictions import Predictions
@@ -46,8 +34,6 @@ from finetune_keras.results.raw_inputs import (
     pictures_of,
     read_inputs,
 )
-
-_PACKAGES = ("finetune_keras", "keras", "tensorflow", "jax", "torch", "numpy")
 
 
 def save_bundle(model, path, data=None, classes=None, plan=None):
@@ -111,73 +97,6 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
         with zipfile.ZipFile(new.name, "a") as file:
             file.writestr(MEMBER, json.dumps(facts))
     return str(path)
-
-
-def facts_of(model, data=None, classes=None, plan=None):
-    """What a bundle knows beside its model; raises if it cannot predict."""
-    kinds = getattr(data, "kinds", None)
-    check_predicts(model, getattr(data, "task", None), kinds)
-    task = told_task(model, data, classes)
-    outputs = task.get_config()["parts"] if task == "several" else None
-    return {
-        "outputs": outputs,
-        "format": FORMAT,
-        "classes": task.classes,
-        "task": str(task),
-        "from_logits": task.logits,
-        "image_size": getattr(data, "image_size", None) or _size_of(model),
-        "crop_to_aspect_ratio": getattr(data, "crop_to_aspect_ratio", False),
-        "sampling_rate": getattr(data, "sampling_rate", None),
-        "seconds": getattr(data, "seconds", None),
-        "features": getattr(data, "features", None),
-        "kinds": kinds,
-        "data": data and {"fingerprint": data.fingerprint, "sizes": data.sizes},
-        "plan": plan and plan.to_dict(),
-        "environment": describe_environment(),
-    }
-
-
-def _size_of(model):
-    """What a detector resizes to; other models take images of their input."""
-    return image_size_of(model) if is_detector(model) else None
-
-
-def told_task(model, data=None, classes=None):
-    """What a model predicts: a single value where nothing tells it."""
-    if judges_each(model):
-        return _told_of_each(model, classes)
-    if classes is None:
-        classes = getattr(data, "classes", None)
-    if classes is not None:
-        classes = check_classes(classes)
-    task = Task.of(model, getattr(data, "task", None), classes)
-    if task is None and columns_of(model) == 1:
-        task = Regression()
-    if task is None or task.logits is None:
-        refuse_unclear(model)
-    if task.classes is not None:
-        task.names()
-    return task
-
-
-def _told_of_each(model, classes):
-    task = Several.of_model(model, classes)
-    parts = task.parts.values() if task else ()
-    if any(one.logits is None for one in parts):
-        task = None
-    for one in parts:
-        if one.has_chances or one.classes is not None:
-            one.classes = one.names()
-    if task is None:
-        raise ValueError(
-            "Each output of a model with several is to tell what it is: a "
-            "softmax or a sigmoid, or the loss that the model is compiled "
-            "with for it. Compile it with `loss={name: ...}`, or add "
-            "activations as last layers; or keep it with `model.save(path)`. "
-            "Received: model="
-            f"{model.name!r} with outputs {list(outputs_by_name(model))}"
-        )
-    return task
 
 
 def _read_back(model, path):
@@ -414,19 +333,3 @@ class Bundle:
                 f"differ by {difference:.2g}. Received: path={path!r}"
             )
         return path
-
-
-def describe_environment():
-    """Returns versions of what a result depends on, as plain data."""
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "backend": backend.name(),
-        "packages": versions,
-    }

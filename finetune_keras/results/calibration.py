@@ -14,7 +14,8 @@ from finetune_keras.arguments import (
 from finetune_keras.data.layout import Shown, Table
 from finetune_keras.data.outputs import check_shape
 from finetune_keras.data.printable import one_line, outcome
-from finetune_keras.data.task import Task, refuse_unclear
+from finetune_keras.data.task import Task
+from finetune_keras.data.task_checks import refuse_unclear
 from finetune_keras.engine import graph
 from finetune_keras.models.heads import rebuild
 from finetune_keras.models.model import keep_task

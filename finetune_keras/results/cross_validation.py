@@ -9,7 +9,7 @@ from finetune_keras.cache.shared_activations import SharedActivations
 from finetune_keras.data.labels import one_column
 from finetune_keras.data.layout import Shown, Table
 from finetune_keras.data.series import WindowStore
-from finetune_keras.data.task import check_one_label_each
+from finetune_keras.data.task_checks import check_one_label_each
 from finetune_keras.engine.packages import scipy, sklearn
 from finetune_keras.plans.plan import check_plan
 from finetune_keras.results.collect import as_arrays

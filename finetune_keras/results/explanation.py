@@ -10,7 +10,8 @@ from finetune_keras.data.layout import Pictures, Shown
 from finetune_keras.data.outputs import activation_of, as_columns
 from finetune_keras.data.task import Task
 from finetune_keras.results.attribution import Attribution
-from finetune_keras.results.bundle import Bundle, told_task
+from finetune_keras.results.bundle import Bundle
+from finetune_keras.results.bundle_facts import told_task
 from finetune_keras.results.explained_inputs import Texts, seen_by
 from finetune_keras.results.explanation_figure import draw
 

@@ -13,7 +13,7 @@ from finetune_keras.data.printable import as_file_name, as_markdown
 from finetune_keras.data.table import format_table
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.summary import TrainableSummary
-from finetune_keras.results.bundle import describe_environment
+from finetune_keras.results.bundle_facts import describe_environment
 from finetune_keras.results.render_text import metric_table
 
 

@@ -8,7 +8,7 @@ from finetune_keras.data.printable import as_html, number, one_line, outcome
 from finetune_keras.models.summary import TrainableSummary
 from finetune_keras.results import metrics
 from finetune_keras.results import render_text as texts
-from finetune_keras.results.bundle import describe_environment
+from finetune_keras.results.bundle_facts import describe_environment
 from finetune_keras.results.explanation import explain_worst
 
 _MOST_CLASSES = 1000

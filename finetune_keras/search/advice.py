@@ -6,7 +6,7 @@ import numpy as np
 from finetune_keras.arguments import check, integer, part
 from finetune_keras.data.datasets import DataSplits
 from finetune_keras.data.layout import Shown, Table
-from finetune_keras.data.task import check_one_label_each
+from finetune_keras.data.task_checks import check_one_label_each
 from finetune_keras.models.depths import split_depths
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.plans.phase import Phase

@@ -3,8 +3,9 @@
 from finetune_keras.arguments import check, integer, positive
 from finetune_keras.data.datasets import DataSplits
 from finetune_keras.data.layout import Shown, Table
-from finetune_keras.data.task import check_one_label_each
-from finetune_keras.results.bundle import Bundle, facts_of, save_bundle
+from finetune_keras.data.task_checks import check_one_label_each
+from finetune_keras.results.bundle import Bundle, save_bundle
+from finetune_keras.results.bundle_facts import facts_of
 from finetune_keras.search.candidates import by_name
 from finetune_keras.search.contest import Contest
 

@@ -8,7 +8,7 @@ from finetune_keras.data.layout import Pictures, Shown, Table
 from finetune_keras.data.near_copies import photo_copies, text_copies
 from finetune_keras.data.previews import image_of, thumbnail
 from finetune_keras.data.splits import NAMES
-from finetune_keras.data.task import check_one_label_each
+from finetune_keras.data.task_checks import check_one_label_each
 from finetune_keras.results.label_errors import find_label_errors
 from finetune_keras.results.render_figures import draw_sheet, short_label
 from finetune_keras.results.render_text import outcome

@@ -9,7 +9,8 @@ from finetune_keras.data.labels import as_rows
 from finetune_keras.data.layout import Shown, Table
 from finetune_keras.data.source import Arrays, kind_of
 from finetune_keras.data.targets import encode
-from finetune_keras.data.task import Task, check_one_label_each
+from finetune_keras.data.task import Task
+from finetune_keras.data.task_checks import check_one_label_each
 from finetune_keras.search.candidates import by_name, read_features
 from finetune_keras.search.transferability import h_score, leep, logme
 from finetune_keras.training.data_checks import check_given
