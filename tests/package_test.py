@@ -59,7 +59,7 @@ def test_the_wheel_holds_the_library_alone(wheel):
     assert code == {path.relative_to(ROOT).as_posix() for path in paths}
     assert facts["Version"] == ft.__version__
     assert facts["License-Expression"] == "Apache-2.0"
-    assert wheel.stat().st_size < 900_000
+    assert wheel.stat().st_size < 750_000
 
 
 def test_the_source_comes_with_its_tests(built):

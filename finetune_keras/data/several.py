@@ -47,7 +47,7 @@ class Several(Task):
         Returns:
             A `Several`, or `None` where an output does not tell its task.
         """
-        kept = getattr(model, "task", None)
+        kept = Task.kept_with(model)
         kept = kept.parts if isinstance(kept, Several) else {}
         classes, told = classes or {}, told or {}
         _check_names(model, classes, "classes")

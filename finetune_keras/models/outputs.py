@@ -4,6 +4,7 @@ import keras
 
 from finetune_keras.arguments import nearest
 from finetune_keras.data.several import Several, outputs_by_name
+from finetune_keras.data.task import Task
 from finetune_keras.engine import graph
 from finetune_keras.engine.nodes import maker_of
 from finetune_keras.models.inline import opened
@@ -48,7 +49,7 @@ def with_new_output(model, name, tensor, rebuild):
     if not isinstance(model.output, dict):
         outputs = list(outputs.values())
     new = rebuild(model, outputs)
-    kept = getattr(model, "task", None)
+    kept = Task.kept_with(model)
     if isinstance(kept, Several):
         parts = {x: part for x, part in kept.parts.items() if x != name}
         own = Several.of_model(new)

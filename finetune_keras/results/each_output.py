@@ -31,7 +31,7 @@ def by_output(judge, model, data, told):
                 f"`{argument}` names an output that is none of {names}. "
                 f"Received: {argument}={value!r}"
             )
-    kept = getattr(model, "task", None)
+    kept = Task.kept_with(model)
     kept = kept.parts if isinstance(kept, Several) else {}
     found = {}
     for name in names:

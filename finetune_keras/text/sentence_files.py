@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from finetune_keras.data.facts import reading
+from finetune_keras.data.task import Task
 from finetune_keras.engine.packages import require, safetensors
 from finetune_keras.models.adapters_by_path import adapters_by_name
 from finetune_keras.models.model import encoder_of
@@ -155,8 +156,8 @@ def _pooling_of(file):
 
 
 def _check_model(model):
-    task = getattr(model, "task", None)
-    if encoder_of(model) is None or not getattr(task, "is_compared", False):
+    task = Task.kept_with(model)
+    if encoder_of(model) is None or not (task and task.is_compared):
         raise ValueError(
             "SentenceTransformers reads encoders of texts: pass a model from "
             f"`ft.text_embedder`. Received: model={model!r}"
