@@ -19,10 +19,11 @@ def best_model(data, backbones, minutes=10, seed=0, verbose=1):
     `advise` tries; then a training of all layers, that of the best backbone
     first. The validation data judge them. The simplest wins, unless another
     has a lower loss by more than the standard error of the difference. The
-    winner gives way to the mean of the best candidates (`ensemble`) where that
-    has a lower loss, which hangs less on the luck of few examples; and of
-    photos, by the rule of the standard error, to the mean over flipped and
-    zoomed views (`test_time_augmentation`). The test data are not touched.
+    winner gives way to the mean of the best candidates (`ensemble`), which
+    hangs less on the luck of few examples, unless that is worse than the best
+    of them: in loss, by the same rule, and in accuracy; and of photos to the
+    mean over flipped and zoomed views (`test_time_augmentation`) where these
+    have clearly a lower loss. The test data are not touched.
 
     Each candidate has a copy of the backbone: those that are given stay as
     they are.

@@ -238,8 +238,7 @@ class Contest:
         model = ensemble([x.model for x in members])
         name = f"mean of {len(members)}"
         made = self._judge(name, _ENSEMBLE, None, model, None, begun)
-        # A mean hangs less than one model on the luck of few examples.
-        if made.loss < self.chosen.loss:
+        if is_as_good(made, self.candidates):
             self.chosen = made
 
     def _take_views(self):
@@ -289,6 +288,23 @@ def simplest(candidates):
         if not _is_clearly_lower(one.losses, best.losses)
     ]
     return min(tied, key=lambda one: (one.kind, one.entrant.parameters))
+
+
+def is_as_good(mean, candidates):
+    """Whether a mean is not worse than the best candidate, as far as is clear.
+
+    It hangs less than one model on the luck of few examples, by which the best
+    looks a little better than it is. Its loss may be higher because it is less
+    sure, not because it is more often wrong.
+    """
+    best = min(candidates, key=lambda one: one.loss)
+    if not _is_clearly_lower(mean.losses, best.losses):
+        return True
+    scores = mean.score, best.score
+    # Of values the metric says the same as the loss.
+    return (
+        mean.task.has_chances and None not in scores and scores[0] >= scores[1]
+    )
 
 
 def _is_clearly_lower(before, after):

@@ -28,6 +28,8 @@ STRENGTHS = np.logspace(2, -6, 17)
 CURVATURE = 0.1
 # Where no example is wrong, each would be a little better than that before.
 LEAST_GAIN = 5e-3
+# Of the gradient of a solution; what only chooses is not so exact.
+EXACT = 1e-6
 
 
 class Probe:
@@ -136,7 +138,9 @@ def _solve_many(x, y, loss, method, weight, bias, seed):
         factor = 1.0 if loss == "mse" else _sharpness(table, outputs)
         solution = kernel * factor, bias * factor
     else:
-        kernel, bias = _descend(table, table.weight[None], strength, None, 1e-6)
+        kernel, bias = _descend(
+            table, table.weight[None], strength, None, EXACT
+        )
         solution = kernel[0], bias[0]
     probe = Probe(*table.unfolded(*solution), chosen.method, strength)
     probe.loss = chosen.loss
@@ -166,7 +170,7 @@ def _logistic(table):
             break
     _, strength, outputs, (kernels, biases) = best
     start = kernels.mean(0, keepdims=True), biases.mean(0, keepdims=True)
-    solved = _descend(table, table.weight[None], strength, start, 1e-6)
+    solved = _descend(table, table.weight[None], strength, start, EXACT)
     solution = solved[0][0], solved[1][0]
     loss = table.mean_loss(outputs)
     return Probe(*solution, "logistic", strength, outputs, loss)
@@ -191,13 +195,16 @@ def _descend(table, weights, strength, start, tolerance):
     x, decay = x * scale[:, None], decay * scale**2
     shape = problems, outputs, len(x)
     first, y = np.zeros(shape), table.y.T
+    if tolerance > EXACT:
+        x, y = x.astype("float32"), y.astype("float32")
+        weights = weights.astype("float32")
     if start is not None:
         first = np.concatenate([start[0], start[1][:, None]], axis=1)
         first = np.moveaxis(first, 1, 2) / scale
 
     def objective(flat):
         matrix = flat.reshape(-1, len(x))
-        logits = (matrix @ x).reshape(problems, outputs, -1)
+        logits = (matrix.astype(x.dtype) @ x).reshape(problems, outputs, -1)
         losses, slopes = losses_of(logits, y, table.kind, axis=1)
         slopes = (weights[:, None] * slopes).reshape(len(matrix), -1)
         value = np.sum(weights * losses) + np.sum(decay * matrix**2) / 2
@@ -208,7 +215,7 @@ def _descend(table, weights, strength, start, tolerance):
         first.ravel(),
         jac=True,
         method="L-BFGS-B",
-        options={"gtol": tolerance, "ftol": 1e-12, "maxiter": 1000},
+        options={"gtol": tolerance, "ftol": tolerance**2, "maxiter": 1000},
     )
     matrix = np.moveaxis(found.x.reshape(shape) * scale, 2, 1)
     return matrix[:, :-1], matrix[:, -1] * table.bias

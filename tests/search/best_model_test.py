@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
-from finetune_keras.search.contest import Entrant, simplest
+from finetune_keras.search.contest import Entrant, is_as_good, simplest
 from finetune_keras.testing.processes import FreshProcess
 
 pytestmark = pytest.mark.usefixtures("op_by_op")
@@ -117,6 +117,8 @@ def made(kind, gain):
         kind=kind,
         losses=losses,
         loss=losses.mean(),
+        score=gain,
+        task=types.SimpleNamespace(has_chances=True),
         entrant=types.SimpleNamespace(parameters=1),
     )
 
@@ -126,6 +128,17 @@ def test_the_simpler_one_wins_ties():
     assert best.loss < better.loss < simple.loss
     assert simplest([best, simple, better]) is better
     assert simplest([best, simple]) is best
+
+
+def test_a_mean_need_not_be_better_than_the_best_by_luck():
+    candidates, mean = [made(0, 0.5), made(1, 0.0)], made(2, 0.49)
+    assert mean.loss > candidates[0].loss
+    assert is_as_good(mean, candidates)
+    worse = made(2, 0.2)
+    assert not is_as_good(worse, candidates)
+    # As often right, it is only less sure.
+    worse.score = candidates[0].score
+    assert is_as_good(worse, candidates)
 
 
 def test_views_of_photos(tmp_path):
