@@ -272,10 +272,12 @@ def weights_by_path(model):
 
 def all_layers(layer):
     """Lists every layer inside a model or layer, at any depth, once."""
-    found = {}
-    for child in inner_layers(layer):
-        for one in [child, *all_layers(child)]:
-            found.setdefault(id(one), one)
+    found, left = {}, inner_layers(layer)[::-1]
+    while left:
+        child = left.pop()
+        if id(child) not in found:
+            found[id(child)] = child
+            left += inner_layers(child)[::-1]
     return list(found.values())
 
 

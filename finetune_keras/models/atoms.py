@@ -74,12 +74,10 @@ def _is_stack(layer, children):
         if graph.inner_layers(child) and not graph.own_variables(child):
             kinds.setdefault(type(child), []).append(child)
     blocks = max(kinds.values(), key=len, default=[])
+    if len(blocks) < 2 or any(map(_are_apart, blocks, blocks[1:])):
+        return False
     size = sum(block.count_params() for block in blocks)
-    return (
-        len(blocks) > 1
-        and 2 * size > layer.count_params()
-        and not any(map(_are_apart, blocks, blocks[1:]))
-    )
+    return 2 * size > layer.count_params()
 
 
 def _are_apart(one, other):

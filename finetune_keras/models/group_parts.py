@@ -1,5 +1,6 @@
 """How a model falls into layer groups: by its graph, and by its names."""
 
+import itertools
 import math
 import re
 
@@ -215,12 +216,13 @@ def _blocks(steps, joints, body, paths):
 
 def _starts(parts):
     """Places of what is a block, and no part of what comes before blocks."""
-    real = {family_of(key) for key, atoms in parts if is_block(atoms)}
+    blocks = [is_block(atoms) for _, atoms in parts]
+    real = {family_of(part[0]) for part in itertools.compress(parts, blocks)}
     places = []
     for i, (key, atoms) in enumerate(parts):
         level = key[0] == "level" and not is_stem_of_levels(parts, i)
         named = is_block_key(key) and (not real or family_of(key) in real)
-        if is_block(atoms) or (
+        if blocks[i] or (
             (level or named) and not all(map(is_embedding, atoms))
         ):
             places.append(i)

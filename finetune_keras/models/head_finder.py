@@ -72,8 +72,8 @@ def _behind_inner_model(steps, cuts, output_keys, atoms):
     for atom in atoms:
         size = atom.layer.count_params()
         sizes[outer(atom)] = sizes.get(outer(atom), 0) + size
+    total = sum(sizes.values())
     sizes.pop(None, None)
-    total = sum(atom.layer.count_params() for atom in atoms)
     largest = max(sizes, key=sizes.get, default=None)
     if largest is None or sizes[largest] * 2 < total:
         return []

@@ -1,5 +1,6 @@
 """Names of layers without the numbers that Keras counts up."""
 
+import functools
 import re
 from collections import Counter
 
@@ -11,10 +12,17 @@ from finetune_keras.models.subclassed import attribute_names
 
 def has_automatic_name(layer):
     """Tells whether Keras, not a person, gave the layer its name."""
-    name = re.sub(r"\W+", "", type(layer).__name__)
+    pattern = _automatic_names(type(layer).__name__)
+    return pattern.fullmatch(layer.name) is not None
+
+
+@functools.cache
+def _automatic_names(name):
+    """Pattern of the names that Keras gives to layers of a class."""
+    name = re.sub(r"\W+", "", name)
     name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
     name = re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
-    return re.fullmatch(name + r"(_[1-9]\d*)?", layer.name) is not None
+    return re.compile(name + r"(_[1-9]\d*)?")
 
 
 class StablePaths:
@@ -36,7 +44,8 @@ class StablePaths:
             self.of(step.path)
 
     def _hold(self, layer):
-        if type(layer).__module__.startswith("keras."):
+        children = graph.inner_layers(layer)
+        if not children or type(layer).__module__.startswith("keras."):
             return
         # Held, and called in the graph of another model that holds `layer`.
         held = {**vars(layer), **vars(layer).get("_modules", {})}.values()
@@ -45,7 +54,7 @@ class StablePaths:
             if graph.graph_of(child):
                 self._hold(child)
         names = attribute_names(layer)
-        for child in [*held, *graph.inner_layers(layer)]:
+        for child in [*held, *children]:
             name = names[id(child)]
             if has_automatic_name(child) and name != child.name:
                 self._held.setdefault(child.name, name)
