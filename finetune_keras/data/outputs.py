@@ -75,6 +75,11 @@ def columns_of(model):
     return outputs[0].shape[-1] if outputs and outputs[0].shape else None
 
 
+def class_names_of(model):
+    """Names of the classes that people or an encoder gave, or `None`."""
+    return getattr(model, "class_names", None)
+
+
 def loss_of(model):
     """The only loss that a model is compiled with, or `None`."""
     loss = getattr(model, "loss", None)

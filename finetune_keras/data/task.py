@@ -6,6 +6,7 @@ from finetune_keras.data.outputs import (
     activation_of,
     as_columns,
     check_shape,
+    class_names_of,
     columns_of,
     ends_in_logits,
     is_detector,
@@ -154,7 +155,7 @@ class Task:
         name = kept or told or kind_of(model)
         columns = columns_of(model)
         if classes is None:
-            classes = getattr(model, "class_names", None)
+            classes = class_names_of(model)
             classes = kept.classes if kept else classes
         if classes is not None and not kept and name in (None, "regression"):
             several = activation_of(model) == "sigmoid" and columns != 1

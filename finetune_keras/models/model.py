@@ -71,7 +71,7 @@ class _OfEncoder:
         self.name = name
 
     def __get__(self, model, kind):
-        return getattr(getattr(model, "encoder", None), self.name, None)
+        return getattr(encoder_of(model), self.name, None)
 
 
 @keras.saving.register_keras_serializable(package="finetune_keras")

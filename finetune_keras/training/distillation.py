@@ -6,7 +6,11 @@ from keras import ops
 
 from finetune_keras.arguments import check, check_model, positive, share
 from finetune_keras.data.labels import check_class_ids, one_column
-from finetune_keras.data.outputs import activation_of, columns_of
+from finetune_keras.data.outputs import (
+    activation_of,
+    class_names_of,
+    columns_of,
+)
 
 
 def distill(student, teacher, data, temperature=2.0, weight=0.5):
@@ -69,7 +73,7 @@ def distill(student, teacher, data, temperature=2.0, weight=0.5):
             "Student and teacher must tell the same classes apart. Received: "
             f"a student of {classes[0]} and a teacher of {classes[1]} outputs"
         )
-    names = [getattr(model, "class_names", None) for model in models.values()]
+    names = [class_names_of(model) for model in models.values()]
     if None not in names and list(names[0]) != list(names[1]):
         raise ValueError(
             "Student and teacher must have the same classes in the same order. "
