@@ -6,7 +6,8 @@ import keras
 import numpy as np
 
 from finetune_keras.cache.activation_store import CacheRefused
-from finetune_keras.data.source import Arrays, Dataset, TextBuckets
+from finetune_keras.data.source_batches import Dataset
+from finetune_keras.data.source_examples import Arrays, TextBuckets
 from finetune_keras.data.tf_data import is_augmented
 from finetune_keras.engine import graph
 from finetune_keras.engine.fit_state import keras_generator_left_as_it_was
@@ -35,8 +36,7 @@ _OPEN_LAYERS = (
 
 
 def check_data(inputs, views):
-    """Refuses data that cannot be read `views` times alike, before it is read.
-    """
+    """Refuses data that cannot be read `views` times alike, ahead of it."""
     source, data = inputs.source, inputs.data
     kinds = Arrays, Dataset, TextBuckets
     if inputs.steps is not None or not isinstance(source, kinds):

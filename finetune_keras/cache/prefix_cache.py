@@ -21,7 +21,7 @@ from finetune_keras.cache.shared_activations import (
     example_digests,
 )
 from finetune_keras.data.outputs import writes_text
-from finetune_keras.data.source import Arrays, TextBuckets
+from finetune_keras.data.source_examples import Arrays, TextBuckets
 from finetune_keras.engine import backend, graph
 from finetune_keras.engine.workers import workers_of
 from finetune_keras.models.inline import tail

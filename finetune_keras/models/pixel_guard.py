@@ -6,7 +6,8 @@ import warnings
 import keras
 import numpy as np
 
-from finetune_keras.data.source import Arrays, Source, kind_of
+from finetune_keras.data.source import Source, kind_of
+from finetune_keras.data.source_examples import Arrays
 
 
 def looks_scaled(x):

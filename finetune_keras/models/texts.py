@@ -14,13 +14,12 @@ from finetune_keras.data.grouped import (
     rows_of,
 )
 from finetune_keras.data.pairs import Pairs
-from finetune_keras.data.source import (
+from finetune_keras.data.source import Source, kind_of
+from finetune_keras.data.source_batches import (
     Batches,
     Dataset,
     Loader,
     Sequence,
-    Source,
-    kind_of,
 )
 from finetune_keras.data.tf_data import is_augmented
 from finetune_keras.models.text_encoder import is_raw

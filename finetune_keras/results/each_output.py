@@ -11,7 +11,8 @@ from finetune_keras.data.several import (
     outputs_by_name,
     values_by_name,
 )
-from finetune_keras.data.source import Dataset, Source
+from finetune_keras.data.source import Source
+from finetune_keras.data.source_batches import Dataset
 from finetune_keras.data.task import Task
 from finetune_keras.engine import graph
 from finetune_keras.models.heads import rebuild

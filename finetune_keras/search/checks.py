@@ -6,7 +6,9 @@ import warnings
 
 from finetune_keras.arguments import check, integer, maybe, nearest, one_of
 from finetune_keras.cache.activation_store import cache_options
-from finetune_keras.data.source import Arrays, Generator, kind_of
+from finetune_keras.data.source import kind_of
+from finetune_keras.data.source_batches import Generator
+from finetune_keras.data.source_examples import Arrays
 from finetune_keras.search.distribution import workers_named
 from finetune_keras.search.hypermodel import FineTuneHyperModel
 from finetune_keras.search.parts import largest_epochs

@@ -7,7 +7,8 @@ import numpy as np
 from finetune_keras.arguments import check, integer, maybe, one_of
 from finetune_keras.data.labels import as_rows
 from finetune_keras.data.layout import Shown, Table
-from finetune_keras.data.source import Arrays, kind_of
+from finetune_keras.data.source import kind_of
+from finetune_keras.data.source_examples import Arrays
 from finetune_keras.data.targets import encode
 from finetune_keras.data.task import Task
 from finetune_keras.data.task_checks import check_one_label_each

@@ -8,7 +8,9 @@ import numpy as np
 
 from finetune_keras.cache.shared_activations import example_digests
 from finetune_keras.data.pipeline import free_memory
-from finetune_keras.data.source import Arrays, Dataset, kind_of
+from finetune_keras.data.source import kind_of
+from finetune_keras.data.source_batches import Dataset
+from finetune_keras.data.source_examples import Arrays
 from finetune_keras.data.tf_data import is_augmented, is_shuffled
 
 _DIGESTED = 2**26  # bytes of an array

@@ -5,7 +5,8 @@ import keras
 from finetune_keras.arguments import nearest
 from finetune_keras.data.box_checks import check_format
 from finetune_keras.data.outputs import is_detector
-from finetune_keras.data.source import Dataset, kind_of
+from finetune_keras.data.source import kind_of
+from finetune_keras.data.source_batches import Dataset
 from finetune_keras.engine.private import flat_inputs
 
 

@@ -6,7 +6,7 @@ import time
 
 from finetune_keras.cache.flat_model import FlatModel
 from finetune_keras.data.layout import Shown, Table
-from finetune_keras.data.source import TextBuckets
+from finetune_keras.data.source_examples import TextBuckets
 from finetune_keras.models.freezing import TrainOnly
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.models.summary import trainable_summary

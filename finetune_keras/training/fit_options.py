@@ -6,7 +6,9 @@ import numbers
 import keras
 
 from finetune_keras.arguments import check, integer, maybe
-from finetune_keras.data.source import Arrays, Batches, Source, kind_of
+from finetune_keras.data.source import Source, kind_of
+from finetune_keras.data.source_batches import Batches
+from finetune_keras.data.source_examples import Arrays
 from finetune_keras.data.task import Task
 
 _COUNTS = (

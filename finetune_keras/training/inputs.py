@@ -14,7 +14,9 @@ from finetune_keras.data.label_checks import check_targets
 from finetune_keras.data.labels import as_numbers
 from finetune_keras.data.outputs import is_detector, writes_text
 from finetune_keras.data.prompts import Prompts
-from finetune_keras.data.source import Arrays, Dataset, Source, TextBuckets
+from finetune_keras.data.source import Source
+from finetune_keras.data.source_batches import Dataset
+from finetune_keras.data.source_examples import Arrays, TextBuckets
 from finetune_keras.data.task import Task
 from finetune_keras.models.detectors import check_trains_on_boxes
 from finetune_keras.models.model import encoder_of

@@ -3,7 +3,9 @@
 import numpy as np
 
 from finetune_keras.data.label_checks import mask_ids
-from finetune_keras.data.source import Arrays, Dataset, kind_of
+from finetune_keras.data.source import kind_of
+from finetune_keras.data.source_batches import Dataset
+from finetune_keras.data.source_examples import Arrays
 from finetune_keras.data.task import Task
 from finetune_keras.engine.packages import tensorflow as tf
 
