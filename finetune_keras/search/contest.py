@@ -298,7 +298,7 @@ def is_as_good(mean, candidates):
     sure, not because it is more often wrong.
     """
     best = min(candidates, key=lambda one: one.loss)
-    if not _is_clearly_lower(mean.losses, best.losses):
+    if not _is_clearly_lower(mean.losses, best.losses, errors=2):
         return True
     scores = mean.score, best.score
     # Of values the metric says the same as the loss.
@@ -307,7 +307,7 @@ def is_as_good(mean, candidates):
     )
 
 
-def _is_clearly_lower(before, after):
-    """Whether losses fall by more than the standard error of the fall."""
+def _is_clearly_lower(before, after, errors=1):
+    """Whether losses fall by more than so many standard errors of the fall."""
     gains = before - after
-    return gains.mean() > gains.std() / np.sqrt(len(gains))
+    return gains.mean() > errors * gains.std() / np.sqrt(len(gains))
