@@ -12,6 +12,8 @@ from finetune_keras.data.atomic import replacing
 from finetune_keras.data.several import (
     values_by_name,
 )
+from finetune_keras.engine.configs import whole_configs
+from finetune_keras.engine.graph import all_layers
 from finetune_keras.engine.versions import refuse_unknown_format
 from finetune_keras.models.detectors import (
     BoxFinder,
@@ -92,7 +94,8 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
     facts = facts_of(model, data, classes, plan)
     keep_trainable_set(model)
     with replacing(path) as new:
-        model.save(new.name)
+        with whole_configs(all_layers(model)):
+            model.save(new.name)
         _read_back(model, new.name)
         with zipfile.ZipFile(new.name, "a") as file:
             file.writestr(MEMBER, json.dumps(facts))

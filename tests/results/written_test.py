@@ -1,10 +1,14 @@
+import json
+
 import keras
 import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.engine import graph
 from finetune_keras.results.written import rouge_l
 from finetune_keras.testing import randomize
+from finetune_keras.testing.processes import FreshProcess
 
 pytestmark = pytest.mark.usefixtures("op_by_op")
 QUESTIONS = ["is a", "is b?", "a b a: b", "b"] * 2
@@ -121,3 +125,62 @@ def test_a_bundle_writes(small_writer, tmp_path):
     writer.compile(sampler="greedy")
     wanted = writer.generate(QUESTIONS[:2], strip_prompt=True)
     assert bundle.predict(QUESTIONS[:2]) == wanted
+
+
+ELSEWHERE = """
+import json, pathlib, sys
+import keras, keras_hub, numpy as np
+import finetune_keras as ft
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+    tf.config.run_functions_eagerly(True)
+folder, questions = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
+bundles = [ft.load_bundle(path) for path in sorted(folder.glob("*.keras"))]
+written = [bundle.predict(questions) for bundle in bundles]
+preset = keras_hub.models.CausalLM.from_preset(str(folder / "preset"))
+ft.load_adapters(preset, folder / "adapters.safetensors")
+preset.compile(sampler="greedy")
+written.append(preset.generate(questions, strip_prompt=True))
+models = [*(bundle.model for bundle in bundles), preset]
+x = {"token_ids": np.arange(6)[None], "padding_mask": np.ones((1, 6), int)}
+logits = [keras.ops.convert_to_numpy(model(x)) for model in models]
+np.save(folder / "logits.npy", np.concatenate(logits[:1] + logits[2:]))
+np.save(folder / "tied.npy", logits[1])
+print(json.dumps(written))
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_has_learnt_writes_the_same_in_a_fresh_process(
+    small_writer, tmp_path
+):
+    """Also a Llama with a tied embedding, which KerasHub forgets."""
+    x = {"token_ids": np.arange(6)[None], "padding_mask": np.ones((1, 6), int)}
+    logits, written = [], []
+    for kind in ("GPT2", "Llama3"):
+        model = randomize(small_writer(kind, length=8, layers=1))
+        if kind == "GPT2":
+            model.save_to_preset(tmp_path / "preset")
+        ft.add_adapters(model, ft.LoRA(rank=2))
+        for layer in graph.all_layers(model):
+            if layer.name.startswith("adapter_"):
+                randomize(layer)
+                layer.switch.assign(1.0)
+        if kind == "GPT2":
+            ft.save_adapters(model, tmp_path / "adapters.safetensors")
+        logits.append(keras.ops.convert_to_numpy(model(x)))
+        model.compile(sampler="greedy")
+        written.append(model.generate(QUESTIONS[:2], strip_prompt=True))
+        ft.merge_adapters(model)
+        ft.save_bundle(model, tmp_path / f"{kind}.keras")
+        assert "get_config" not in vars(model.backbone)
+    process = FreshProcess("-c", ELSEWHERE, tmp_path, json.dumps(QUESTIONS[:2]))
+    assert process.wait() == 0, process.stderr
+    told = json.loads(process.stdout.splitlines()[-1])
+    assert told == [*written, written[0]]
+    found = np.load(tmp_path / "logits.npy")
+    for one in found:
+        np.testing.assert_allclose(one, logits[0][0], atol=1e-6)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "tied.npy"), logits[1], atol=1e-6
+    )
