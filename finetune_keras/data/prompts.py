@@ -41,6 +41,10 @@ class Prompts:
         learnt = "answers" if self.have_questions else "texts"
         return f"<Prompts: {len(self):,} {learnt}>"
 
+    def finished(self, buckets):
+        """What is learnt of the `Buckets` of their tokens: the tokens."""
+        return buckets
+
     @property
     def have_questions(self):
         """Boolean, whether all examples are prompts with an answer."""

@@ -14,18 +14,22 @@ from finetune_keras.text.prompts import prompts
 
 # What the cardinality of a `tf.data.Dataset` says of it.
 _ENDLESS = -1
+# What KerasHub calls questions and answers.
+_NAMES = ("prompts", "responses"), ("encoder_text", "decoder_text")
 
 
 def as_prompts(data, name="data"):
     """Prompts of data for a model that writes; other data as they are.
 
     Texts alone, `(texts,)` or a `tf.data.Dataset` of them, are plain ones, and
-    `(questions, answers)` pairs.
+    `(questions, answers)` pairs, as are dicts of the names that KerasHub has.
     """
     if isinstance(data, Prompts):
         return data
     if hasattr(data, "element_spec"):
         data = _gathered(data)
+    if isinstance(data, dict) and all(map(is_raw, data.values())):
+        data = _by_name(data, name)
     if not isinstance(data, (tuple, list)) or not is_raw(data[0]):
         return data
     if len(data) > 2:
@@ -37,8 +41,19 @@ def as_prompts(data, name="data"):
     return prompts(*data)
 
 
+def _by_name(data, name):
+    for names in _NAMES:
+        if set(data) == set(names):
+            return tuple(data[part] for part in names)
+    raise ValueError(
+        "A dict of texts has the names that KerasHub gives questions and "
+        f"answers, {' or '.join(map(str, _NAMES))}. Received: {name} with "
+        f"{list(data)}"
+    )
+
+
 def _gathered(dataset):
-    """Reads a whole dataset of texts: a tuple of lists."""
+    """Reads a whole dataset of texts: a tuple of lists, or a dict of them."""
     specs = keras.tree.flatten(dataset.element_spec)
     if specs[0].dtype.name != "string":
         return dataset
@@ -52,6 +67,8 @@ def _gathered(dataset):
     for batch in dataset:
         for part, column in zip(parts, keras.tree.flatten(batch), strict=True):
             part += np.atleast_1d(column.numpy()).tolist()
+    if isinstance(dataset.element_spec, dict):
+        return dict(zip(sorted(dataset.element_spec), parts, strict=True))
     return tuple(parts)
 
 
@@ -62,7 +79,8 @@ def tokenize(model, data, batch_size=None):
     places after which the tokens of `y` are to be written. In packed windows
     the padding mask numbers the examples.
     """
-    return buckets(arrays_of(model, data)[:-1], batch_size or 32)
+    arrays = arrays_of(model, data)[:-1]
+    return data.finished(buckets(arrays, batch_size or 32))
 
 
 def arrays_of(model, data, packing=None):

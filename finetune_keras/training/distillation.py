@@ -1,5 +1,7 @@
 """Distillation: what a teacher says of the data is part of the labels."""
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -10,7 +12,14 @@ from finetune_keras.data.outputs import (
     activation_of,
     class_names_of,
     columns_of,
+    writes_text,
 )
+from finetune_keras.data.source import Source
+from finetune_keras.training.distillation_loss import (
+    DistillationLoss,
+    agreement,
+)
+from finetune_keras.training.token_distillation import taught
 
 
 def distill(student, teacher, data, temperature=2.0, weight=0.5):
@@ -26,11 +35,21 @@ def distill(student, teacher, data, temperature=2.0, weight=0.5):
     temperature, times its square. The metric `agreement` is the share of
     examples of which the student says what the label says.
 
+    Of models that write, each token of the answers is such an example. What
+    the teacher says of it, a number for each of the vocabulary, is computed
+    once as `fine_tune` begins, and kept in memory or on disk. The metric is
+    `token_agreement`.
+
     Args:
         student: A `keras.Model` that tells two or more classes apart, one
-            output a class, with a softmax or logits at its end.
-        teacher: A `keras.Model` with the same inputs and classes.
-        data: Tuple `(x, y)` of arrays, `y` of the numbers of classes.
+            output a class, with a softmax or logits at its end; or a
+            `CausalLM` or `Seq2SeqLM` of KerasHub with a preprocessor.
+        teacher: A `keras.Model` with the same inputs and classes, or one that
+            reads and writes the same tokens.
+        data: Tuple `(x, y)` of arrays, `y` of the numbers of classes; or
+            batches of them, a `tf.data.Dataset` or `keras.utils.PyDataset`,
+            which are read into memory, augmented as they come. For models
+            that write, what `prompts` returns.
         temperature: Float above 0: the higher, the more counts what the
             teacher thinks of classes that it does not choose. Defaults to
             `2.0`.
@@ -39,7 +58,8 @@ def distill(student, teacher, data, temperature=2.0, weight=0.5):
 
     Returns:
         Tuple `(x, y)`, `y` a float array of shape `(examples, 2, classes)`:
-        probabilities of the teacher, and the label.
+        probabilities of the teacher, and the label. For models that write,
+        prompts for `fine_tune`.
 
     Raises:
         ValueError: If models, data or arguments do not fit.
@@ -66,6 +86,8 @@ def distill(student, teacher, data, temperature=2.0, weight=0.5):
         - [Hinton et al., 2015](https://arxiv.org/abs/1503.02531)
     """
     check(temperature=(temperature, positive), weight=(weight, share))
+    if writes_text(student):
+        return taught(student, teacher, data, temperature, weight)
     models = {"student": student, "teacher": teacher}
     classes = [_classes(name, model) for name, model in models.items()]
     if len(set(classes)) > 1:
@@ -88,50 +110,6 @@ def distill(student, teacher, data, temperature=2.0, weight=0.5):
     loss = DistillationLoss(temperature, weight, _ends_in_logits(student))
     student.compile("adam", loss, metrics=[agreement])
     return x, np.stack([said, known], axis=1)
-
-
-@keras.saving.register_keras_serializable(package="finetune_keras")
-class DistillationLoss(keras.losses.Loss):
-    """The loss of `distill`, on labels that hold what the teacher says."""
-
-    def __init__(
-        self, temperature=2.0, weight=0.5, from_logits=False,
-        name="distillation", **kwargs,
-    ):  # fmt: skip
-        super().__init__(name=name, **kwargs)
-        self.temperature = temperature
-        self.weight = weight
-        self.from_logits = from_logits
-
-    def call(self, y_true, y_pred):
-        said, known = y_true[:, 0], y_true[:, 1]
-        logits = y_pred if self.from_logits else _log(y_pred)
-        soft = ops.softmax(_log(said) / self.temperature)
-        by_teacher = -ops.sum(
-            soft * ops.log_softmax(logits / self.temperature), axis=-1
-        )
-        by_label = -ops.sum(known * ops.log_softmax(logits), axis=-1)
-        by_teacher = self.temperature**2 * by_teacher
-        return self.weight * by_teacher + (1 - self.weight) * by_label
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "temperature": self.temperature,
-            "weight": self.weight,
-            "from_logits": self.from_logits,
-        }
-
-
-@keras.saving.register_keras_serializable(package="finetune_keras")
-def agreement(y_true, y_pred):
-    """Whether the likeliest class is that of the label."""
-    known = ops.argmax(y_true[:, 1], axis=-1)
-    return ops.cast(ops.argmax(y_pred, axis=-1) == known, "float32")
-
-
-def _log(probabilities):
-    return ops.log(ops.maximum(probabilities, 1e-7))
 
 
 def _ends_in_logits(model):
@@ -158,13 +136,33 @@ _ENDS = ("softmax", "linear", None)
 
 
 def _parts(data):
+    if not isinstance(data, (tuple, list)):
+        data = _gathered(data)
     pair = isinstance(data, (tuple, list)) and len(data) == 2
     labels = one_column(np.asarray(data[1])) if pair else None
     if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(
-            "`data` must be a tuple `(x, y)` of arrays, with the number of its "
-            "class for each example. Received: data of type "
-            f"{type(data).__name__}"
+            "`data` must be a tuple `(x, y)` of arrays, or batches of them, "
+            "with the number of its class for each example. Received: data of "
+            f"type {type(data).__name__}"
             + ("" if labels is None else f", labels of {labels.shape}")
         )
     return data[0], labels
+
+
+def _gathered(data):
+    """Batches, read into memory as one."""
+    source = Source.of(data, name="data")
+    if source.num_batches == math.inf:
+        raise ValueError(
+            "What the teacher says is computed once, of all of `data`, and "
+            "these never end. Leave out `repeat()`, or end them by "
+            f"`data.take(n)`. Received: data={data!r}"
+        )
+    batches = [
+        keras.tree.map_structure(np.asarray, batch)
+        for batch in source.batches()
+    ]
+    return keras.tree.map_structure(
+        lambda *parts: np.concatenate(parts), *batches
+    )

@@ -147,6 +147,13 @@ def test_texts_alone_and_pairs_are_prompts_too(small_writer):
         [("b", True)],
     ]
     assert as_prompts((["is a"], ["yes"])).answers == ["yes"]
+    asked = {"decoder_text": ["yes"], "encoder_text": ["is a"]}
+    batches = pytest.importorskip("tensorflow").data.Dataset
+    for data in (asked, batches.from_tensor_slices(asked).batch(1)):
+        assert as_prompts(data).questions == ["is a"]
+        assert as_prompts(data).answers == ["yes"]
+    with pytest.raises(ValueError, match="names that KerasHub gives"):
+        as_prompts({"texts": ["a"], "answers": ["b"]})
     arrays = {"token_ids": np.ones((2, 3))}, np.ones((2, 3))
     assert as_prompts(arrays) is arrays
     with pytest.raises(ValueError, match="have no weights"):

@@ -79,12 +79,24 @@ def test_classes_in_another_order_are_refused():
         ft.distill(named(["a", "b", "c"]), named(["b", "a", "c"]), (X, Y))
 
 
+@pytest.mark.usefixtures("op_by_op")
+def test_batches_are_read_as_one():
+    tf = pytest.importorskip("tensorflow")
+    teacher, data = classifier(), tf.data.Dataset.from_tensor_slices((X, Y))
+    x, y = ft.distill(classifier(), teacher, data.batch(20))
+    expected = ft.distill(classifier(), teacher, (X, Y))
+    np.testing.assert_array_equal(x, expected[0])
+    np.testing.assert_allclose(y, expected[1], atol=1e-6)
+    with pytest.raises(ValueError, match="never end"):
+        ft.distill(classifier(), teacher, data.batch(20).repeat())
+
+
 @pytest.mark.parametrize(
     "student, data, options, message",
     [
         (classifier, (X, Y), {"weight": 2}, "weight=2"),
         (classifier, (X, Y + 1), {}, "3"),
-        (classifier, X, {}, "`data` must be a tuple"),
+        (classifier, (X,), {}, "`data` must be a tuple"),
         (classifier, (X, Y / 2), {}, "number of its class"),
         (lambda: classifier(classes=2), (X, Y), {}, "a student of 2"),
         (lambda: classifier("sigmoid", 1), (X, Y), {}, "`student` must have"),
