@@ -81,7 +81,8 @@ def grow_vocabulary(model, layer, count):
 
     Raises:
         ValueError: If `model` has no graph or no such layer, if the layer is
-            no `Embedding`, or if `count` is less than 1.
+            no `Embedding` or makes scores of tokens too, as that of a language
+            model does, or if `count` is less than 1.
 
     Example:
 
@@ -103,6 +104,7 @@ def grow_vocabulary(model, layer, count):
     known = {x.name: x for x in flat.layers}
     old = known.get(layer)
     kinds = keras.layers.Embedding, GrownEmbedding
+    _check_looks_up_alone(model, layer, kinds)
     if type(old) not in kinds:
         embeddings = [n for n, one in known.items() if type(one) in kinds]
         raise ValueError(
@@ -118,6 +120,22 @@ def grow_vocabulary(model, layer, count):
     inputs, outputs = replay(flat, call=call)
     new = keras.Model(inputs, outputs, name=model.name)
     return rebuild(new, graph.graph_of(new).output, whole=model)
+
+
+def _check_looks_up_alone(model, name, kinds):
+    """Refuses embeddings that do more, as those of language models do."""
+    for layer in graph.all_layers(model):
+        is_table = isinstance(layer, keras.layers.Embedding)
+        if not is_table or layer.name != name or type(layer) in kinds:
+            continue
+        raise ValueError(
+            f"{name!r} does more than to look up vectors: the embedding "
+            "of a language model also makes its scores, and `generate` asks "
+            "for it. Make the backbone of KerasHub again with a larger "
+            "`vocabulary_size`, copy the weights of the old one, and give it "
+            "a tokeniser with the new tokens. Received: a layer of type "
+            f"{type(layer).__name__}"
+        )
 
 
 def _grown(layer, count):

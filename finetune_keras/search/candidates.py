@@ -10,6 +10,7 @@ import numpy as np
 
 from finetune_keras.data.examples import digest
 from finetune_keras.data.labels import as_text
+from finetune_keras.data.outputs import writes_text
 from finetune_keras.data.task import Task
 from finetune_keras.engine.graph import graph_of
 from finetune_keras.models.backbones import backbone as make_backbone
@@ -22,6 +23,7 @@ from finetune_keras.models.pooling import padding_mask, pool
 from finetune_keras.models.preprocessing import applications
 from finetune_keras.models.text_encoder import is_raw
 from finetune_keras.results.collect import open_data, predict_batch
+from finetune_keras.text.text_backbones import text_backbone
 
 
 def by_name(backbones):
@@ -67,6 +69,8 @@ class Candidate:
     def __init__(self, name, model, x):
         self.name, self.seconds = name, 0.0
         self.task = None if isinstance(model, str) else Task.of(model)
+        if writes_text(model):
+            model = text_backbone(model)
         whole = _for_images(model, x)
         application = model if model in list(applications()) else None
         flat, features = split_head(whole)

@@ -75,6 +75,15 @@ def test_what_cannot_grow_is_told(layer, count, message):
         ft.grow_vocabulary(two_towers(), layer, count)
 
 
+@pytest.mark.needs("3.10")
+def test_the_table_of_a_language_model_is_none_to_grow():
+    ids = keras.Input((3,), dtype="int32")
+    table = keras.layers.ReversibleEmbedding(9, 4, name="tokens")
+    model = keras.Model(ids, table(table(ids), reverse=True))
+    with pytest.raises(ValueError, match="'tokens' does more.*vocabulary_size"):
+        ft.grow_vocabulary(model, "tokens", 1)
+
+
 def test_one_persons_films_from_a_bundle(tmp_path):
     model = ft.grow_vocabulary(two_towers(), "people", 2)
     ids = np.arange(7)

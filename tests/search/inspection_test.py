@@ -190,3 +190,12 @@ def test_a_sheet_of_nothing_is_refused():
         found.plot("copy")
     with pytest.raises(ValueError, match="`problem` must be one of"):
         found.plot("copies")
+
+
+def test_a_model_that_writes_reads_texts_by_its_backbone(small_writer):
+    texts = np.array(["a b", "b a", "is a", "no b"] * 5)
+    data = ft.from_arrays(texts, np.arange(20) % 2, seed=0)
+    writer = small_writer(layers=1)
+    found = ft.inspect(data, writer, verbose=0)
+    expected = ft.inspect(data, ft.text_backbone(writer), verbose=0)
+    assert found.rows and found.rows == expected.rows

@@ -18,7 +18,7 @@ from finetune_keras.search import tune as search
 from finetune_keras.search.hypermodel import FineTuneHyperModel
 from finetune_keras.search.parts import model_options
 from finetune_keras.search.result import Search
-from finetune_keras.search.shared_data import in_memory
+from finetune_keras.search.shared_data import describe, in_memory
 from finetune_keras.search.space import search_space
 from finetune_keras.search.trials import Trials
 from finetune_keras.search.tune import tune
@@ -860,3 +860,9 @@ def test_build_may_return_the_plan_as_well(tmp_path):
 
 if __name__ == "__main__":
     _trials_of_a_strategy(sys.argv[1], *map(int, sys.argv[2:]))
+
+
+def test_a_search_knows_prompts_from_others():
+    one, other = (ft.prompts(["who ran?"], [name]) for name in ("ann", "bob"))
+    assert describe(one) != describe(other)
+    assert describe(one) == describe(ft.prompts(["who ran?"], ["ann"]))

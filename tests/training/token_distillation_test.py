@@ -15,7 +15,7 @@ pytestmark = [
 ]
 QUESTIONS = ["is a", "is b?", "a b a: b", "b"] * 2
 ANSWERS = ["yes", "no", "no b", "a"] * 2
-PLAN = ft.Plan([ft.Phase("all", epochs=3, learning_rate=1e-2)])
+PLAN = ft.Plan([ft.Phase("all", epochs=5, learning_rate=3e-2)])
 
 
 @pytest.fixture
@@ -54,6 +54,8 @@ def test_a_student_learns_what_a_teacher_says_of_the_answers_alone(pair):
     student, teacher = pair
     data = ft.prompts(QUESTIONS, ANSWERS)
     wanted = losses_by_hand(student, teacher, data, 3.0, 0.7)
+    least = losses_by_hand(teacher, teacher, data, 1.0, 1.0).mean()
+    far_before = losses_by_hand(student, teacher, data, 1.0, 1.0).mean() - least
     before = [keras.ops.convert_to_numpy(v) for v in teacher.weights]
     train = ft.distill(student, teacher, data, temperature=3.0, weight=0.7)
     history = ft.fine_tune(
@@ -64,7 +66,8 @@ def test_a_student_learns_what_a_teacher_says_of_the_answers_alone(pair):
     np.testing.assert_allclose(
         min(history["val_loss"]), after.mean(), rtol=1e-4
     )
-    assert after.mean() < 0.9 * wanted.mean()
+    far = losses_by_hand(student, teacher, data, 1.0, 1.0).mean() - least
+    assert far < 0.8 * far_before
     assert "val_token_agreement" in history
     for a, b in zip(before, teacher.weights, strict=True):
         np.testing.assert_array_equal(a, keras.ops.convert_to_numpy(b))
@@ -75,7 +78,7 @@ def test_a_student_learns_what_a_teacher_says_of_the_answers_alone(pair):
 def test_what_is_no_pair_is_refused(pair, small_writer):
     student, teacher = pair
     data = ft.prompts(QUESTIONS, ANSWERS)
-    with pytest.raises(ValueError, match="the same tokens.*42 words"):
+    with pytest.raises(ValueError, match="the same tokens.*45 words"):
         ft.distill(student, small_writer("Llama3"), data)
     plain = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="must both be models of KerasHub"):
