@@ -1,9 +1,11 @@
 """Which layers can be made again of what Keras writes of them."""
 
 import contextlib
+import hashlib
 import json
 import random
 import warnings
+import weakref
 
 import keras
 
@@ -14,6 +16,8 @@ from finetune_keras.models.hub import HubLayer
 from finetune_keras.models.trainable_set import quantized_layers
 
 _LARGE = 5_000_000
+# Digests of what was made again, by class: to build it takes milliseconds.
+_READ_AGAIN = weakref.WeakKeyDictionary()
 
 
 def unreadable_layers(model):
@@ -124,8 +128,11 @@ def _reason(layer):
         return None  # is read with `safe_mode=False`, as Keras says itself
     kind = type(layer)
     try:
-        written = keras.saving.serialize_keras_object(layer)
-        written = json.loads(json.dumps(written))
+        text = json.dumps(keras.saving.serialize_keras_object(layer))
+        mark = _digest(text.replace(json.dumps(layer.name), ""))
+        if mark in _READ_AGAIN.get(kind, ()):
+            return None
+        written = json.loads(text)
         made = kind.from_config(written["config"])
         shapes = written.get("build_config")
         by_call = kind.build is keras.layers.Layer.build
@@ -133,9 +140,14 @@ def _reason(layer):
         large = bool(layer.weights) and layer.count_params() > _LARGE
         if shapes and not (made.built or by_call or large):
             made.build_from_config(shapes)
+        _READ_AGAIN.setdefault(kind, set()).add(mark)
     except Exception as error:  # each layer has its own way to fail
         return f"{type(error).__name__}: {str(error).strip()[:300]}"
     return None
+
+
+def _digest(text):
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 @contextlib.contextmanager
