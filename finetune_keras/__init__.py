@@ -112,10 +112,8 @@ from finetune_keras.training.distillation import distill
 from finetune_keras.training.dry_run import dry_run
 from finetune_keras.training.fine_tune import fine_tune
 from finetune_keras.training.history import FineTuneHistory
-from finetune_keras.training.learning_rate import (
-    LearningRateSweep,
-    find_learning_rate,
-)
+from finetune_keras.training.learning_rate import find_learning_rate
+from finetune_keras.training.learning_rate_sweep import LearningRateSweep
 from finetune_keras.training.optimizers import layerwise_optimizer
 from finetune_keras.training.preferences import preference_model, preferences
 

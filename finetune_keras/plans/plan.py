@@ -1,7 +1,6 @@
 """A plan: which layers train when, at which rates, as plain data."""
 
 import os
-import warnings
 
 from finetune_keras.data.atomic import write_text
 from finetune_keras.data.facts import reading
@@ -9,6 +8,10 @@ from finetune_keras.data.layout import Shown, Table
 from finetune_keras.engine.packages import yaml
 from finetune_keras.plans.phase import Phase, check_groups
 from finetune_keras.plans.phase_checks import checked
+from finetune_keras.plans.plan_checks import (
+    check_something_new,
+    warn_of_high_rate,
+)
 from finetune_keras.plans.plan_yaml import read_dict, read_yaml, yaml_path
 
 
@@ -144,8 +147,8 @@ class Plan(Shown):
                     f"fit the model. {error}"
                 ) from error
         for index in range(1, len(self)):
-            _check_something_new(self, selections, index)
-            _warn_of_high_rate(self, selections, index)
+            check_something_new(self, selections, index)
+            warn_of_high_rate(self, selections, index)
 
     def to_dict(self):
         """Returns the plan as a dict of plain values, for JSON or YAML."""
@@ -287,43 +290,6 @@ def _phases(phases):
     return phases
 
 
-def _check_something_new(plan, selections, index):
-    before, phase = plan[index - 1], plan[index]
-    # The selections tell whether `batch_norm` makes a difference.
-    same = selections[index] == selections[index - 1] and all(
-        getattr(before, name) == getattr(phase, name) for name in _RATES
-    )
-    decays = [one.layerwise_lr_decay or 1.0 for one in (before, phase)]
-    # A schedule that begins anew is a warm restart.
-    if same and decays[0] == decays[1] and phase.has_one_rate:
-        raise ValueError(
-            f"Phase {index + 1} does nothing new against phase {index}: the "
-            "same layers train at the same rates. Join the two into one phase "
-            f"of {before.epochs + phase.epochs} epochs, or change one. "
-            f"Received: {before!r} and {phase!r}"
-        )
-
-
-def _warn_of_high_rate(plan, selections, index):
-    first, phase = plan[0], plan[index]
-    if not first.learning_rate or not phase.learning_rate:
-        return
-    added = selections[index] - selections[0]
-    if added and phase.learning_rate > first.learning_rate:
-        warnings.warn(
-            f"Phase {index + 1} ({phase.layers!r}) trains more layers than "
-            f"phase 1 ({first.layers!r}), at learning_rate="
-            f"{phase.learning_rate:g} over {first.learning_rate:g}. Pretrained "
-            "layers usually need a lower rate than a new head, often a tenth: "
-            "a high one undoes what they know.",
-            UserWarning,
-            stacklevel=3,
-        )
-
-
-# What two phases must have in common to be one.
-_RATES = ("learning_rate", "schedule", "warmup_fraction", "multipliers")
-_RATES += ("weight_decay", "optimizer")
 _COLUMNS = ["phase", "trains", "epochs", "learning rate", "schedule"]
 _COLUMNS += ["decay", "patience", "batch norm"]
 _ALWAYS = len(_COLUMNS)

@@ -20,13 +20,13 @@ from finetune_keras.engine import graph
 from finetune_keras.models.heads import rebuild
 from finetune_keras.models.model import keep_task
 from finetune_keras.results.answer_threshold import with_threshold
-from finetune_keras.results.collect import predict_all
 from finetune_keras.results.decisions import (
     abstention_threshold,
     conformal_threshold,
     decision_thresholds,
 )
 from finetune_keras.results.mask_pixels import pixels_of
+from finetune_keras.results.predicted import predict_all
 from finetune_keras.results.temperature import (
     fit_scaling,
     scaled,

@@ -12,8 +12,8 @@ from finetune_keras.data.series import WindowStore
 from finetune_keras.data.task_checks import check_one_label_each
 from finetune_keras.engine.packages import scipy, sklearn
 from finetune_keras.plans.plan import check_plan
-from finetune_keras.results.collect import as_arrays
 from finetune_keras.results.evaluation import evaluate
+from finetune_keras.results.predicted import as_arrays
 from finetune_keras.training.compiled import ensure_compiled
 from finetune_keras.training.fine_tune import fine_tune
 

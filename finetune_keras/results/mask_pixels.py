@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from finetune_keras.results.collect import open_data, predict_batch
+from finetune_keras.results.predicted import open_data, predict_batch
 
 # Pixels beside each other tell the same.
 _OF_A_PICTURE = 2000

@@ -23,7 +23,7 @@ from finetune_keras.results.calibration import (
     compiled_like,
     with_probabilities,
 )
-from finetune_keras.results.collect import predict_all
+from finetune_keras.results.predicted import predict_all
 from finetune_keras.training.data_checks import check_batched
 
 

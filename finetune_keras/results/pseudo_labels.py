@@ -8,7 +8,7 @@ from finetune_keras.arguments import check, part
 from finetune_keras.data.datasets import DataSplits
 from finetune_keras.data.unlabeled import Unlabeled
 from finetune_keras.results.bundle_facts import told_task
-from finetune_keras.results.collect import predict_all
+from finetune_keras.results.predicted import predict_all
 from finetune_keras.results.temperature import fit_scaling, scaled
 
 

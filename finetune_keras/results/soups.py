@@ -11,8 +11,8 @@ from finetune_keras.models.adapters_by_path import adapters_by_name
 from finetune_keras.models.trainable_set import paths_now
 from finetune_keras.results.batch_statistics import renew_statistics
 from finetune_keras.results.calibration import with_probabilities
-from finetune_keras.results.collect import predict_all
 from finetune_keras.results.members import copied, mean_loss
+from finetune_keras.results.predicted import predict_all
 from finetune_keras.training.data_checks import check_batched
 
 

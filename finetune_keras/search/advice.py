@@ -12,7 +12,7 @@ from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.plans.phase import Phase
 from finetune_keras.plans.plan import Plan
 from finetune_keras.plans.strategies import full, linear_probe
-from finetune_keras.results.collect import predict_all
+from finetune_keras.results.predicted import predict_all
 from finetune_keras.search.candidates import by_name
 from finetune_keras.search.proposal import Proposal
 from finetune_keras.search.ranking import rank_backbones

@@ -22,7 +22,7 @@ from finetune_keras.models.outside_graph import prepares_inputs
 from finetune_keras.models.pooling import padding_mask, pool
 from finetune_keras.models.preprocessing import applications
 from finetune_keras.models.text_encoder import is_raw
-from finetune_keras.results.collect import open_data, predict_batch
+from finetune_keras.results.predicted import open_data, predict_batch
 from finetune_keras.text.text_backbones import text_backbone
 
 

@@ -9,10 +9,10 @@ from finetune_keras.plans.phase import Phase
 from finetune_keras.plans.plan import Plan
 from finetune_keras.plans.strategies import linear_probe
 from finetune_keras.results.bootstrap import draw, percentiles
-from finetune_keras.results.collect import predict_all
 from finetune_keras.results.ensembles import ensemble
 from finetune_keras.results.evaluation import evaluate
 from finetune_keras.results.members import copied
+from finetune_keras.results.predicted import predict_all
 from finetune_keras.results.views import test_time_augmentation
 from finetune_keras.search.advice import Steps, short_phase
 from finetune_keras.search.candidates import no_word_of_traces

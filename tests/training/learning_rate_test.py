@@ -3,10 +3,8 @@ import numpy as np
 import pytest
 
 from finetune_keras.training import learning_rate as module
-from finetune_keras.training.learning_rate import (
-    LearningRateSweep,
-    find_learning_rate,
-)
+from finetune_keras.training.learning_rate import find_learning_rate
+from finetune_keras.training.learning_rate_sweep import LearningRateSweep
 from finetune_keras.training.optimizers import layerwise_optimizer
 
 pytestmark = pytest.mark.usefixtures("op_by_op")
