@@ -1,5 +1,7 @@
 """Tables: columns of numbers, of texts, or of paths of images."""
 
+import collections
+
 import numpy as np
 
 from finetune_keras.data.arrays import is_text
@@ -137,6 +139,7 @@ def read_table(frame, names, options, source):
     """
     inputs, labels = column_names(names[0]), column_names(names[1])
     groups = names[2]
+    _check_names([str(name) for name in frame])
     columns = {str(name): _column(frame, name) for name in frame}
     used = [options["split"]] if options["split"] else []
     named = [groups] if isinstance(groups, str) else []
@@ -202,6 +205,16 @@ def _almost_numbers(columns, names):
                 f"{len(column)} values are no plain numbers, such as "
                 f"{column[odd[0]]!r} at {odd[0]}."
             )
+
+
+def _check_names(names):
+    counts = collections.Counter(names)
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    if twice:
+        raise ValueError(
+            "Each column must have a name of its own, or a feature would be "
+            f"two. Rename or drop them. Received: {twice} twice, in {names}"
+        )
 
 
 def _check_columns(columns, names, groups):

@@ -10,7 +10,9 @@ import numpy as np
 from finetune_keras.data.labels import as_text, is_missing
 
 KINDS = ("number", "category", "date", "text")
-_ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?")
+_ISO = re.compile(
+    r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?)?"
+)
 _NUMBER = (numbers.Real, decimal.Decimal, np.bool_)
 _DATE = (datetime.date, np.datetime64)
 # A text has words; what has few values is a category, whatever its words.
@@ -44,16 +46,16 @@ def is_mixed(columns):
 
 
 def _kind_of(name, column):
-    if column.dtype.kind in "biuf":
-        return "number"
-    if column.dtype.kind == "M":
-        return "date"
     values = [value for value in column.tolist() if not is_missing(value)]
     if not values:
         raise ValueError(
             f"Column {name!r} has no value at all. Leave it out of `features`. "
             f"Received: {len(column)} missing values"
         )
+    if column.dtype.kind in "biuf":
+        return "number"
+    if column.dtype.kind == "M":
+        return "date"
     if all(isinstance(value, _DATE) for value in values):
         return "date"
     if all(isinstance(value, _NUMBER) for value in values):

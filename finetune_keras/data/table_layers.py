@@ -157,6 +157,7 @@ def make_feature_space(kinds, columns):
             "`pandas.get_dummies(frame, dtype=float)`. Received: "
             f"backend={backend.name()!r}, kinds={kinds}"
         )
+    _check_known(kinds, columns)
     space = keras.utils.FeatureSpace(
         {
             input_name(name): _FEATURES[kind](columns[input_name(name)])
@@ -166,6 +167,19 @@ def make_feature_space(kinds, columns):
     # A layer wraps its dicts, and a model warns where a plain one comes in.
     vars(space)["inputs"] = dict(space.inputs)
     return space
+
+
+def _check_known(kinds, columns):
+    """Refuses columns of which training would have nothing to learn from."""
+    for name in kinds:
+        column = columns[input_name(name)]
+        lacks = column == "" if column.dtype == object else np.isnan(column)
+        if lacks.all():
+            raise ValueError(
+                f"Column {name!r} has no value in the training data, and what "
+                "a model makes of later ones would be chance. Leave it out of "
+                f"`features`. Received: {len(column)} missing values"
+            )
 
 
 def input_name(column):

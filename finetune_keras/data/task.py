@@ -15,6 +15,7 @@ from finetune_keras.data.outputs import (
 )
 from finetune_keras.data.task_checks import (
     as_ids,
+    check_finite,
     in_unit_interval,
     infer_name,
     refuse_probabilities,
@@ -315,14 +316,7 @@ class Task:
     def scores(self, outputs):
         """Probabilities of all classes, or values, checked, in float32."""
         outputs = self.rows(outputs).astype("float64")
-        if not np.isfinite(outputs).all():
-            finite = np.isfinite(outputs).reshape(len(outputs), -1)
-            bad = int(np.count_nonzero(~finite.all(axis=1)))
-            raise ValueError(
-                "The model predicts NaN or infinity. Look at its weights and "
-                f"at these inputs. Received: {bad} such of {len(outputs)} "
-                "examples in one batch"
-            )
+        check_finite(outputs)
         outputs = self.softened(outputs) if self.logits else outputs
         if not self.are_scores(outputs):
             refuse_probabilities(outputs)

@@ -21,6 +21,18 @@ def check_one_label_each(task, verb):
         )
 
 
+def check_finite(outputs):
+    """Refuses outputs, of which the largest would pass for a prediction."""
+    if not np.isfinite(outputs).all():
+        finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
+        raise ValueError(
+            "The model predicts NaN or infinity. Look at its weights and at "
+            f"these inputs. Received: {np.count_nonzero(~finite)} such of "
+            f"{len(outputs)} examples in one batch, the first at "
+            f"{int(np.argmin(finite))}"
+        )
+
+
 def as_ids(labels, classes, name="data"):
     """Labels of a batch as an array of numbers, names as their places."""
     labels = np.asarray(labels)

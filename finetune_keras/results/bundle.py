@@ -232,10 +232,10 @@ class Bundle:
                 bytes of files of any rate and length. For texts: strings.
                 Pairs of texts, and questions with their contexts: a tuple
                 of two lists. Sentences to tag: lists of words.
-                For tables: a `pandas.DataFrame` or a dict of columns; of
-                columns of several kinds also one row as a dict, or a list of
-                such, with strings as a CSV file has them, and `None`, NaN or
-                `""` for what is missing. Of several inputs a dict or a frame by
+                For tables: a `pandas.DataFrame`, a dict of columns, one row
+                as a dict, or a list of such, with strings as a CSV file has
+                them, and, of columns of several kinds, `None`, NaN or `""`
+                for what is missing. Of several inputs a dict or a frame by
                 their names, or one row of it. Or an array of what the model
                 takes.
             batch_size: Integer. Defaults to `32`.

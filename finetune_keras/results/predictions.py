@@ -8,6 +8,7 @@ from finetune_keras.arguments import check, integer
 from finetune_keras.data.layout import Pictures, Shown, Table
 from finetune_keras.data.previews import thumbnail
 from finetune_keras.data.printable import outcome
+from finetune_keras.data.task_checks import check_finite
 from finetune_keras.engine.packages import pandas
 from finetune_keras.results.decisions import Decisions
 
@@ -51,6 +52,7 @@ class Predictions(Shown):
     """
 
     def __init__(self, outputs, task, calibration=None, names=None, x=()):
+        check_finite(task.rows(outputs))
         self.values = task.probabilities(outputs)
         self.task = task
         self.classes = task.classes

@@ -37,7 +37,10 @@ def read_inputs(inputs, model, facts):
         return read_rows(inputs, facts["kinds"])
     if len(model.inputs) > 1 and not reads_texts(model):
         return _by_name(inputs, model, facts)
-    if hasattr(inputs, "columns") or isinstance(inputs, dict):
+    # Dicts in a list may be a chat.
+    if _are_rows(inputs) and (
+        facts["features"] or not isinstance(inputs, (list, tuple))
+    ):
         return _table(inputs, model, facts)
     if encoder_of(model) is not None:
         return [inputs] if isinstance(inputs, (str, bytes)) else inputs
@@ -46,8 +49,10 @@ def read_inputs(inputs, model, facts):
     tokenizer = getattr(preprocessor, "tokenizer", None)
     if tensor.dtype == "string" or tokenizer is not None:
         return _texts(inputs)
-    if facts["sampling_rate"] and _are_files(inputs):
-        return _sounds(inputs, facts, tensor)
+    if facts["sampling_rate"]:
+        if _are_files(inputs):
+            return _sounds(inputs, facts, tensor)
+        _check_waves(inputs)
     if facts["image_size"] or (len(tensor.shape) == 4 and _is_raw(inputs)):
         size = facts["image_size"] or tensor.shape[1:3]
         return _images(inputs, size, facts["crop_to_aspect_ratio"], tensor)
@@ -113,16 +118,29 @@ def _table(table, model, facts):
             "without `data` from a table. Pass an array. "
             f"Received: inputs of type {type(table).__name__}"
         )
-    missing = [name for name in names if name not in table]
-    if missing:
+    columns = _columns_of(table, names)
+    tensor = model.inputs[0]
+    of_files = len(tensor.shape) == 4
+    if of_files or tensor.dtype == "string" or reads_texts(model):
+        texts = tuple(columns.values())
+        texts = texts[0] if len(texts) == 1 else texts
+        return read_inputs(texts, model, {**facts, "features": None})
+    numbers = [_whole(name, column) for name, column in columns.items()]
+    return _array(np.concatenate(numbers, axis=1), tensor)
+
+
+def _whole(name, column):
+    """Numbers (n, 1) of a column of a model that knows no missing ones."""
+    read = np.asarray(column).reshape(-1, 1)
+    if read.dtype.kind not in "biuf":
+        read = read_column(name, _objects(column), "number")
+    if np.isnan(read).any():
         raise ValueError(
-            f"The table lacks columns that the model was trained on: {missing}."
-            f" Received: columns {list(table)}"
+            "The model was trained without missing values, and column "
+            f"{name!r} lacks some. Fill them in. Received: missing values at "
+            f"{np.flatnonzero(np.isnan(read))[:10].tolist()}"
         )
-    columns = [np.asarray(table[name]) for name in names]
-    if len(columns) == 1 and columns[0].dtype.kind in "OSU":
-        return read_inputs(list(columns[0]), model, {**facts, "features": None})
-    return _array(np.stack(columns, axis=1), model.inputs[0])
+    return read
 
 
 def read_rows(rows, kinds):
@@ -130,31 +148,48 @@ def read_rows(rows, kinds):
 
     A frame, a dict of columns or of the values of one row, or a list of rows.
     """
-    listed = isinstance(rows, (list, tuple)) and rows
-    if listed and all(isinstance(row, dict) for row in rows):
-        lacking = [n for n in kinds if any(n not in row for row in rows)]
-        columns = {n: [row.get(n) for row in rows] for n in kinds}
-    elif hasattr(rows, "columns") or isinstance(rows, dict):
-        lacking = [name for name in kinds if name not in rows]
-        columns = {n: _listed(rows[n]) for n in kinds if n in rows}
-    else:
+    if not _are_rows(rows):
         raise ValueError(
             "The model takes rows of a table: a `pandas.DataFrame`, a dict of "
             "columns, a row as a dict, or a list of these. "
             f"Received: inputs of type {type(rows).__name__}"
         )
-    lengths = {len(column) for column in columns.values()}
-    if lacking or len(lengths) > 1 or 0 in lengths:
-        raise ValueError(
-            f"Each row must have a value, which may be `None`, for "
-            f"{list(kinds)}. Received: no column {lacking}, lengths {lengths}"
-        )
     return {
         input_name(name): _tensor(
             read_column(name, _objects(column), kinds[name])
         )
-        for name, column in columns.items()
+        for name, column in _columns_of(rows, kinds).items()
     }
+
+
+def _are_rows(inputs):
+    """Tells a table, a dict of columns or one row, or a list of rows."""
+    if isinstance(inputs, (list, tuple)) and len(inputs):
+        return all(isinstance(row, dict) for row in inputs)
+    return hasattr(inputs, "columns") or isinstance(inputs, dict)
+
+
+def _columns_of(rows, names):
+    """Dict from names to lists of the values of that column."""
+    if isinstance(rows, (list, tuple)):
+        lacking = [n for n in names if any(n not in row for row in rows)]
+        columns = {n: [row.get(n) for row in rows] for n in names}
+    else:
+        lacking = [name for name in names if name not in rows]
+        columns = {n: _listed(rows[n]) for n in names if n in rows}
+    lengths = {len(column) for column in columns.values()}
+    if lacking:
+        raise ValueError(
+            "The table lacks columns that the model was trained on, or some "
+            f"rows of it do: {lacking}. Received: no column {lacking} of "
+            f"{list(names)}"
+        )
+    if len(lengths) > 1 or 0 in lengths:
+        raise ValueError(
+            "The columns must be of one length, and not empty. "
+            f"Received: lengths {lengths}"
+        )
+    return columns
 
 
 def _tensor(column):
@@ -229,6 +264,16 @@ def _sounds(inputs, facts, tensor):
     samples = tensor.shape[1] or samples_of(rate, seconds)
     sounds = [load_audio(one, rate, samples) for one in inputs]
     return _array(np.stack(sounds), tensor)
+
+
+def _check_waves(inputs):
+    if np.asarray(inputs).dtype.kind in "iu":
+        raise ValueError(
+            "The model was trained on waves from -1 to 1, and integers are "
+            "samples as files have them. Pass the files, or divide by the "
+            "largest value, 32768 for int16. Received: an array of dtype "
+            f"{np.asarray(inputs).dtype}"
+        )
 
 
 def file_names(inputs):

@@ -29,6 +29,7 @@ def column(values):
         ([decimal.Decimal("1.5"), True], "number"),
         (["Rome", None, "Oslo"], "category"),
         (["2024-03-01", "", "2024-03-02T10:30"], "date"),
+        (["2024-03-01T10:30+02:00", "2024-03-02T10:30:05Z"], "date"),
         ([DAY, None], "date"),
         ([np.datetime64("2024-03-01"), np.datetime64("NaT")], "date"),
         ([f"a note of day {i}" for i in range(30)], "text"),
@@ -211,8 +212,9 @@ def test_what_does_not_go_together_is_refused():
     frame = table()
     with pytest.raises(ValueError, match='`kinds` must be "auto", or a dict'):
         ft.from_frame(frame, FEATURES, "kind", kinds={"city": "place"})
-    with pytest.raises(ValueError, match="'note' has no value at all"):
-        ft.from_frame({**frame, "note": [None] * 40}, FEATURES, "kind")
+    for nothing in ([None] * 40, np.full(40, np.nan)):
+        with pytest.raises(ValueError, match="'note' has no value at all"):
+            ft.from_frame({**frame, "note": nothing}, FEATURES, "kind")
     with pytest.raises(ValueError, match="called alike"):
         names = ["size/cm", "size_cm"]
         more = {**frame, "size_cm": frame["city"]}
@@ -226,3 +228,23 @@ def test_what_does_not_go_together_is_refused():
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="its inputs are"):
         ft.save_bundle(other, "a.keras", data)
+
+
+def test_what_training_never_sees_is_refused():
+    count = 20
+    frame = {
+        "n": [float(i % 5) for i in range(count)],
+        "late": [np.nan] * 12 + [1.0] * 8,
+        "y": ["a", "b"] * 10,
+        "part": ["train"] * 12 + ["test"] * 4 + ["validation"] * 4,
+    }
+    data = ft.from_frame(frame, ["n", "late"], "y", split="part", kinds="auto")
+    with pytest.raises(ValueError, match="'late' has no value in the training"):
+        data.feature_space()
+
+
+def test_columns_of_one_name_are_told():
+    pandas = pytest.importorskip("pandas", reason="reads data frames")
+    frame = pandas.DataFrame(np.ones((9, 3)), columns=["a", "b", "a"])
+    with pytest.raises(ValueError, match=r"name of its own.*\['a'\] twice"):
+        ft.from_frame(frame, ["a"], "b")

@@ -117,3 +117,5 @@ def test_a_bundle_reads_files_of_all_rates(tmp_path):
         np.testing.assert_array_equal(bundle.prepare(one), x[place : place + 1])
     with pytest.raises(ValueError, match="cannot be used"):
         bundle.prepare([tmp_path / "missing.wav"])
+    with pytest.raises(ValueError, match="waves from -1 to 1"):
+        bundle.predict((x[:2] * 32767).astype("int16"))
