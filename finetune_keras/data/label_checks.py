@@ -132,12 +132,27 @@ def _check_columns(labels, kind, shape, name):
             f"The labels of `{name}` have {labels.shape[-1]} columns, and the "
             f"model has {columns} outputs. Received: labels of {labels.shape}"
         )
+    if "categorical" in kind and labels.ndim == rank:
+        _check_apart(labels, name)
     if "categorical" in kind and labels.ndim < rank:
         raise ValueError(
             f"The labels of `{name}` are integers, and the loss {kind!r} "
             "wants one column a class. Compile the model with "
             '"sparse_categorical_crossentropy". '
             f"Received: labels of {labels.shape}"
+        )
+
+
+def _check_apart(labels, name):
+    """Refuses several classes at once for a loss of one alone."""
+    sums = np.asarray(labels, "float64").sum(axis=-1)
+    if sums.size and sums.max() > 1.01 and labels.min() >= 0:
+        which = "masks that overlap" if labels.ndim == 4 else "several labels"
+        raise ValueError(
+            f"The labels of `{name}` have more than one class at once, and the "
+            f"loss learns one: {which} need a sigmoid for each class and "
+            '"binary_crossentropy". Or leave one class where there are '
+            f"several. Received: columns that sum to up to {sums.max():g}"
         )
 
 

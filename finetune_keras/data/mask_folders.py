@@ -1,6 +1,7 @@
 """Folders of images and of their masks."""
 
 import os
+import re
 
 import numpy as np
 
@@ -168,7 +169,8 @@ class _Pairs:
         if not self.files:
             raise ValueError(
                 "No image has a mask: a mask has the name of its image, such "
-                "as `images/a/1.jpg` and `masks/a/1.png`. Received: "
+                f"as `images/a/1.jpg` and `masks/a/1.png`.{self._several()} "
+                "Received: "
                 f"images={self.folder!r} with {len(files)} files, "
                 f"masks={self.mask_folder!r} with {len(lost.files)}"
             )
@@ -190,6 +192,21 @@ class _Pairs:
         else:
             why = f"several masks: {names}" if names else "no mask of its name"
             self.problems.append((file[0], why))
+
+    def _several(self):
+        """Tells that images have several masks, if they have."""
+        listed = [name for name, *_ in list_folder(self.mask_folder).files]
+        for name, *_ in list_folder(self.folder).files[:5]:
+            stem = os.path.splitext(name)[0]
+            begins = re.compile(re.escape(stem) + r"[\W_]")
+            found = [x for x in listed if begins.match(x)]
+            if len(found) > 1:
+                return (
+                    f" {name!r} seems to have several, {found[:3]}: of things "
+                    "apart or classes that overlap no masks are read. Draw "
+                    "them into one, which has a class at each pixel."
+                )
+        return ""
 
     def examples(self, good, bad, group_by):
         """`Examples` of the usable pairs, all but their content."""

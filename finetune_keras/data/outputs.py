@@ -112,7 +112,7 @@ def kind_of(model):
     loss, activation = loss_name(loss_of(model)), activation_of(model)
     several = columns_of(model) not in (None, 1)
     if gives_maps(model):
-        return _kind_of_maps(model, loss, activation, several)
+        return _kind_of_maps(model, loss, activation)
     if "crossentropy" in loss:
         by_label = "binary" in loss and activation != "softmax"
         return "multi_label" if by_label and several else "classification"
@@ -132,11 +132,21 @@ def gives_maps(model):
     return len(shape) == 4 and shape[1:3] != (1, 1)
 
 
-def _kind_of_maps(model, loss, activation, several):
+def overlaps(model):
+    """Tells whether a model gives several labels for each pixel."""
+    loss, activation = loss_name(loss_of(model)), activation_of(model)
+    return (
+        gives_maps(model)
+        and columns_of(model) not in (None, 1)
+        and (activation == "sigmoid" or "binary" in loss)
+        and not loss.startswith(_REGRESSION_LOSSES)
+    )
+
+
+def _kind_of_maps(model, loss, activation):
     if loss.startswith(_REGRESSION_LOSSES) and activation != "softmax":
         return "regression"
-    if several and (activation == "sigmoid" or "binary" in loss):
-        # Labels that overlap.
+    if overlaps(model):
         return None
     told = activation in ("softmax", "sigmoid") or "crossentropy" in loss
     segmenter = told or _is_of_hub(model, ("ImageSegmenter",))

@@ -2,7 +2,7 @@
 
 import keras
 
-from finetune_keras.data.outputs import activation_of, gives_maps
+from finetune_keras.data.outputs import activation_of, gives_maps, overlaps
 from finetune_keras.data.task import Task
 from finetune_keras.engine import graph
 from finetune_keras.engine.nodes import run_through
@@ -38,6 +38,18 @@ def is_segmenter(model):
     if larger:
         return isinstance(heads[-1], _CONVOLUTIONS)
     return _is_pointwise(heads[-1]) and _keeps_size(model)
+
+
+def refuse_overlapping(model):
+    """Refuses models of masks that overlap, which are no image classifiers."""
+    if overlaps(model):
+        raise ValueError(
+            "This model gives masks that overlap, a sigmoid for each class at "
+            "each pixel, and their number is not changed here. Put a "
+            "convolution of your own on the model; or make an image "
+            'classifier of it by `task="classification"`. '
+            f"Received: model={model.name!r}"
+        )
 
 
 def _has_weights(step):

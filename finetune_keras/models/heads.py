@@ -9,7 +9,11 @@ from finetune_keras.data.outputs import is_detector
 from finetune_keras.data.task import Task
 from finetune_keras.engine import graph
 from finetune_keras.models.adapters_by_path import adapters_by_name
-from finetune_keras.models.dense_head import is_segmenter, with_classes
+from finetune_keras.models.dense_head import (
+    is_segmenter,
+    refuse_overlapping,
+    with_classes,
+)
 from finetune_keras.models.depths import split_depths
 from finetune_keras.models.detectors import detector_of
 from finetune_keras.models.head_split import split_head
@@ -142,6 +146,8 @@ def replace_head(
 
     if task == "segmentation" or (task is None and is_segmenter(model)):
         return _masks(model, num_classes, given, kernel_regularizer, renew)
+    if task is None:
+        refuse_overlapping(model)
     task = task or "classification"
     if features is None:
         flat, below = split_head(model)

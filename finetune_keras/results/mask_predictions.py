@@ -5,6 +5,7 @@ import numpy as np
 from finetune_keras.data.images import load_image, size_of
 from finetune_keras.data.layout import Pictures, Shown, Table
 from finetune_keras.data.previews import thumbnail
+from finetune_keras.data.several import inputs_by_name
 from finetune_keras.engine.packages import PIL, pandas
 from finetune_keras.results.calibration import find_calibration
 from finetune_keras.results.raw_inputs import as_model_takes, file_names, listed
@@ -82,7 +83,7 @@ class MaskPredictions(Shown):
         return pandas.DataFrame(columns)
 
     def _first(self):
-        return range(min(len(self), _SHEET))
+        return range(min(len(self._pictures), _SHEET))
 
     def _words(self, i):
         name = str(i) if self.names is None else self.names[i]
@@ -109,17 +110,57 @@ class MaskPredictions(Shown):
 
 def predict_masks(bundle, inputs, batch_size, verbose, overlap):
     """The `MaskPredictions` of a bundle for some pictures."""
-    pictures = listed(inputs)
-    reader = _Reader(bundle, batch_size, verbose)
-    read = reader.whole if overlap is None else reader.windows
-    more = () if overlap is None else (overlap,)
+    if len(bundle.model.inputs) > 1:
+        if overlap is not None:
+            raise ValueError(
+                "Windows are cut out of one picture, and the model takes "
+                f"several inputs. Leave `overlap` out. Received: {overlap=}"
+            )
+        pictures = _first_pictures(bundle.model, inputs)
+        found = _of_several(bundle, inputs, pictures, batch_size, verbose)
+    else:
+        pictures = inputs
+        reader = _Reader(bundle, batch_size, verbose)
+        read = reader.whole if overlap is None else reader.windows
+        more = () if overlap is None else (overlap,)
+        found = read(listed(pictures), *more)
     calibration = find_calibration(bundle.model)
     thresholds = getattr(calibration, "thresholds", None)
     cut = thresholds[0] if thresholds else None
-    masks = [
-        _decide(bundle.task, scores, cut) for scores in read(pictures, *more)
-    ]
-    return MaskPredictions(masks, bundle.task, file_names(inputs), pictures)
+    masks = [_decide(bundle.task, scores, cut) for scores in found]
+    names = file_names(pictures)
+    return MaskPredictions(masks, bundle.task, names, _to_draw(pictures))
+
+
+def _first_pictures(model, inputs):
+    """What is passed for the first input that takes pictures."""
+    tensors = inputs_by_name(model)
+    place, name = next(
+        (place, name)
+        for place, (name, tensor) in enumerate(tensors.items())
+        if len(tensor.shape) == 4
+    )
+    return inputs[name if hasattr(inputs, "keys") else place]
+
+
+def _of_several(bundle, inputs, pictures, batch_size, verbose):
+    """Probabilities in the sizes of the pictures, of a model of many inputs."""
+    x = bundle.prepare(inputs)
+    outputs = bundle.task.predict(bundle.model, x, batch_size, verbose)
+    scores = bundle.task.scores(outputs)
+    for one, found in zip(listed(pictures), scores, strict=True):
+        is_array = isinstance(one, np.ndarray)
+        yield resized(found, one.shape[:2] if is_array else size_of(one))
+
+
+def _to_draw(pictures):
+    """Pictures to be drawn; none where their values are no pixels."""
+    pictures = listed(pictures)
+    try:
+        size_of(pictures[0])
+    except ValueError:
+        return ()
+    return pictures
 
 
 def _decide(task, scores, threshold):

@@ -100,8 +100,17 @@ def _loss_and_metrics(model, labels_rank, ignore_class):
             f"model={model.name!r} that ends in {activation!r}"
         )
     shape = model.outputs[0].shape
+    several = shape[-1] not in (None, 1)
+    if task is None and gives_maps(model) and several and labels_rank == 4:
+        raise ValueError(
+            "The loss cannot be told: several numbers at each pixel may be "
+            "values, or scores of classes, and so may the labels. Call "
+            "`model.compile(optimizer, loss, metrics=...)` first; masks of "
+            f"class ids need none. Received: model={model.name!r} of outputs "
+            f"{shape}"
+        )
     if task is None:
-        is_row = labels_rank == len(shape) - 1 and shape[-1] not in (None, 1)
+        is_row = labels_rank == len(shape) - 1 and several
         # Numbers of classes, for the scores of each.
         kind = Segmentation if gives_maps(model) else Classification
         task = kind(None, shape[-1], logits=True) if is_row else Regression()

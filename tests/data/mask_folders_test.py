@@ -122,6 +122,17 @@ def test_pairs_that_do_not_fit_are_named(write, tmp_path):
         read((images, masks), bad_files="refuse")
 
 
+@pytest.mark.parametrize("name", ["a/{}_{}.png", "a/{}/{}.png"])
+def test_a_mask_of_each_thing_is_told_from_one_of_all(write, tmp_path, name):
+    images, _ = write()
+    for i in range(3):
+        path = tmp_path / "things" / name.format("00", i)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(IDS[0]).save(path)
+    with pytest.raises(ValueError, match="(?s)seems to have several.*overlap"):
+        read((images, tmp_path / "things"))
+
+
 @pytest.mark.parametrize(
     ("form", "options", "words"),
     [

@@ -101,6 +101,11 @@ def test_maps_that_no_single_convolution_gives_are_refused():
         ft.replace_head(model, 3)
 
 
+def test_masks_that_overlap_become_no_image_classifier():
+    with pytest.raises(ValueError, match="masks that overlap, a sigmoid"):
+        ft.replace_head(unet("sigmoid"), 2)
+
+
 def test_features_at_each_place_are_no_masks():
     inputs = keras.Input((8, 8, 3))
     for layer in (

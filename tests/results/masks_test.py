@@ -178,6 +178,31 @@ def test_a_bundle_gives_masks_in_the_size_of_the_picture(tmp_path):
     assert "20 x 13" in str(found) and found.figure().axes
 
 
+@pytest.mark.backends
+def test_a_bundle_takes_several_inputs_by_name(tmp_path):
+    inputs = {
+        "depth": keras.Input((8, 8, 1), name="depth"),
+        "rgb": keras.Input((8, 8, 3), name="rgb"),
+    }
+    x = layers.Concatenate()(list(inputs.values()))
+    x = layers.Conv2D(3, 3, padding="same", activation="softmax")(x)
+    model = keras.Model(inputs, x)
+    ft.save_bundle(model, tmp_path / "m.keras", classes=NAMES)
+    bundle = ft.load_bundle(tmp_path / "m.keras")
+    arrays = {"rgb": X, "depth": X[..., :1]}
+    scores = model.predict(arrays, verbose=0)
+    found = bundle.predict(arrays)
+    np.testing.assert_array_equal(found.labels, scores.argmax(-1))
+    assert "8 x 8" in found._repr_html_()
+    image = Image.fromarray(RNG.integers(0, 255, (8, 8, 3), "uint8"))
+    large = {"depth": [image.resize((20, 13))], "rgb": [image]}
+    found = bundle.predict(large)
+    assert found.labels[0].shape == (13, 20) and found.names is None
+    assert found.overlay(0).shape == (13, 20, 3)
+    with pytest.raises(ValueError, match="Leave `overlap` out"):
+        bundle.predict(large, overlap=0.5)
+
+
 @pytest.mark.parametrize("size", [(13, 18), (5, 8)])
 def test_windows_that_say_the_same_of_a_pixel_leave_no_seam(size, tmp_path):
     model = segmenter()

@@ -180,6 +180,23 @@ def test_one_hot_labels_for_a_sparse_loss_are_told():
     refused(model, np.eye(3)[Y], "a column for each class", "argmax")
 
 
+@pytest.mark.parametrize("shape", [(), (6, 6)])
+def test_several_classes_at_once_for_a_softmax_are_told(shape):
+    model = classifier(loss="categorical_crossentropy", shape=(*shape, 4))
+    x, y = np.ones((5, *shape, 4)), np.zeros((5, *shape, 3))
+    y[..., 0] = 1
+    Inputs((x, y), model, "train")
+    y[2, ..., 1] = 1
+    refused(model, y, "more than one class at once", "sigmoid", x=x)
+
+
+def test_maps_that_may_be_values_or_scores_are_not_guessed():
+    model = classifier(activation=None, shape=(6, 6, 4))
+    data = np.ones((5, 6, 6, 4)), np.ones((5, 6, 6, 3))
+    with pytest.raises(ValueError, match="may be values, or scores"):
+        ft.fine_tune(model, ft.plans.full(epochs=1), data)
+
+
 def test_the_labels_of_each_output_are_checked():
     inputs = keras.Input((4,))
     heads = [keras.layers.Dense(n, name=f"head{n}")(inputs) for n in (3, 1)]
