@@ -36,9 +36,14 @@ def _draw(pen, boxes, classes, colour, times, names):
     for left, top, right, bottom, place, *_ in boxes:
         if place < 0:
             continue
-        corners = [times * left, times * top, times * right, times * bottom]
+        corners = times * np.array([left, top, right, bottom], "float64")
+        if not np.isfinite(corners).all():
+            continue
+        # An untrained detector predicts boxes far beyond the picture.
+        corners = np.clip(corners, -9, np.tile(pen.im.size, 2) + 9)
         # Of a box that was turned inside out nothing can be drawn.
         corners[2:] = np.maximum(corners[2:], corners[:2])
+        corners = corners.tolist()
         pen.rectangle(corners, outline=colour, width=2)
         if names:
             pen.text(corners[:2], f" {classes[int(place)]}", fill=colour)

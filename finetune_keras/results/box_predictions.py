@@ -49,7 +49,18 @@ class BoxPredictions(Predictions):
             for name, label, score, *box in self._lines()
         ]
         table = Table(["input", "label", "score", *_SIDES], rows)
-        return [table, Pictures("", self._sheet)]
+        return [table, *self._without(), Pictures("", self._sheet)]
+
+    def _without(self):
+        """A sentence on pictures without a box, if there are any."""
+        count = sum(not len(row) for row in self.values)
+        if count:
+            yield (
+                f"{count} of {len(self.values)} pictures have no box with a "
+                f"score over {self.task.threshold:g}, the "
+                "`confidence_threshold` of the detector's "
+                "`prediction_decoder`."
+            )
 
     def _sheet(self):
         pairs = zip(self._first, self.values, strict=False)

@@ -11,7 +11,11 @@ from finetune_keras.data.task_checks import refuse_unclear
 from finetune_keras.data.task_kinds import Regression
 from finetune_keras.engine import backend
 from finetune_keras.models.detectors import image_size_of
-from finetune_keras.results.bundle_file import FORMAT, check_predicts
+from finetune_keras.results.bundle_file import (
+    FORMAT,
+    check_predicts,
+    is_size_of,
+)
 from finetune_keras.results.each_output import judges_each
 
 _PACKAGES = ("finetune_keras", "keras", "tensorflow", "jax", "torch", "numpy")
@@ -23,13 +27,15 @@ def facts_of(model, data=None, classes=None, plan=None):
     check_predicts(model, getattr(data, "task", None), kinds)
     task = told_task(model, data, classes)
     outputs = task.get_config()["parts"] if task == "several" else None
+    size = getattr(data, "image_size", None) or _size_of(model)
+    _check_size(model, size)
     return {
         "outputs": outputs,
         "format": FORMAT,
         "classes": task.classes,
         "task": str(task),
         "from_logits": task.logits,
-        "image_size": getattr(data, "image_size", None) or _size_of(model),
+        "image_size": size,
         "crop_to_aspect_ratio": getattr(data, "crop_to_aspect_ratio", False),
         "sampling_rate": getattr(data, "sampling_rate", None),
         "seconds": getattr(data, "seconds", None),
@@ -44,6 +50,15 @@ def facts_of(model, data=None, classes=None, plan=None):
 def _size_of(model):
     """What a detector resizes to; other models take images of their input."""
     return image_size_of(model) if is_detector(model) else None
+
+
+def _check_size(model, size):
+    if size is not None and not is_size_of(size, model):
+        raise ValueError(
+            "The data have images of another size than the model takes. Pass "
+            "the data that it was trained on. Received: data with image_size="
+            f"{size}, and a model of inputs {tuple(model.inputs[0].shape)}"
+        )
 
 
 def told_task(model, data=None, classes=None):

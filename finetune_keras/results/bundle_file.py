@@ -33,6 +33,7 @@ from finetune_keras.data.several import (
 from finetune_keras.data.table_columns import KINDS
 from finetune_keras.data.table_layers import input_name
 from finetune_keras.data.task import Task
+from finetune_keras.models.outside_graph import prepares_inputs
 from finetune_keras.results.raw_inputs import reads_texts
 
 MEMBER, FORMAT = "finetune_keras.json", 1
@@ -153,19 +154,23 @@ def _check_fit(model, facts, path):
         task_of(model, facts)
     except (TypeError, ValueError) as error:
         raise damaged(path, str(error)) from error
-    shape, size = tuple(model.inputs[0].shape), facts["image_size"]
-    if size is not None and not _is_size_of(size, shape):
+    size = facts["image_size"]
+    if size is not None and not is_size_of(size, model):
         raise damaged(
             path,
             f"'image_size' is {size}, and the model takes inputs of shape "
-            f"{shape}",
+            f"{tuple(model.inputs[0].shape)}",
         )
 
 
-def _is_size_of(size, shape):
+def is_size_of(size, model):
+    """Tells whether images of a size are what a model takes."""
+    shape = model.inputs[0].shape
     first = keras.config.image_data_format() == "channels_first"
     sides = shape[2:4] if first else shape[1:3]
-    pair = size if isinstance(size, list) else [size, size]
+    if prepares_inputs(model):
+        sides = None, None
+    pair = size if isinstance(size, (list, tuple)) else [size, size]
     return len(shape) == 4 and all(
         0 < one <= _MOST_PIXELS and whole in (None, one)
         for one, whole in zip(pair, sides, strict=True)

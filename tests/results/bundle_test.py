@@ -56,6 +56,17 @@ def saved(tmp_path_factory):
     return model, data, path
 
 
+def test_data_of_another_size_are_refused_before_they_are_written(
+    saved, tmp_path
+):
+    _, data, _ = saved
+    parts = [keras.Input((16, 16, 3)), layers.Flatten(), layers.Dense(3)]
+    model = keras.Sequential([*parts, layers.Softmax()])
+    with pytest.raises(ValueError, match="another size than the model takes"):
+        save_bundle(model, tmp_path / "small.keras", data)
+    assert not (tmp_path / "small.keras").exists()
+
+
 def test_files_arrays_images_and_bytes_are_the_same_photo(saved, tmp_path):
     model, _, path = saved
     bundle = load_bundle(path)
@@ -214,6 +225,16 @@ def test_a_table_is_read_by_its_columns(tmp_path):
     np.testing.assert_allclose(answers.probabilities, expected, atol=1e-6)
     with pytest.raises(ValueError, match=r"lacks columns.*'b'"):
         bundle.predict(frame[["a"]])
+    # Rows, as a CSV file has them too.
+    row = {"b": frame["b"][3], "a": frame["a"][3]}
+    strings = {name: str(value) for name, value in row.items()}
+    for form in (row, [row], [strings], {k: [v] for k, v in strings.items()}):
+        found = bundle.predict(form).probabilities
+        np.testing.assert_allclose(found, expected[3:4], atol=1e-6)
+    with pytest.raises(ValueError, match="without missing values.*'b' lacks"):
+        bundle.predict([row, {"a": 1.0, "b": ""}])
+    with pytest.raises(ValueError, match=r"NaN or infinity.*1 such of 2.*at 1"):
+        bundle.predict([[1.0, 2.0], [np.nan, 1.0]])
 
 
 def test_texts(tmp_path):

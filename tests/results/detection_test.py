@@ -12,6 +12,7 @@ from finetune_keras.results.average_precision import (
     detection_statistic,
     score_each_class,
 )
+from finetune_keras.results.box_predictions import BoxPredictions
 from finetune_keras.results.outcomes import Outcomes
 from finetune_keras.testing.processes import FreshProcess
 
@@ -248,6 +249,15 @@ def test_boxes_that_do_not_fit_are_refused(detector, data, message):
         ft.fine_tune(detector, ft.plans.full(epochs=1), data, verbose=0)
 
 
+def test_boxes_beyond_all_bounds_are_drawn():
+    x = np.full((9, 9, 3), 99.0)
+    boxes = [[-1e30, 2, 1e30, 1e30], [np.nan, 0, 3, 3], [3, 3, np.inf, 5]]
+    found = Detection(CLASSES, 3).drawn(
+        x, np.full((1, 5), -1.0), np.array([[*box, 1, 0.9] for box in boxes])
+    )
+    assert (found != 99).any() and found.shape[-1] == 3
+
+
 class Said:
     """In the place of `decode_predictions`: what a detector has found."""
 
@@ -324,7 +334,9 @@ def test_bundle_gives_boxes_in_the_size_of_the_picture(
     np.testing.assert_allclose(found.boxes[0][0], [8, 9, 60, 78], atol=1e-4)
     np.testing.assert_allclose(found[1]["scores"], [0.9])
     assert found.to_frame().shape == (3, 7) and "square" in str(found)
-    assert len(found._sheet()) == 2
+    assert len(found._sheet()) == 2 and "no box" not in str(found)
+    nothing = BoxPredictions([np.zeros((0, 6))], bundle.task)
+    assert "1 of 1 pictures have no box with a score over 0.5" in str(nothing)
     with pytest.raises(ValueError, match="offsets of its anchors"):
         bundle.export(str(tmp_path / "served"))
 
