@@ -94,7 +94,8 @@ def save_bundle(model, path, data=None, classes=None, plan=None):
     facts = facts_of(model, data, classes, plan)
     keep_trainable_set(model)
     with replacing(path) as new:
-        with whole_configs(all_layers(model)):
+        preprocessor = getattr(model, "preprocessor", None)
+        with whole_configs([*all_layers(model), preprocessor]):
             model.save(new.name)
         _read_back(model, new.name)
         with zipfile.ZipFile(new.name, "a") as file:

@@ -59,6 +59,18 @@ def test_questions_are_read_and_answers_written(translator):
     assert history.history["loss"][1] < losses.mean()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_bundle_reads_and_writes_as_much(translator, tmp_path):
+    """KerasHub forgets both lengths of the preprocessor."""
+    path = ft.save_bundle(translator, tmp_path / "translator.keras")
+    bundle = ft.load_bundle(path)
+    lengths = ["encoder_sequence_length", "decoder_sequence_length"]
+    preprocessor = bundle.model.preprocessor
+    assert [getattr(preprocessor, name) for name in lengths] == [12, 8]
+    assert "get_config" not in vars(translator.preprocessor)
+    assert len(bundle.predict(["ab", "b"])) == 2
+
+
 def test_what_a_pair_cannot_be_is_refused(translator):
     for data in (ft.prompts(["ab"]), ft.prompts(["a"], ["b"], packing=True)):
         with pytest.raises(ValueError, match="reads questions and writes"):
