@@ -167,6 +167,7 @@ def test_what_outputs_mean_is_told_by_activation_and_loss():
         assert ends_in_logits(soft) is False
 
 
+@pytest.mark.usefixtures("op_by_op")
 @pytest.mark.backends("sparse")
 @pytest.mark.parametrize("case", ["sparse", "one-hot", "one logit", "labels"])
 def test_a_model_of_logits_is_calibrated_on_the_right_scale(case, tmp_path):
