@@ -22,6 +22,8 @@ SMALLER = {
     "minutes": 1e-6,
     "passes": 1,
     "photos": 12,
+    "rows": 60,
+    "sounds": 6,
     "steps": 8,
     "trials": 2,
 }
