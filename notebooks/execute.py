@@ -26,8 +26,9 @@ LOGGED = re.compile(
 )
 SETTINGS = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
-    # tqdm asks for widgets, which no cell needs.
-    "PYTHONWARNINGS": "ignore:IProgress",
+    # tqdm asks for widgets, which no cell needs; Keras, before it writes ONNX,
+    # for a name that NumPy had.
+    "PYTHONWARNINGS": "ignore:IProgress,ignore:In the future `np.object`",
 }
 
 
