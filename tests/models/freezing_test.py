@@ -6,7 +6,6 @@ import finetune_keras as ft
 from finetune_keras.models.freezing import is_recompile_due
 
 layers = keras.layers
-pytestmark = pytest.mark.usefixtures("op_by_op")
 
 
 def net_with_norms():
@@ -42,7 +41,6 @@ def of(model, *names):
     }
 
 
-@pytest.mark.traced
 @pytest.mark.backends
 def test_frozen_weights_and_statistics_do_not_move():
     model = net_with_norms()
@@ -53,7 +51,6 @@ def test_frozen_weights_and_statistics_do_not_move():
     )
 
 
-@pytest.mark.traced
 @pytest.mark.backends
 def test_unfrozen_groups_keep_their_batch_norm_frozen():
     model = net_with_norms()
