@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 import pathlib
+import random
 import runpy
 import sys
 import tempfile
@@ -37,6 +38,7 @@ def pytest_configure(config):
         options = {"disable_meta_optimizer": True}
         tf.config.optimizer.set_experimental_options(options)
         leave_pipelines_untuned(tf.data)
+        keep_kernels(tf.random)
     # What is traced is a great many objects: to look through them all, again
     # and again, is a fifth of the time. After each file is often enough.
     gc.disable()
@@ -54,6 +56,21 @@ def leave_pipelines_untuned(data):
     options, begin = data.Options(), data.Dataset.__iter__
     options.autotune.enabled = False
     data.Dataset.__iter__ = lambda self: begin(self.with_options(options))
+
+
+def keep_kernels(module):
+    """TensorFlow takes a seed, and does not forget its kernels for that.
+
+    To make them again is a third of the time of a small model. Random kernels
+    with a state would need it, and what Keras draws has none.
+    """
+    from tensorflow.python.eager import context
+
+    def set_seed(seed):
+        here = context.context()
+        here._seed, here._rng = seed, random.Random(seed)
+
+    module.set_seed = set_seed
 
 
 def serve_fresh_processes(backend):
