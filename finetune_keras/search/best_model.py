@@ -21,8 +21,8 @@ def best_model(data, backbones, minutes=10, seed=0, verbose=1):
     has a lower loss by more than the standard error of the difference. The
     winner gives way to the mean of the best candidates (`ensemble`), which
     hangs less on the luck of few examples, unless that is worse than the best
-    of them: in loss by more than two standard errors, and in accuracy; and of
-    photos to the mean over flipped and zoomed views
+    of them in loss and in accuracy, in each by more than two standard errors;
+    and of photos to the mean over flipped and zoomed views
     (`test_time_augmentation`), by the rule of one standard error. The test
     data are not touched.
 

@@ -46,6 +46,10 @@ class Candidate:
         self.model, self.plan, self.seconds = model, plan, seconds
         self.losses, self.task = report.predictions.losses, report.task
         self.loss = float(self.losses.mean())
+        # Values are never right, only near.
+        self.wrong = self.losses
+        if self.task.has_chances:
+            self.wrong = 1.0 - report.predictions.correct
         self.score = report.metrics[self.task.main_metric]
 
     def row(self, seed):
@@ -298,13 +302,8 @@ def is_as_good(mean, candidates):
     sure, not because it is more often wrong.
     """
     best = min(candidates, key=lambda one: one.loss)
-    if not _is_clearly_lower(mean.losses, best.losses, errors=2):
-        return True
-    scores = mean.score, best.score
-    # Of values the metric says the same as the loss.
-    return (
-        mean.task.has_chances and None not in scores and scores[0] >= scores[1]
-    )
+    pairs = (mean.losses, best.losses), (mean.wrong, best.wrong)
+    return not all(_is_clearly_lower(*pair, errors=2) for pair in pairs)
 
 
 def _is_clearly_lower(before, after, errors=1):

@@ -117,7 +117,9 @@ def test_every_method_keeps_the_promises(make, method, tmp_path):
     assert add_adapters(model, method) is model
     assert np.abs(compiled(model, x) - base).max() > 1e-5
     with disable_adapters(model):
-        np.testing.assert_allclose(compiled(model, x), base, atol=1e-6)
+        # Rounding differs from processor to processor.
+        off = compiled(model, x)
+        np.testing.assert_allclose(off, base, rtol=1e-6, atol=1e-6)
 
     before = testing.weights_snapshot(model)
     model.compile(keras.optimizers.Adam(0.02), "mse", jit_compile=False)

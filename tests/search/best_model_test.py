@@ -117,8 +117,7 @@ def made(kind, gain):
         kind=kind,
         losses=losses,
         loss=losses.mean(),
-        score=gain,
-        task=types.SimpleNamespace(has_chances=True),
+        wrong=rng.permutation(np.arange(25) >= 25 * gain) * 1.0,
         entrant=types.SimpleNamespace(parameters=1),
     )
 
@@ -137,7 +136,7 @@ def test_a_mean_need_not_be_better_than_the_best_by_luck():
     worse = made(2, 0.2)
     assert not is_as_good(worse, candidates)
     # As often right, it is only less sure.
-    worse.score = candidates[0].score
+    worse.wrong = candidates[0].wrong
     assert is_as_good(worse, candidates)
 
 
