@@ -134,7 +134,7 @@ def to_numpy(leaf):
         is_array = isinstance(leaf, np.ndarray) or not hasattr(leaf, "shape")
         if is_array or hasattr(leaf, "iloc"):
             return np.asarray(leaf)
-        return keras.ops.convertto_numpy(leaf)
+        return keras.ops.convert_to_numpy(leaf)
     if "Sparse" in type(leaf).__name__:
         leaf = tf.sparse.to_dense(leaf)
     return leaf.numpy()
