@@ -50,7 +50,9 @@ def test_arrays_datasets_and_generators_agree():
     arrays = run(model, (X, Y, WEIGHT))
     dataset = tf_dataset(X, Y, WEIGHT).batch(7)
     lists = run(model, (X.tolist(), Y.tolist(), WEIGHT.tolist()))
-    for other in (run(model, dataset), run(model, Batches(workers=1)), lists):
+    tensors = map(ops.convert_to_tensor, (X, Y, WEIGHT))
+    batches = run(model, dataset), run(model, Batches(workers=1))
+    for other in (*batches, lists, run(model, tuple(tensors))):
         assert other.metrics == pytest.approx(arrays.metrics)
         assert other.intervals["ece"] == pytest.approx(arrays.intervals["ece"])
         np.testing.assert_array_equal(other.confusion, arrays.confusion)
