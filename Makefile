@@ -29,10 +29,7 @@ quickstart: $(VENV)/.installed
 
 test: lint
 	KERAS_BACKEND=tensorflow $(PYTEST) --durations=10
-	# Tests compile much, often the same, and compute little.
-	XLA_FLAGS="--xla_backend_optimization_level=0 \
-		--xla_cpu_use_fusion_emitters=false" \
-		JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/.jax \
+	JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/.jax \
 		JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 		JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
 		KERAS_BACKEND=jax $(PYTEST) -m backends

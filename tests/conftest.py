@@ -10,6 +10,7 @@ import random
 import runpy
 import sys
 import tempfile
+from importlib.metadata import version
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -18,6 +19,14 @@ os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("FINETUNE_KERAS_CACHE", tempfile.mkdtemp())
 
 import pytest  # noqa: E402
+
+if os.environ["KERAS_BACKEND"] == "jax":
+    # Tests compile much, often the same, and compute little. At a flag that it
+    # does not know, not yet or not any more, JAX ends the process.
+    flags = "--xla_backend_optimization_level=0"
+    if version("jaxlib").startswith("0.10."):
+        flags += " --xla_cpu_use_fusion_emitters=false"
+    os.environ.setdefault("XLA_FLAGS", flags)
 
 ROOT = pathlib.Path(__file__).parent.parent
 
