@@ -10,6 +10,8 @@ from finetune_keras.engine.packages import scipy
 from finetune_keras.results.average_precision import detection_statistic
 
 NUM_BINS = 15
+# Lengths of lists that are judged of four times as many classes.
+_TOP = (5, 10)
 # Sorting, gathering and adding up this many numbers takes some seconds.
 _MOST_AREA_STEPS = 2 * 10**9
 
@@ -64,12 +66,14 @@ def _classification(predictions, samples):
     means = np.stack([predictions.losses, _brier_losses(predictions)], 1)
     columns = [1] if count == 2 else range(count)
     areas = _areas(predictions, columns, samples)
+    in_top = _in_top(predictions)
 
     def statistic(weights):
         total = weights.sum(axis=1)
         log_loss, brier = (weights @ means / total[:, None]).T
         return {
             **_rates(weights @ right, weights @ true, weights @ chosen),
+            **{name: weights @ one / total for name, one in in_top.items()},
             **areas(weights),
             "log_loss": log_loss,
             "brier": brier,
@@ -77,6 +81,22 @@ def _classification(predictions, samples):
         }
 
     return statistic
+
+
+def _in_top(predictions):
+    """Whether the true class is among the first ones, by names of metrics.
+
+    Of equally probable classes the true one comes last: that all have the
+    same probability is no answer.
+    """
+    scores = predictions.scores
+    own = np.take_along_axis(scores, predictions.y_true[:, None], axis=1)
+    place = (scores >= own).sum(axis=1)
+    return {
+        f"top_{k}_accuracy": (place <= k).astype("float64")
+        for k in _TOP
+        if scores.shape[1] >= 4 * k
+    }
 
 
 def _rates(right, true, chosen):

@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics as sk
 
 from finetune_keras.data.task import Task
-from finetune_keras.results import metrics
+from finetune_keras.results import bootstrap, metrics
 from finetune_keras.results.formulas import bin_of
 from finetune_keras.results.outcomes import Outcomes
 
@@ -120,6 +120,33 @@ def expected_regression(p):
         "rmse": sk.root_mean_squared_error(y, values, sample_weight=w),
         "r2": sk.r2_score(y, values, sample_weight=w),
     }
+
+
+def test_lists_of_many_classes_are_judged_too():
+    p = classification(200, count=40)
+    p.outputs += np.random.default_rng(1).random(p.outputs.shape) * 1e-4
+    names = [f"top_{k}_accuracy" for k in (5, 10)]
+    for weight in (None, np.random.default_rng(2).uniform(0.1, 3, 200)):
+        p.sample_weight = weight
+        found = metrics.score(p)
+        for k, name in zip((5, 10), names, strict=True):
+            expected = sk.top_k_accuracy_score(
+                p.y_true,
+                p.outputs,
+                k=k,
+                labels=range(40),
+                sample_weight=weight,
+            )
+            assert 0.3 < expected < 1
+            np.testing.assert_allclose(found[name], expected, atol=1e-12)
+    assert set(names) <= set(bootstrap.intervals(p, 5, 0))
+    fewer = metrics.score(classification(count=20))
+    assert names[0] in fewer and names[1] not in fewer
+    assert names[0] not in metrics.score(classification(count=19))
+    # Nobody is told anything by a model that gives all the same.
+    same = np.full((40, 40), 1 / 40, "float32")
+    alike = Outcomes(np.arange(40), same, p.task)
+    assert metrics.score(alike)[names[1]] == 0.0
 
 
 CASES = [
