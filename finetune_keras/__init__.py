@@ -17,6 +17,7 @@ from finetune_keras.adapters.merge import merge_adapters
 from finetune_keras.adapters.prefix import PrefixTuning
 from finetune_keras.adapters.prompts import PromptTuning, PTuning
 from finetune_keras.adapters.scales_and_biases import IA3, BitFit, NormTuning
+from finetune_keras.adapters.token_tuning import TokenTuning
 from finetune_keras.adapters.vera import VeRA
 from finetune_keras.data.arrays import from_arrays
 from finetune_keras.data.audio_folders import audio_folder
@@ -159,6 +160,7 @@ __all__ = [
     "Search",
     "SearchSpace",
     "SlantedTriangular",
+    "TokenTuning",
     "TrainableSummary",
     "UnfreezeCallback",
     "UnfreezeOnPlateau",

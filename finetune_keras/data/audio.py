@@ -38,13 +38,14 @@ class SoundCheck(typing.NamedTuple):
         return self.samples, self.sampling_rate
 
 
-def load_audio(source, sampling_rate, samples):
+def load_audio(source, sampling_rate, samples=None):
     """Reads a sound as float32 (samples,) from -1 to 1, of a given rate.
 
     Training and prediction both go through this function. Channels are
     averaged, another rate is resampled by `scipy.signal.resample_poly`. Of
     what is longer the middle is taken; what is shorter gets zeros at both
-    ends. The source is a path or the bytes of a file, in WAV, FLAC or OGG.
+    ends; all of it is given where `samples` is `None`. The source is a path or
+    the bytes of a file, in WAV, FLAC or OGG.
     """
     try:
         is_path = isinstance(source, (str, os.PathLike))
@@ -58,7 +59,7 @@ def load_audio(source, sampling_rate, samples):
             f"{', '.join(FORMATS)}. Received: source={shown!r}"
         ) from error
     sound = resample(sound.mean(axis=1), rate, sampling_rate)
-    return fit_length(sound, samples)
+    return sound if samples is None else fit_length(sound, samples)
 
 
 def resample(sound, rate, sampling_rate):

@@ -30,15 +30,23 @@ class Buckets:
 
     @classmethod
     def sort(
-        cls, x, lengths, labels=(), batch_size=32, renew=None, cut_labels=False
+        cls,
+        x,
+        lengths,
+        labels=(),
+        batch_size=32,
+        renew=None,
+        cut_labels=False,
+        limits=LENGTHS,
     ):
         """Sorts padded sequences into buckets.
 
         `lengths` tells how much of each is no padding; `labels` are further
-        arrays, labels and sample weights, which `cut_labels` cuts as `x`.
+        arrays, labels and sample weights, which `cut_labels` cuts as `x`;
+        `limits` are the lengths of buckets.
         """
         longest = int(max(lengths))
-        limits = [n for n in LENGTHS if n < longest] + [longest]
+        limits = [n for n in limits if n < longest] + [longest]
         order = np.argsort(lengths, kind="stable")
         bucket = np.searchsorted(limits, lengths[order])
         parts, rows, start = [], [], 0

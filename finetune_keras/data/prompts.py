@@ -1,5 +1,8 @@
 """Examples for a language model: what it reads, and what it is to write."""
 
+import hashlib
+import os
+
 import numpy as np
 
 
@@ -10,7 +13,8 @@ class Prompts:
     examples.
 
     Attributes:
-        examples: List of lists of pieces `(text, is_learnt)`.
+        examples: List of lists of pieces `(text, is_learnt)`; the first piece
+            of a sound with what is said in it is the wave or the file.
         sequence_length: Integer, the most tokens of a window, or `None`.
         stride: Integer, tokens from one window of a long text to the next, or
             `None`.
@@ -45,6 +49,14 @@ class Prompts:
         """What is learnt of the `Buckets` of their tokens: the tokens."""
         return buckets
 
+    def facts(self, digest):
+        """What tells them from other data, as plain data."""
+        examples = self.examples
+        if self.are_sounds:
+            examples = self.names, self.answers
+        kinds = self.sequence_length, self.stride, self.packing
+        return {"texts": digest(repr((examples, kinds)))}
+
     @property
     def have_questions(self):
         """Boolean, whether all examples are prompts with an answer."""
@@ -55,12 +67,34 @@ class Prompts:
 
     @property
     def questions(self):
-        """List of strings, what stands before each last answer."""
+        """List of what stands before each last answer: strings, or sounds."""
         return [
-            "".join(text for text, _ in pieces[:-1]) for pieces in self.examples
+            "".join(text for text, _ in pieces[:-1])
+            if isinstance(pieces[0][0], str)
+            else pieces[0][0]
+            for pieces in self.examples
         ]
+
+    @property
+    def are_sounds(self):
+        """Boolean, whether waves or paths are to be heard, not read."""
+        first = [pieces[0][0] for pieces in self.examples]
+        return not all(isinstance(sound, str) for sound in first)
+
+    @property
+    def names(self):
+        """List of strings that tell sounds apart; of texts `None`."""
+        return list(map(_name, self.questions)) if self.are_sounds else None
 
     @property
     def answers(self):
         """List of strings, the last answers, without blanks around them."""
         return [pieces[-1][0].strip() for pieces in self.examples]
+
+
+def _name(sound):
+    if isinstance(sound, (str, os.PathLike)):
+        return os.fspath(sound)
+    wave = np.ascontiguousarray(sound)
+    mark = hashlib.blake2b(wave.tobytes(), digest_size=8).hexdigest()
+    return f"wave {mark} of {wave.size:,} samples"

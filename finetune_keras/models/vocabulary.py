@@ -133,8 +133,8 @@ def _check_looks_up_alone(model, name, kinds):
             "of a language model also makes its scores, and `generate` asks "
             "for it. Make the backbone of KerasHub again with a larger "
             "`vocabulary_size`, copy the weights of the old one, and give it "
-            "a tokeniser with the new tokens. Received: a layer of type "
-            f"{type(layer).__name__}"
+            "a tokeniser with the new tokens; `TokenTuning` trains their "
+            f"vectors alone. Received: a layer of type {type(layer).__name__}"
         )
 
 

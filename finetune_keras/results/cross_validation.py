@@ -8,6 +8,7 @@ import numpy as np
 from finetune_keras.cache.shared_activations import SharedActivations
 from finetune_keras.data.labels import one_column
 from finetune_keras.data.layout import Shown, Table
+from finetune_keras.data.prompts import Prompts
 from finetune_keras.data.series import WindowStore
 from finetune_keras.data.task_checks import check_one_label_each
 from finetune_keras.engine.packages import scipy, sklearn
@@ -109,7 +110,8 @@ def cross_validate(
             fold, never the part that the fold is judged on.
         data: Tuple `(x, y)` of arrays, or of lists such as texts; or a
             `DataSplits`, of which training and validation are used and the
-            test is left alone.
+            test is left alone; or, for a model that writes, what `prompts`
+            returns.
         folds: Integer of at least 2. Defaults to `5`.
         repeats: Integer, how often to draw new folds. Defaults to `1`.
         groups: Array, one value an example: those of one group stay in one
@@ -163,7 +165,7 @@ def cross_validate(
         validation = None
         if any(phase.patience for phase in plan):
             train, held = _hold_out(train, y, groups, seed)
-            validation = _take(x, held), y[held]
+            validation = _part(x, y, held)
         model = build()
         if ignored is not None:
             # Arrays do not say it.
@@ -172,7 +174,7 @@ def cross_validate(
         history = fine_tune(
             model,
             plan,
-            (_take(x, train), y[train]),
+            _part(x, y, train),
             validation,
             cache=cache,
             batch_size=batch_size,
@@ -183,7 +185,7 @@ def cross_validate(
             mode=mode,
             verbose=0,
         )
-        reports.append(evaluate(model, (_take(x, test), y[test]), **judge))
+        reports.append(evaluate(model, _part(x, y, test), **judge))
         histories.append(history)
         if verbose:
             _say(reports, folds * repeats)
@@ -206,10 +208,14 @@ def _arrays(data, groups):
         if groups is None and data.groups:
             groups = np.concatenate([data.groups[name] for name in names])
         return x, y, groups
+    if isinstance(data, Prompts):
+        # No answer is a class to spread over the folds.
+        return data, np.zeros(len(data), int), groups
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise ValueError(
-            "`data` must be a tuple of arrays (x, y), or a `DataSplits`, so "
-            f"that it can be cut into folds. Received: data={data!r}"
+            "`data` must be a tuple of arrays (x, y), a `DataSplits`, or what "
+            "`ft.prompts` returns, so that it can be cut into folds. Received: "
+            f"data={data!r}"
         )
     try:
         return as_arrays(data[0]), np.asarray(data[1]), groups
@@ -241,7 +247,8 @@ def _check_rows(data):
 
 
 def _check_lengths(x, y):
-    sizes = [len(leaf) for leaf in keras.tree.flatten(x)]
+    parts = [x] if isinstance(x, Prompts) else keras.tree.flatten(x)
+    sizes = list(map(len, parts))
     if set(sizes) != {len(y)}:
         raise ValueError(
             "Each example needs a label. "
@@ -249,8 +256,11 @@ def _check_lengths(x, y):
         )
 
 
-def _take(x, rows):
-    return keras.tree.map_structure(lambda array: array[rows], x)
+def _part(x, y, rows):
+    """Some of the examples, as `fine_tune` and `evaluate` take them."""
+    if isinstance(x, Prompts):
+        return x[rows]
+    return keras.tree.map_structure(lambda array: array[rows], x), y[rows]
 
 
 def _check(folds, repeats, y, groups):

@@ -71,8 +71,9 @@ def evaluate(
     A `CausalLM` of KerasHub is judged on texts: by the perplexity of answers,
     or of plain texts, and by what it writes after each question, the likeliest
     token each time: `exact_match`, `rouge_l`, the F1 of the longest common
-    subsequence of words, and `metrics` of your own. Of the other arguments
-    those of classes and of steps do not apply.
+    subsequence of words (if it hears `word_error_rate`, the words to put in,
+    leave out or change for each that was said), and `metrics` of your own. Of
+    the other arguments those of classes and of steps do not apply.
 
     Args:
         model: A `keras.Model` with outputs of shape (batch,) or (batch,

@@ -186,14 +186,19 @@ def _means(predictions, samples):
 
 def _generation(predictions, samples):
     losses, tokens, *columns = predictions.outputs.T
+    words = predictions.words
 
     def statistic(weights):
         total = weights.sum(axis=1)
         rows = zip(predictions.measures, columns, strict=True)
-        return {
+        found = {
             "perplexity": np.exp((weights @ losses) / (weights @ tokens)),
             **{name: weights @ column / total for name, column in rows},
         }
+        if "word_error_rate" in found:
+            said = weights @ words
+            found["word_error_rate"] *= total / np.where(said, said, np.nan)
+        return found
 
     return statistic
 

@@ -23,6 +23,7 @@ LOWER_IS_BETTER = (
     "mae",
     "rmse",
     "perplexity",
+    "word_error_rate",
 )
 
 

@@ -13,6 +13,7 @@ from finetune_keras.data.table_columns import read_column
 from finetune_keras.data.table_layers import input_name
 from finetune_keras.engine.nodes import pack_inputs
 from finetune_keras.models.model import encoder_of
+from finetune_keras.text.sound_tokens import as_sounds, hears
 
 # How the data of the training were read, where nothing tells it.
 NO_FACTS = dict.fromkeys(
@@ -44,6 +45,8 @@ def read_inputs(inputs, model, facts):
         return _table(inputs, model, facts)
     if encoder_of(model) is not None:
         return [inputs] if isinstance(inputs, (str, bytes)) else inputs
+    if hears(model):
+        return as_sounds(inputs)
     tensor = model.inputs[0]
     preprocessor = getattr(model, "preprocessor", None)
     tokenizer = getattr(preprocessor, "tokenizer", None)

@@ -9,6 +9,7 @@ import numpy as np
 
 from finetune_keras.cache.flat_model import FlatModel
 from finetune_keras.data.prompts import Prompts
+from finetune_keras.engine.packages import keras_hub
 from finetune_keras.models.layer_groups import as_groups
 from finetune_keras.results.outcomes import Outcomes
 from finetune_keras.text.generation import (
@@ -22,9 +23,12 @@ from finetune_keras.text.prompt_tokens import (
     buckets,
     length_to_write,
 )
+from finetune_keras.text.sound_tokens import hears
 
 # Scores of so many tokens and words of the vocabulary at once.
 _MOST_SCORES = 2**27
+# Its column has what was wrong, which is divided by the words of all.
+WORD_ERRORS = "word_error_rate"
 
 
 class Written(Outcomes):
@@ -50,6 +54,11 @@ class Written(Outcomes):
     @property
     def y_pred(self):
         return self._written
+
+    @property
+    def words(self):
+        """Words of each true text."""
+        return np.array([len(_words(text)) for text in self.y_true], float)
 
     @property
     def losses(self):
@@ -88,17 +97,26 @@ def read_written(model, data, metrics, worst, batch_size):
             "returns, or (texts,) or (questions, answers). Received: data of "
             f"type {type(data).__name__}"
         )
-    columns = list(token_losses(model, data, batch_size))
     measures, told = {}, dict(metrics or {})
-    texts = ["".join(t for t, _ in pieces) for pieces in data.examples]
-    true, written = texts, [""] * len(data)
+    if WORD_ERRORS in told:
+        raise ValueError(
+            f"{WORD_ERRORS!r} is told of models that hear. Give a metric of "
+            f"your own another name. Received: metrics={list(told)}"
+        )
+    columns = list(token_losses(model, data, batch_size))
     if data.have_questions:
-        texts, true = data.questions, data.answers
+        texts, true = data.names or data.questions, data.answers
         length = length_to_write(model, data)
-        written = write(model, texts, length, batch_size)
+        written = write(model, data.questions, length, batch_size)
         written = [text.strip() for text in written]
-        measures = {"exact_match": exact_match, "rouge_l": rouge_l, **told}
-    elif told:
+        measures = {"exact_match": exact_match, "rouge_l": rouge_l}
+        if hears(model):
+            measures = {WORD_ERRORS: word_edits, "exact_match": exact_match}
+        measures.update(told)
+    else:
+        texts = ["".join(t for t, _ in pieces) for pieces in data.examples]
+        true, written = texts, [""] * len(data)
+    if told and not measures:
         raise ValueError(
             "`metrics` judge what a model writes after a question, and the "
             "data have none. Pass `ft.prompts(questions, answers)`. Received: "
@@ -144,7 +162,9 @@ def token_losses(model, data, batch_size=32):
     A long example is read in windows, and each token judged once.
     """
     *arrays, owners = arrays_of(model, data, packing=False)
-    parts, sums = buckets(arrays, batch_size), np.zeros((2, len(data)))
+    # What is heard must not hang on the sounds that are judged beside it.
+    parts = buckets(arrays, 1 if hears(model) else batch_size, model)
+    sums = np.zeros((2, len(data)))
     flat = FlatModel(as_groups(model), for_answers)
     with flat.opened() as opened:
         judge, vocabulary = _with_losses(opened), opened.output.shape[-1]
@@ -199,6 +219,23 @@ def rouge_l(true, written):
             for pair in zip(true, written, strict=True)
         ]
     )
+
+
+def word_edits(true, written):
+    """Words to put in, leave out or change to have what was true.
+
+    Without regard to case and punctuation.
+    """
+    pairs = zip(map(_words, true), map(_words, written), strict=True)
+    return np.array([_edits(*pair) for pair in pairs])
+
+
+def _edits(one, other):
+    if not one or not other:
+        return float(max(len(one), len(other)))
+    metric = keras_hub.metrics.EditDistance(normalize=False)
+    metric.update_state(one, other)
+    return float(metric.result())
 
 
 def _words(text):

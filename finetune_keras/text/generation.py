@@ -17,6 +17,12 @@ from finetune_keras.models.inline import (
 )
 from finetune_keras.models.text_encoder import check_texts
 from finetune_keras.text.pair_tokens import reads_pairs
+from finetune_keras.text.sound_tokens import (
+    decoder_start,
+    hears,
+    read_sounds,
+    sound_batches,
+)
 
 _MASKS = "decoder_padding_mask", "padding_mask"
 
@@ -31,8 +37,8 @@ class TextGeneration(Task):
 
     def predict(self, model, x, batch_size=32, verbose=0):
         """What a model writes after each prompt, the likeliest each time."""
-        texts = check_texts(x)
-        return write(model, texts, batch_size=batch_size)
+        x = x if hears(model) else check_texts(x)
+        return write(model, x, batch_size=batch_size)
 
     def plain(self, label):
         return str(label)
@@ -56,11 +62,11 @@ class TextGeneration(Task):
 
 
 def write(model, texts, max_length=None, batch_size=32, greedy=True):
-    """List of what a model writes after each of some prompts.
+    """List of what a model writes after each of some prompts, or sounds.
 
     Args:
         model: A `CausalLM` of KerasHub with a preprocessor.
-        texts: List of strings.
+        texts: List of strings, or of what `read_sounds` takes.
         max_length: Integer, the most tokens of a prompt and what follows.
             Defaults to `None`, that of the preprocessor.
         batch_size: Integer. Defaults to `32`.
@@ -70,12 +76,32 @@ def write(model, texts, max_length=None, batch_size=32, greedy=True):
     written, texts = [], list(texts)
     size, strip = min(batch_size, len(texts)), not reads_pairs(model)
     with greedily(model) if greedy else contextlib.nullcontext():
+        if hears(model):
+            return _transcribe(model, texts, max_length, batch_size)
         for start in range(0, len(texts), size):
             part = texts[start : start + size]
             # One shape for all: what is left over is filled up.
             full = part + part[-1:] * (size - len(part))
             found = model.generate(full, max_length, strip_prompt=strip)
             written += found[: len(part)]
+    return written
+
+
+def _transcribe(model, sounds, max_length, batch_size):
+    """List of what is said in sounds.
+
+    Not by `generate`, which takes samples that are 0 for padding.
+    """
+    preprocessor, waves = model.preprocessor, read_sounds(model, sounds)
+    written, function = [""] * len(waves), model.make_generate_function()
+    ends = (preprocessor.tokenizer.end_token_id,)
+    for places, batch in sound_batches(model, waves, batch_size):
+        batch = {**decoder_start(model, batch, max_length), **batch}
+        batch = keras.tree.map_structure(ops.convert_to_tensor, batch)
+        found = function(batch, stop_token_ids=ends)
+        texts = preprocessor.generate_postprocess(found)
+        for place, text in zip(places, texts, strict=False):
+            written[place] = text
     return written
 
 

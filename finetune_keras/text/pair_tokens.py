@@ -5,6 +5,8 @@ import warnings
 import keras
 import numpy as np
 
+from finetune_keras.text.sound_tokens import hears, sound_arrays
+
 
 def reads_pairs(model):
     """Whether a model reads a question by an encoder, as BART and T5 do."""
@@ -17,6 +19,11 @@ def pair_arrays(model, data):
     Padding and teacher forcing are those of the model's preprocessor.
     """
     _check(data)
+    if hears(model):
+        found = sound_arrays(model, data)
+        room = model.preprocessor.decoder_sequence_length
+        _warn_of_cuts([found[3].sum(axis=1)], [room], ["transcripts"])
+        return found
     preprocessor = model.preprocessor
     found = preprocessor(
         {"encoder_text": data.questions, "decoder_text": data.answers},
@@ -27,7 +34,11 @@ def pair_arrays(model, data):
     asked, written = (
         x[f"{part}_padding_mask"].sum(axis=1) for part in ("encoder", "decoder")
     )
-    _warn_of_cuts(asked, written, x)
+    _warn_of_cuts(
+        [asked, written],
+        [x[f"{part}_token_ids"].shape[1] for part in ("encoder", "decoder")],
+        ["questions", "answers"],
+    )
     lengths, weights = np.maximum(asked, written), weights.astype("float32")
     x = {name: array[:, : lengths.max()] for name, array in x.items()}
     # The learnt tokens stand at the begin of each answer.
@@ -53,15 +64,17 @@ def _check(data):
         )
 
 
-def _warn_of_cuts(asked, written, x):
+def _warn_of_cuts(counts, rooms, names):
     """Warns of examples that fill all there is room for."""
     full = [
-        int((count == x[f"{part}_token_ids"].shape[1]).sum())
-        for part, count in (("encoder", asked), ("decoder", written))
+        int((count == room).sum())
+        for count, room in zip(counts, rooms, strict=True)
     ]
     if any(full):
+        shown = zip(full, names, strict=True)
+        shown = " and ".join(f"{count} {name}" for count, name in shown)
         warnings.warn(
-            f"{full[0]} questions and {full[1]} answers fill the lengths of "
+            f"{shown} fill the lengths of "
             "the preprocessor: what is longer is cut off. Raise its "
             "`encoder_sequence_length` and `decoder_sequence_length` where "
             "that is not wanted.",

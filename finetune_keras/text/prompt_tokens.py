@@ -5,17 +5,27 @@ import bisect
 import keras
 import numpy as np
 
-from finetune_keras.data.buckets import Buckets
+from finetune_keras.data.buckets import LENGTHS, Buckets
 from finetune_keras.data.outputs import writes_text
 from finetune_keras.data.prompts import Prompts
 from finetune_keras.models.text_encoder import TextEncoder, is_raw
 from finetune_keras.text.pair_tokens import pair_arrays, reads_pairs
 from finetune_keras.text.prompts import prompts
+from finetune_keras.text.sound_tokens import (
+    hears,
+    lengths_of,
+    padded,
+    transcript_arrays,
+)
 
 # What the cardinality of a `tf.data.Dataset` says of it.
 _ENDLESS = -1
 # What KerasHub calls questions and answers.
-_NAMES = ("prompts", "responses"), ("encoder_text", "decoder_text")
+_NAMES = (
+    ("prompts", "responses"),
+    ("encoder_text", "decoder_text"),
+    ("audio", "text"),
+)
 
 
 def as_prompts(data, name="data"):
@@ -28,9 +38,10 @@ def as_prompts(data, name="data"):
         return data
     if hasattr(data, "element_spec"):
         data = _gathered(data)
-    if isinstance(data, dict) and all(map(is_raw, data.values())):
+    if isinstance(data, dict) and any(map(is_raw, data.values())):
         data = _by_name(data, name)
-    if not isinstance(data, (tuple, list)) or not is_raw(data[0]):
+    # Of sounds, what is said in them are the texts.
+    if not isinstance(data, (tuple, list)) or not any(map(is_raw, data[:2])):
         return data
     if len(data) > 2:
         raise ValueError(
@@ -55,7 +66,7 @@ def _by_name(data, name):
 def _gathered(dataset):
     """Reads a whole dataset of texts: a tuple of lists, or a dict of them."""
     specs = keras.tree.flatten(dataset.element_spec)
-    if specs[0].dtype.name != "string":
+    if not any(spec.dtype.name == "string" for spec in specs):
         return dataset
     if int(dataset.cardinality()) == _ENDLESS:
         raise ValueError(
@@ -66,7 +77,7 @@ def _gathered(dataset):
     parts = [[] for _ in specs]
     for batch in dataset:
         for part, column in zip(parts, keras.tree.flatten(batch), strict=True):
-            part += np.atleast_1d(column.numpy()).tolist()
+            part += list(np.atleast_1d(column.numpy()))
     if isinstance(dataset.element_spec, dict):
         return dict(zip(sorted(dataset.element_spec), parts, strict=True))
     return tuple(parts)
@@ -80,7 +91,7 @@ def tokenize(model, data, batch_size=None):
     the padding mask numbers the examples.
     """
     arrays = arrays_of(model, data)[:-1]
-    return data.finished(buckets(arrays, batch_size or 32))
+    return data.finished(buckets(arrays, batch_size or 32, model))
 
 
 def arrays_of(model, data, packing=None):
@@ -91,6 +102,13 @@ def arrays_of(model, data, packing=None):
     rows that is `None`.
     """
     check_writes(model)
+    if data.are_sounds and not hears(model):
+        raise ValueError(
+            "Sounds are for a model that hears, KerasHub's "
+            "`MoonshineAudioToText`; this one reads texts, lists of strings. "
+            f"Received: model={model.name!r}, data={data!r} of "
+            f"{data.names[0]!r}"
+        )
     if reads_pairs(model):
         return pair_arrays(model, data)
     windows, owners = windows_of(model, data)
@@ -125,8 +143,13 @@ def windows_of(model, data):
 def length_to_write(model, data):
     """The most tokens of a question and what is written, as long as answers.
 
-    Of a model with an encoder, the most that its decoder writes.
+    Of a model with an encoder, the most that its decoder writes; of sounds
+    twice as much, since what is written too much counts there.
     """
+    if hears(model):
+        *_, weights = transcript_arrays(model, data.answers)
+        most = model.preprocessor.decoder_sequence_length
+        return min(2 * int(weights.sum(axis=1).max()) + 1, most)
     if reads_pairs(model):
         *_, weights, _ = pair_arrays(model, data)
         return int(weights.sum(axis=1).max()) + 1
@@ -239,19 +262,22 @@ def window_arrays(rows):
     return x, lengths, y, weights
 
 
-def buckets(arrays, batch_size):
+def buckets(arrays, batch_size, model=None):
     """Rows of `arrays_of` in buckets of their lengths."""
     x, lengths, y, weights = arrays
-    found = Buckets.sort(x, lengths, (y, weights), batch_size)
-    found.parts = [_trimmed(*part) for part in found.parts]
+    limits = LENGTHS
+    if hears(model):
+        limits = lengths_of(model, int(lengths.max()))
+    found = Buckets.sort(x, lengths, (y, weights), batch_size, limits=limits)
+    found.parts = [_trimmed(model, *part) for part in found.parts]
     return found
 
 
-def _trimmed(x, y, weights):
+def _trimmed(model, x, y, weights):
     """A part with room for as many answers as its fullest example has."""
     most = int(weights.sum(axis=1).max())
     x = {**x, "answer_positions": x["answer_positions"][:, :most]}
-    return x, y[:, :most], weights[:, :most]
+    return padded(model, x), y[:, :most], weights[:, :most]
 
 
 def packed(windows, length):

@@ -1,10 +1,10 @@
-"""Texts, questions with answers, and chats as data for a language model."""
+"""Texts, questions, sounds and chats as data for a model that writes."""
 
 import os
 
 from finetune_keras.arguments import check, integer, maybe, one_of
 from finetune_keras.data.prompts import Prompts
-from finetune_keras.models.text_encoder import check_texts
+from finetune_keras.models.text_encoder import check_texts, is_raw
 
 
 def prompts(
@@ -27,7 +27,10 @@ def prompts(
         questions: List of strings, or an array or column of them. Of chats a
             list of lists of messages `{"role": ..., "content": ...}`, in which
             the messages of the role `"assistant"` are learnt. Without
-            `answers`, strings are plain texts, and learnt as a whole.
+            `answers`, strings are plain texts, and learnt as a whole. For a
+            model that hears, Moonshine, names of files of sounds, of any
+            rate, or waves, arrays (samples,) at the rate of the model; what is
+            said in them are the answers.
         answers: List of strings, as many, or `None`. Defaults to `None`.
         template: Function that writes a question as the model should read it,
             `lambda question: f"Question: {question} Type:"`; of chats a
@@ -90,6 +93,8 @@ def prompts(
     if _are_chats(questions):
         _check_alone(answers)
         examples = [_of_chat(chat, template) for chat in questions]
+    elif _are_sounds(questions):
+        examples = _of_sounds(questions, answers, template)
     elif answers is None:
         texts = _written(check_texts(questions), template)
         examples = [[(text, True)] for text in texts]
@@ -102,12 +107,7 @@ def prompts(
 
 def _of_pairs(questions, answers, template, separator):
     questions = _written(check_texts(questions), template)
-    answers = check_texts(_listed(answers))
-    if len(questions) != len(answers):
-        raise ValueError(
-            "Each question needs one answer, in the same order. Received: "
-            f"{len(questions)} questions and {len(answers)} answers"
-        )
+    answers = _as_many(questions, answers)
     empty = [i for i, text in enumerate(questions) if not text]
     if empty:
         raise ValueError(
@@ -117,6 +117,37 @@ def _of_pairs(questions, answers, template, separator):
         )
     pairs = zip(questions, answers, strict=True)
     return [[(q, False), (separator + a, True)] for q, a in pairs]
+
+
+def _as_many(questions, answers):
+    answers = check_texts(_listed(answers))
+    if len(questions) != len(answers):
+        raise ValueError(
+            "Each question needs one answer, in the same order. Received: "
+            f"{len(questions)} questions and {len(answers)} answers"
+        )
+    return answers
+
+
+def _are_sounds(questions):
+    first = next(iter(questions), None)
+    return isinstance(first, os.PathLike) or (
+        len(getattr(first, "shape", ())) > 0 and not is_raw(first)
+    )
+
+
+def _of_sounds(sounds, answers, template):
+    if answers is None or template is not None:
+        raise ValueError(
+            "Paths and arrays are sounds: they go with what is said in them, "
+            "and without a template, `ft.prompts(files, transcripts)`; texts "
+            "are lists of strings. Received: "
+            f"{len(sounds)} sounds, answers={answers!r:.60}, "
+            f"template={template!r}"
+        )
+    answers = _as_many(sounds, answers)
+    pairs = zip(sounds, answers, strict=True)
+    return [[(sound, False), (text, True)] for sound, text in pairs]
 
 
 def _written(texts, template):

@@ -58,6 +58,12 @@ class TaughtPrompts(Prompts):
     def __getitem__(self, rows):
         return TaughtPrompts(super().__getitem__(rows), self.teacher)
 
+    def facts(self, digest):
+        return {
+            **super().facts(digest),
+            "teacher": digest(self.teacher.weights),
+        }
+
     def finished(self, buckets):
         """Puts what the teacher says before each token that is learnt."""
         make = functools.partial(for_answers, packing=self.packing)

@@ -132,6 +132,19 @@ def whisper():
     )
 
 
+def moonshine():
+    return hub().MoonshineBackbone(
+        vocabulary_size=9,
+        filter_dim=4,
+        encoder_num_layers=2,
+        decoder_num_layers=2,
+        hidden_dim=4,
+        intermediate_dim=4,
+        encoder_num_heads=1,
+        decoder_num_heads=1,
+    )
+
+
 def vit():
     backbone = hub().ViTBackbone(
         image_shape=(16, 16, 3),
@@ -269,6 +282,7 @@ MODELS = {
     "SAM": sam,
     "CLIP": clip,
     "Whisper": whisper,
+    "Moonshine": moonshine,
     "ViT": vit,
     "DenseNet": dense_net,
     **BY_HAND,

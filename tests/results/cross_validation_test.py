@@ -106,6 +106,23 @@ def test_a_regression_is_cut_without_classes():
     assert len(made) == 3 and found.mean["r2"] > 0.5
 
 
+@pytest.mark.usefixtures("op_by_op")
+def test_questions_of_a_model_that_writes_are_folds(small_writer):
+    texts = ["is a", "is b", "a b", "b"], ["yes", "no", "a", "b"]
+    plan = ft.Plan([ft.Phase("all", epochs=1, learning_rate=1e-3)])
+    found = ft.cross_validate(
+        lambda: small_writer(layers=1),
+        plan,
+        ft.prompts(*texts),
+        folds=2,
+        verbose=0,
+    )
+    judged = [one.predictions.y_true.tolist() for one in found.reports]
+    assert sorted(sum(judged, [])) == sorted(texts[1])
+    assert [len(one) for one in judged] == [2, 2]
+    assert found.mean["perplexity"] > 1
+
+
 def test_bad_input_is_met_at_the_door():
     with pytest.raises(ValueError, match="at least 2 folds"):
         ft.cross_validate(build, PLAN, data(), folds=1)

@@ -87,6 +87,21 @@ def test_what_is_no_pair_is_refused(pair, small_writer):
         ft.distill(student, teacher, (np.ones((2, 4)), np.ones((2, 4))))
 
 
+def test_a_run_goes_on_with_its_own_teacher_alone(
+    pair, small_writer, tmp_path
+):
+    student, teacher = pair
+    other = randomize(small_writer(layers=2), seed=5)
+    data = ft.prompts(QUESTIONS[:4], ANSWERS[:4])
+    plan = ft.Plan([ft.Phase("all", epochs=1, learning_rate=1e-3)])
+    for one in (teacher, teacher):
+        train = ft.distill(student, one, data)
+        ft.fine_tune(student, plan, train, checkpoint_dir=tmp_path, verbose=0)
+    train = ft.distill(student, other, data)
+    with pytest.raises(ValueError, match="state of another run: train.*teach"):
+        ft.fine_tune(student, plan, train, checkpoint_dir=tmp_path, verbose=0)
+
+
 def test_what_has_no_room_is_told(pair, monkeypatch):
     student, teacher = pair
     train = ft.distill(student, teacher, ft.prompts(QUESTIONS, ANSWERS))
