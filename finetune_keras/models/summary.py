@@ -1,8 +1,11 @@
 """The table of groups: what trains, what is frozen, what it costs."""
 
+import collections
+import functools
 import math
 
 import keras
+import numpy as np
 
 from finetune_keras.data.layout import Shown, Table
 from finetune_keras.engine.private import inner_optimizer, optimizer_of
@@ -83,8 +86,22 @@ class TrainableSummary(Shown):
         self.num_params = sum(row["parameters"] for row in self.rows)
         self.num_trainable = sum(row["trainable"] for row in self.rows)
         optimizer = optimizer or getattr(model, "optimizer", None)
-        self.optimizer_bytes = _optimizer_bytes(model, optimizer)
+        self._counts, self._anchors = _count_slots(model, optimizer)
         self.recompile_due = is_recompile_due(model)
+
+    @functools.cached_property
+    def optimizer_bytes(self):
+        # Counted when asked: variables of the size of weights are made for it.
+        if self._counts is None:
+            return None
+        tiny = _probe((1,), "float32")
+        # What there is once, whatever is trained, does not count.
+        once = {kind[0]: _built_bytes(kind[0], [tiny]) for kind in self._counts}
+        slots = (
+            count * (_built_bytes(part, [tiny, _probe(*kind)]) - once[part])
+            for (part, *kind), count in self._counts.items()
+        )
+        return sum(slots) + self._anchors
 
     @property
     def notes(self):
@@ -141,27 +158,20 @@ def _cells(row):
     )
 
 
-def _optimizer_bytes(model, optimizer):
-    """Bytes of the slots, from one variable of each kind, built for real."""
+def _count_slots(model, optimizer):
+    """How many variables of each kind have slots, and the bytes of anchors."""
     if optimizer is None:
-        return None
+        return None, 0
     optimizer = get_optimizer(optimizer)
-    counts = {}
-    for variable in model.trainable_variables:
-        part = optimizer_of(optimizer, variable)
-        kind = (part, tuple(variable.shape), variable.dtype)
-        counts[kind] = counts.get(kind, 0) + 1
-    slots = sum(count * _slot_bytes(*kind) for kind, count in counts.items())
-    return slots + _anchor_bytes(model, optimizer)
-
-
-def _slot_bytes(optimizer, shape, dtype):
-    # What there is once, whatever is trained, does not count.
-    tiny = keras.Variable(keras.ops.zeros((1,)), name="tiny")
-    probe = keras.Variable(keras.ops.zeros(shape, dtype), name="probe")
-    return _built_bytes(optimizer, [tiny, probe]) - _built_bytes(
-        optimizer, [tiny]
+    counts = collections.Counter(
+        (optimizer_of(optimizer, v), tuple(v.shape), v.dtype)
+        for v in model.trainable_variables
     )
+    return counts, _anchor_bytes(model, optimizer)
+
+
+def _probe(shape, dtype):
+    return keras.Variable(keras.ops.zeros(shape, dtype), name="probe")
 
 
 def _built_bytes(optimizer, variables):
@@ -171,7 +181,7 @@ def _built_bytes(optimizer, variables):
         config["learning_rate"] = 1e-3
     copy = type(optimizer).from_config(config)
     copy.build(variables)
-    return sum(map(_bytes, copy.variables))
+    return sum(map(bytes_of, copy.variables))
 
 
 def _anchor_bytes(model, optimizer):
@@ -179,8 +189,11 @@ def _anchor_bytes(model, optimizer):
     optimizer = inner_optimizer(optimizer)
     if not getattr(optimizer, "l2_sp", None):
         return 0
-    return sum(map(_bytes, filter(optimizer.pull, model.trainable_variables)))
+    return sum(map(bytes_of, filter(optimizer.pull, model.trainable_variables)))
 
 
-def _bytes(variable):
-    return keras.ops.convert_to_numpy(variable).nbytes
+def bytes_of(tensor):
+    """Returns how many bytes a tensor or a variable takes."""
+    name = keras.backend.standardize_dtype(tensor.dtype)
+    size = 2 if name == "bfloat16" else np.dtype(name).itemsize
+    return math.prod(tensor.shape) * size

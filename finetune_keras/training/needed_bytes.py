@@ -1,17 +1,15 @@
 """How many bytes training needs: weights, and what a step keeps."""
 
-import math
-
 import keras
-import numpy as np
 
 from finetune_keras.engine import graph
 from finetune_keras.engine.calls import changed_calls
+from finetune_keras.models.summary import bytes_of
 
 
 def weight_bytes(model):
     """Bytes of the weights of a model, each in its own numbers."""
-    return sum(map(_bytes, {id(v): v for v in model.weights}.values()))
+    return sum(map(bytes_of, {id(v): v for v in model.weights}.values()))
 
 
 def activation_bytes(model, x):
@@ -32,7 +30,7 @@ def activation_bytes(model, x):
                 outputs = function(*args, **kwargs)
                 if kept or layer in trained:
                     tensors = keras.tree.flatten(outputs)
-                    kept.extend(_bytes(t) for t in tensors if _is_array(t))
+                    kept.extend(bytes_of(t) for t in tensors if _is_array(t))
                 return outputs
 
             return call
@@ -46,9 +44,3 @@ def activation_bytes(model, x):
 
 def _is_array(value):
     return keras.ops.is_tensor(value)
-
-
-def _bytes(tensor):
-    name = keras.backend.standardize_dtype(tensor.dtype)
-    size = 2 if name == "bfloat16" else np.dtype(name).itemsize
-    return math.prod(tensor.shape) * size

@@ -55,6 +55,24 @@ def test_compiled_optimizer_is_the_default_and_stays_untouched():
     model.fit(np.ones((2, 8, 8, 3)), np.ones((2, 3)), verbose=0)
 
 
+def test_slots_are_built_for_whom_asks_for_their_bytes(monkeypatch):
+    model = net()
+    built = []
+    build = keras.optimizers.Adam.build
+
+    def counted(self, variables):
+        built.append(len(variables))
+        return build(self, variables)
+
+    monkeypatch.setattr(keras.optimizers.Adam, "build", counted)
+    summary = ft.trainable_summary(model, "adam")
+    assert summary.num_trainable > 0 and built == []
+    model.trainable = False
+    # What has been counted is what was trainable then.
+    assert summary.optimizer_bytes == 8 * summary.num_trainable
+    assert built
+
+
 def test_html_is_escaped():
     text = ft.trainable_summary(net())._repr_html_()
     assert "conv>net" not in text and "conv&gt;net" in text
