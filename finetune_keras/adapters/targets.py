@@ -2,6 +2,7 @@
 
 import re
 import warnings
+import weakref
 
 import keras
 
@@ -19,6 +20,8 @@ FEEDFORWARD_OUTPUT = re.compile(
     r"(?i)(.*[^a-z])?(feed_?forward|ffn|mlp).*(out|output|2)([^a-z].*)?"
     r"|(.*[^a-z])?down_proj"
 )
+
+_HEADS = weakref.WeakKeyDictionary()
 
 
 def find_targets(model, method, target_layers=None):
@@ -133,12 +136,21 @@ def base_leaves(model):
 
 
 def head_layers(model):
-    """Set of the layers of the head, empty where there is none."""
-    with warnings.catch_warnings():
-        # That a subclassed model cannot be cut does not matter here.
-        warnings.simplefilter("ignore")
-        head = layer_groups(model).head
-    return set(head.layers if head else ())
+    """Set of the layers of the head, empty where there is none.
+
+    Each switch of adapters asks for it: it is looked for anew only where the
+    model holds other layers than before.
+    """
+    held = list(map(weakref.ref, graph.leaf_layers(model)))
+    known, head = _HEADS.get(model, (None, ()))
+    if held != known:
+        with warnings.catch_warnings():
+            # That a subclassed model cannot be cut does not matter here.
+            warnings.simplefilter("ignore")
+            group = layer_groups(model).head
+        head = list(map(weakref.ref, group.layers if group else ()))
+        _HEADS[model] = held, head
+    return {layer() for layer in head}
 
 
 def attention_or_pointwise(leaves):

@@ -3,10 +3,12 @@ import re
 import keras
 import pytest
 
-from finetune_keras.adapters.adapter import add_adapters
+from finetune_keras.adapters import targets
+from finetune_keras.adapters.adapter import add_adapters, set_adapter
 from finetune_keras.adapters.lora import LoRA
 from finetune_keras.adapters.targets import find_targets
 from finetune_keras.models.adapters_by_path import adapters_by_name
+from finetune_keras.models.layer_groups import layer_groups
 
 
 def cnn():
@@ -135,3 +137,27 @@ def test_layers_with_keras_lora_are_left_alone():
         "attention/value",
         "attention/attention_output",
     ]
+
+
+@pytest.mark.backends
+def test_the_head_is_looked_for_where_layers_have_changed_alone(monkeypatch):
+    searches = []
+
+    def search(model):
+        searches.append(model)
+        return layer_groups(model)
+
+    monkeypatch.setattr(targets, "layer_groups", search)
+    layers = keras.layers
+    body, head = layers.Dense(4, name="body"), layers.Dense(2, name="head")
+    model = keras.Sequential([keras.Input((3,)), body, head])
+    for name in ("one", "two"):
+        add_adapters(model, LoRA(rank=1), "body", name=name)
+    searches.clear()
+    for name in ("one", "two", "one"):
+        set_adapter(model, name)
+    assert searches == [] and targets.head_layers(model) == {head}
+    model.pop()
+    model.add(layers.Dense(5, name="other"))
+    assert targets.head_layers(model) == {model.layers[-1]}
+    assert searches == [model]
