@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import contextlib
+import functools
 import gc
 import io
 import itertools
@@ -10,6 +11,7 @@ import random
 import runpy
 import sys
 import tempfile
+import typing
 from importlib.metadata import version
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -48,6 +50,9 @@ def pytest_configure(config):
         tf.config.optimizer.set_experimental_options(options)
         leave_pipelines_untuned(tf.data)
         keep_kernels(tf.random)
+        share_kernels_of_variables()
+    if sys.version_info < (3, 12):
+        remember_protocols()
     # What is traced is a great many objects: to look through them all, again
     # and again, is a fifth of the time. After each file is often enough.
     gc.disable()
@@ -80,6 +85,30 @@ def keep_kernels(module):
         here._seed, here._rng = seed, random.Random(seed)
 
     module.set_seed = set_seed
+
+
+def share_kernels_of_variables():
+    """Variables are made by one kernel, whatever they are called.
+
+    Else each name, as of the slots of each optimizer, takes a kernel of its
+    own, which is half the time of a variable.
+    """
+    from tensorflow.python.ops import gen_resource_variable_ops as ops
+
+    make = ops.var_handle_op
+
+    def make_nameless(*args, debug_name="", **kwargs):
+        return make(*args, **kwargs)
+
+    ops.var_handle_op = make_nameless
+
+
+def remember_protocols():
+    """What a protocol asks for is listed once, as in later versions of Python.
+
+    TensorFlow asks of nearly all that it is given whether it is a tensor.
+    """
+    typing._get_protocol_attrs = functools.cache(typing._get_protocol_attrs)
 
 
 def serve_fresh_processes(backend):
