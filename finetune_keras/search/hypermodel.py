@@ -3,6 +3,8 @@
 import keras
 
 from finetune_keras.adapters.adapter import remove_adapters
+from finetune_keras.data.source import kind_of
+from finetune_keras.data.source_examples import Arrays, Related, Texts
 from finetune_keras.engine.fit_state import strategy_scope
 from finetune_keras.engine.packages import keras_tuner
 from finetune_keras.search.parts import compile_for, make_plan, put_adapters
@@ -270,7 +272,9 @@ def metrics_of(history):
 def sized(train, options):
     """Gives data that comes in batches the batch size of a trial."""
     size = options.get("batch_size")
-    if size is None or isinstance(train, (tuple, list)):
+    kinds = Arrays, Texts, Related
+    whole = isinstance(train, (tuple, list)) or kind_of(train) in kinds
+    if size is None or whole:
         return train, options
     options = {k: v for k, v in options.items() if k != "batch_size"}
     if not hasattr(train, "rebatch"):

@@ -73,22 +73,27 @@ def make_plan(space, values, model):
     has_head = groups[-1] == "head"
     below = groups[:-1] if has_head else groups
     depth = min(values["groups"], len(below))
-    return Plan(_phases(values, below, depth if has_head else max(depth, 1)))
+    depth = depth if has_head else max(depth, 1)
+    return Plan(_phases(values, below, depth, has_head))
 
 
-def _phases(values, below, depth):
+def _phases(values, below, depth, has_head):
     if depth == 0:
         return [_phase("head", values)]
     total = values["epochs"]
-    count = min(values["phases"], total, depth + 1)
+    count = min(values["phases"], total, depth + has_head)
     if count == 1:
         return [_deep_phase(depth, values, total)]
     early = round(values["boundary"] * total)
     early = min(max(early, count - 1), total - 1)
     shares = [early // (count - 1)] * (count - 1)
     shares[-1] += early - sum(shares)
-    ends = [round(depth * i / (count - 1)) for i in range(count)]
-    phases = [_phase("head", {**values, "epochs": shares[0]})]
+    if has_head:
+        ends = [round(depth * i / (count - 1)) for i in range(count)]
+        phases = [_phase("head", {**values, "epochs": shares[0]})]
+    else:
+        ends = [round(depth * (i + 1) / count) for i in range(count)]
+        phases = [_deep_phase(ends[0], values, shares[0])]
     for start, end, epochs in zip(ends, ends[1:-1], shares[1:], strict=False):
         layers = end
         if values["order"] == "chain":

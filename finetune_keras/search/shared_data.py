@@ -10,7 +10,7 @@ from finetune_keras.cache.shared_activations import example_digests
 from finetune_keras.data.pipeline import free_memory
 from finetune_keras.data.source import Source, kind_of
 from finetune_keras.data.source_batches import Dataset
-from finetune_keras.data.source_examples import Arrays, Texts
+from finetune_keras.data.source_examples import Arrays, Related, Texts
 from finetune_keras.data.tf_data import is_augmented, is_shuffled
 
 _DIGESTED = 2**26  # bytes of an array
@@ -99,7 +99,7 @@ def describe(data):
         return [_digest(part) for part in data]
     if kind_of(data) is Dataset:
         return [int(data.cardinality()), str(data.element_spec)]
-    if kind_of(data) is Texts:
+    if kind_of(data) in (Texts, Related):
         return [Source.of(data, name="data").facts(_digest)]
     return [type(data).__name__]
 

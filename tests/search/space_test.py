@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import finetune_keras as ft
+from finetune_keras.search.hypermodel import sized
 from finetune_keras.search.parts import (
     largest_epochs,
     make_plan,
@@ -213,6 +214,32 @@ def test_plans(change, phases):
         deep = phase.layers != "head"
         assert phase.learning_rate == pytest.approx(1e-3 if deep else 1e-2)
         assert phase.layerwise_lr_decay == (0.8 if deep else None)
+
+
+@pytest.mark.parametrize(
+    ("change", "phases"),
+    [
+        ({}, [(1, 2), (2, 2), (3, 4)]),
+        ({"phases": 2}, [(2, 4), (3, 4)]),
+        ({"groups": 0}, [(1, 8)]),
+    ],
+)
+def test_plans_of_a_model_without_a_head(small_writer, change, phases):
+    model = small_writer(layers=2)
+    plan = make_plan(search_space(), {**BASE, **change}, model)
+    assert [(p.layers, p.epochs) for p in plan] == phases
+    plan.check(ft.layer_groups(model))
+
+
+def test_prompts_and_pairs_have_the_batch_size_of_a_trial():
+    options = {"batch_size": 4}
+    for data in (
+        ft.prompts(["a", "b"], ["c", "d"]),
+        ft.pairs(["a", "b"], ["c", "d"]),
+    ):
+        assert sized(data, options) == (data, options)
+    with pytest.raises(ValueError, match="batches of its own"):
+        sized(iter([]), options)
 
 
 def test_every_plan_of_the_space_fits_a_model():
