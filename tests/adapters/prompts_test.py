@@ -313,6 +313,8 @@ def test_a_prefix_that_is_off_is_gone_to_the_bit():
         np.testing.assert_array_equal(model.predict(x, verbose=0), base)
 
 
+# The fresh process traces its steps, as a user's does.
+@pytest.mark.usefixtures("op_by_op")
 def test_a_fresh_process_goes_on_learning(tmp_path):
     model = own()
     x, y = data_of(model)
