@@ -162,9 +162,10 @@ def main():
         return
     options = {"sequence_length": args.length, "packing": args.packing}
     train = read(args.trec6 / "train.tsv", args.train, options)
-    test = read(args.trec6 / "test.tsv", args.test, {"sequence_length": 64})
     model = adapted(args, args.blocks)
     if args.test:
+        path = args.trec6 / "test.tsv"
+        test = read(path, args.test, {"sequence_length": 64})
         report("before", model, test, 50)
     plan = ft.plans.adapters(args.epochs, args.learning_rate)
     start = time.perf_counter()

@@ -40,6 +40,7 @@ def size_of(source):
     turned = orientation(image) > 4
     return (width, height) if turned else (height, width)
 
+
 def open_image(source):
     """An image of Pillow, upright and in RGB, of what `load_image` takes."""
     return to_rgb(_open(source))

@@ -16,7 +16,7 @@ def text_classifier(
     sequence_length=None,
     tokenizer=None,
     task="classification",
-    dropout=0.1,
+    dropout=0.0,
     pooling="token",
     hidden_units=None,
     activation=None,
@@ -36,8 +36,9 @@ def text_classifier(
         task: `"classification"`, or `"multi_label"` where a text can have
             several labels, given as columns of 0 and 1. Defaults to
             `"classification"`.
-        dropout: Float in [0, 1), before each dense layer of the head. Defaults
-            to `0.1`.
+        dropout: Float in [0, 1), before each dense layer of the head. What is
+            solved, as most plans solve a head first, is spoilt by it as soon
+            as it trains on. Defaults to `0.0`.
         pooling: See `replace_head`. By default the head reads the first token,
             behind the pooler of the backbone, or behind a new one where the
             backbone has none. Defaults to `"token"`.
@@ -166,7 +167,7 @@ def text_regressor(
     num_outputs=1,
     sequence_length=None,
     tokenizer=None,
-    dropout=0.1,
+    dropout=0.0,
     pooling="token",
     hidden_units=None,
     activation=None,

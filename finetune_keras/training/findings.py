@@ -90,9 +90,19 @@ def _spoils(history, judged, solved):
             yield (
                 f"The first epoch of phase {index + 1} ({phase['name']}) "
                 f"raised the validation loss from {before:.3g} to "
-                f"{first:.3g}. Try a lower rate."
+                f"{first:.3g}. Try a lower rate.{_noise(rows[0])}"
             )
         before = min(row["val_loss"] for row in rows)
+
+
+def _noise(row):
+    """What is random in training may be more than the head bears."""
+    if row["loss"] < row["val_loss"] * (1 + 2 * SMALL):
+        return ""
+    return (
+        f" The training loss of that epoch was {row['loss']:.3g}: try less of "
+        "what only training has, dropout before a solved head above all."
+    )
 
 
 def _gains_nothing(judged, solved):
@@ -105,6 +115,7 @@ def _gains_nothing(judged, solved):
         f"No epoch was better on validation than the solved head ({least:.3g} "
         f"against {solved:.3g}): training more than the head gained nothing. "
         "Try a lower rate, or keep to `ft.plans.linear_probe()`."
+        f"{_noise(judged[0])}"
     )
 
 

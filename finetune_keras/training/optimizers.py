@@ -194,9 +194,7 @@ def _is_norm_or_bias(variable):
 
 def is_layerwise(optimizer):
     """Tells whether an optimizer has a rate for each layer."""
-    return isinstance(
-        inner_optimizer(optimizer), Layerwise
-    )
+    return isinstance(inner_optimizer(optimizer), Layerwise)
 
 
 def check_one_rate(optimizer):

@@ -89,7 +89,7 @@ def test_other_families_by_the_same_code(small_bert, name, pooler, tmp_path):
 @pytest.mark.usefixtures("op_by_op")
 @pytest.mark.parametrize("pooling", ["avg", "max"])
 def test_padding_is_not_pooled(backbone, pooling, tmp_path):
-    model = ft.text_classifier(backbone, 2, pooling=pooling)
+    model = ft.text_classifier(backbone, 2, pooling=pooling, dropout=0.1)
     texts = ["good film", "bad bad film good bad"]
     alone = [model.predict([text], verbose=0)[0] for text in texts]
     together = model.predict(texts, verbose=0)
