@@ -11,7 +11,7 @@ from finetune_keras.models.depths import split_depths
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.plans.phase import Phase
 from finetune_keras.plans.plan import Plan
-from finetune_keras.plans.strategies import full, linear_probe
+from finetune_keras.plans.strategies import linear_probe
 from finetune_keras.results.predicted import predict_all
 from finetune_keras.search.candidates import by_name
 from finetune_keras.search.proposal import Proposal
@@ -160,7 +160,7 @@ class Advice(Shown):
 def short_phase(proposal):
     """A short training behind the solved head, which is tried."""
     if proposal.is_text:
-        return full(epochs=5, learning_rate=1e-4)[0]
+        return Phase("all", 5, 1e-4, schedule="cosine", warmup_fraction=0.2)
     groups = min(2, len(layer_groups(proposal.backbone)))
     return Phase(groups, 4, 3e-4, schedule="cosine")
 

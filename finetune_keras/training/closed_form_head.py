@@ -12,6 +12,12 @@ from finetune_keras.models.outside_graph import own_methods
 from finetune_keras.models.subclassed import is_norm
 from finetune_keras.training.linear_probe import require_solver, solve_probe
 
+_DROPOUT = (
+    keras.layers.Dropout,
+    keras.layers.GaussianDropout,
+    keras.layers.AlphaDropout,
+)
+
 
 class ClosedFormHead:
     """The solved head that a plan asks for.
@@ -50,6 +56,7 @@ class ClosedFormHead:
             except (ValueError, ImportError) as error:
                 self._leave(error)
         self.is_due, self.is_solved = self.head is not None, False
+        self.is_noisy = self.is_due and _drops(model, plan)
 
     def solve(self, model, batches, class_weight=None):
         """Solves the head, by batches that `model` takes, once over all.
@@ -63,7 +70,15 @@ class ClosedFormHead:
             y = targets_of(y, head.units, self.loss)
             weight = _weights(y, weight, class_weight)
             y = _smoothed(y, self.smoothing, self.loss)
-            probe = solve_probe(x, y, self.loss, method, weight, head.use_bias)
+            probe = solve_probe(
+                x,
+                y,
+                self.loss,
+                method,
+                weight,
+                head.use_bias,
+                by_size=self.is_noisy,
+            )
         except ValueError as error:
             self._leave(error)
             return False
@@ -90,6 +105,17 @@ class ClosedFormHead:
         if not self.optional:
             raise error
         self.report = f"off: {error}"
+
+
+def _drops(model, plan):
+    """Whether what a later phase trains on has dropout in it.
+
+    Features that are large and hardly vary, such as those of a first token
+    near the input, vary much more by that than from text to text.
+    """
+    goes_on = any(phase.layers not in ("head", 0) for phase in plan)
+    layers = graph.all_layers(model) if goes_on else []
+    return any(isinstance(x, _DROPOUT) and x.rate for x in layers)
 
 
 def _check_graph(model):

@@ -59,7 +59,14 @@ class Probe:
 
 
 def solve_probe(
-    x, y, loss="softmax", method="auto", weight=None, bias=True, seed=0
+    x,
+    y,
+    loss="softmax",
+    method="auto",
+    weight=None,
+    bias=True,
+    seed=0,
+    by_size=False,
 ):
     """Solves a linear head on features.
 
@@ -80,6 +87,9 @@ def solve_probe(
         weight: Float array (examples,), or `None`. Defaults to `None`.
         bias: Boolean, whether the head has one. Defaults to `True`.
         seed: Integer, of the folds. Defaults to `0`.
+        by_size: Boolean, whether features are to be changed in part later, as
+            by dropout, so that those are to count little which are large and
+            hardly vary. Defaults to `False`.
 
     Returns:
         A `Probe`.
@@ -92,9 +102,9 @@ def solve_probe(
     if method == "lda":
         return Probe(*_lda(x, y.argmax(axis=1)), method)
     if len(x) > MOST_ROWS:
-        return _solve_many(x, y, loss, method, weight, bias, seed)
+        return _solve_many(x, y, loss, method, weight, bias, seed, by_size)
     with one_thread():
-        table = ProbeTable(x, y, loss, weight, bias, seed)
+        table = ProbeTable(x, y, loss, weight, bias, seed, by_size)
         names = _methods(method, loss, y.shape[1])
         probes = [_SOLVERS[name](table) for name in names]
     best = min(probes, key=lambda probe: table.soft_loss(probe.left_out))
@@ -124,12 +134,14 @@ def _methods(method, loss, columns):
     return ["logistic", "ridge"] if few else ["ridge"]
 
 
-def _solve_many(x, y, loss, method, weight, bias, seed):
+def _solve_many(x, y, loss, method, weight, bias, seed, by_size):
     """Solves on all examples as some of them have chosen to."""
     some = np.random.default_rng(seed).permutation(len(x))[:MOST_ROWS]
     part = None if weight is None else weight[some]
-    chosen = solve_probe(x[some], y[some], loss, method, part, bias, seed)
-    table = ProbeTable(x, y, loss, weight, bias, seed)
+    chosen = solve_probe(
+        x[some], y[some], loss, method, part, bias, seed, by_size
+    )
+    table = ProbeTable(x, y, loss, weight, bias, seed, by_size)
     # A penalty weighs the less, the more examples there are.
     strength = chosen.strength * MOST_ROWS / len(x)
     if chosen.method == "ridge":

@@ -12,10 +12,12 @@ class ProbeTable:
     """Standardised features, targets, weights and folds.
 
     The features are turned to their principal axes, of which there are no more
-    than examples: a penalised solution lies among them.
+    than examples: a penalised solution lies among them. `by_size` a feature is
+    one on average with the rest of its size, not with its deviation alone:
+    what is large and the same nearly everywhere is not made loud.
     """
 
-    def __init__(self, x, y, loss, weight, bias, seed):
+    def __init__(self, x, y, loss, weight, bias, seed, by_size=False):
         x, self.y = np.asarray(x, "float64"), np.asarray(y, "float64")
         self.kind, self.bias = loss, bias
         rows = len(x)
@@ -29,6 +31,8 @@ class ProbeTable:
         # as loud as the others takes a kernel that no later step survives.
         tells &= scale > 1e-7 * np.median(scale)
         scale[tells] = _steadied(scale[tells], squares[:, tells])
+        if by_size:
+            scale = np.hypot(scale, self.mean)
         self.inverse = np.divide(1, scale, where=tells, out=0 * scale)
         self.x, self.turn = _turned((x - self.mean) * self.inverse)
         self.folds = _folds(self.y, loss, seed)

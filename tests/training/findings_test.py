@@ -34,8 +34,8 @@ STEADY = [0.9, 0.7, 0.66, 0.65, 0.65]
         (history([0.5, 0.9, 0.6, 1.2, 0.7], STEADY), "rate may be too high"),
         (history(STEADY, [0.6, 0.5, 0.7, 0.55, 0.54], [2, 3]), "phase 2 .all."),
         (history(STEADY, [0.8, 0.7, 0.66, 0.65, 0.65], solved=0.6), "solved"),
-        (history([0.96, 0.7], [0.61, 0.6], solved=0.57), "was 0.96: .* dropout"),
-        (history([0.96, 0.7], [0.8, 0.6], [2], 0.57), "was 0.96: .* dropout"),
+        (history([0.96, 0.7], [0.61, 0.6], solved=0.57), "was 0.96: .*dropout"),
+        (history([0.96, 0.7], [0.8, 0.6], [2], 0.57), "was 0.96: .*dropout"),
         (history(STEADY, [1e-5, 1e-5, 1e-5, 1e-5, 1e-5]), "too good"),
     ],
 )

@@ -257,3 +257,35 @@ def test_only_the_solved_head_has_noise_on_its_side():
         best.offer(epoch, value)
         found.append(best.epoch)
     assert found == [-1, 1, 2]
+
+
+def test_a_head_that_dropout_will_meet_leans_on_no_large_still_feature():
+    rng = np.random.default_rng(0)
+    x, _, y = features(rows=200, classes=2)
+    x = np.hstack([(x - x.mean(0)) / x.std(0), 5 + 0.05 * x[:, :2]])
+    plain, steady = (
+        solve_probe(x, np.eye(2)[y], by_size=by_size)
+        for by_size in (False, True)
+    )
+    dropped = x * rng.binomial(1, 0.9, (50, *x.shape)) / 0.9
+    clean, noisy = (
+        [log_loss(z @ p.kernel + p.bias, y) for p in (plain, steady)]
+        for z in (x, dropped.reshape(-1, x.shape[1]))
+    )
+    assert clean[1] < clean[0] + 0.03
+    assert noisy[1] < noisy[0] - 0.1
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2])
+def test_it_is_solved_so_where_layers_with_dropout_train_next(rate):
+    _, z, y = features()
+    # What trains next moves little.
+    on = ft.Plan([*ft.plans.linear_probe(), ft.Phase("all", 1, 1e-6)], "auto")
+    kernels = []
+    for plan in (ft.plans.linear_probe(), on):
+        old = network()
+        dropped = keras.layers.Dropout(rate)(old.layers[-2].output + 2.0)
+        model = ft.replace_head(keras.Model(old.input, dropped), 3)
+        ft.fine_tune(model, plan, (z, y), verbose=0)
+        kernels.append(model.layers[-1].get_weights()[0])
+    assert np.allclose(*kernels, atol=1e-4) == (rate == 0)
