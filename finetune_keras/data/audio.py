@@ -73,11 +73,15 @@ def resample(sound, rate, sampling_rate):
     return new.astype("float32")
 
 
-def fit_length(sound, samples):
-    """The middle of a sound, or the sound between zeros."""
+def fit_length(sound, samples, place=None):
+    """The middle of a sound, or the sound between zeros.
+
+    `place`, in [0, 1), takes another stretch, from the first to the last.
+    """
     more = samples - len(sound)
     if more < 0:
-        return sound[-more // 2 :][:samples]
+        start = -more // 2 if place is None else int(place * (1 - more))
+        return sound[start:][:samples]
     return np.pad(sound, (more // 2, more - more // 2))
 
 

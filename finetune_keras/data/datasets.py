@@ -251,6 +251,7 @@ class DataSplits(Shown):
             seed,
             targets.y if balanced else None,
             options.get("augmentation"),
+            options.get("crop"),
         )
         self.validation, self.test = (
             make_dataset(*self._source, parts[name], size)
@@ -258,19 +259,22 @@ class DataSplits(Shown):
             else None
             for name in ("validation", "test")
         )
+        cropped = " cropped" * (options.get("crop") == "random")
+        ways = {"train": " balanced" * bool(balanced) + cropped}
         for name in NAMES:
             if getattr(self, name) is not None:
-                getattr(self, name).fingerprint = self._mark(parts[name], seed)
+                mark = self._mark(parts[name], seed, ways.get(name, ""))
+                getattr(self, name).fingerprint = mark
                 self.task.mark(getattr(self, name))
         for name in ("validation", "test"):
             # In their order, by which an example of them is found again.
             if getattr(self, name) is not None:
                 getattr(self, name).names = [self.names[i] for i in parts[name]]
 
-    def _mark(self, indexes, seed):
+    def _mark(self, indexes, seed, way):
         """What tells a split from others to a run that goes on."""
         found = hashlib.blake2b(np.asarray(indexes).tobytes(), digest_size=8)
-        return f"{self.fingerprint} {found.hexdigest()} {seed}"
+        return f"{self.fingerprint} {found.hexdigest()} {seed}{way}"
 
     def _findings(self, examples, targets, parts):
         """Sentences on labels, groups and classes."""

@@ -4,6 +4,9 @@ import numpy as np
 
 from finetune_keras.engine.packages import tensorflow as tf
 
+# Beside the seed of the order, so that draws do not hang together with it.
+_DRAWS = 1
+
 
 class Epochs:
     """Counts the passes over a dataset, or says which one each is to be.
@@ -43,6 +46,21 @@ class Epochs:
         if epoch is None:
             epoch, self.passes = self.passes, self.passes + 1
         return np.asarray(draw(epoch), "int64")
+
+
+def with_draws(batches, seed):
+    """Pairs of a batch and a number, drawn anew in each pass.
+
+    The draws hang on the seed and the number of the pass alone.
+    """
+    count = int(batches.cardinality())
+    draws = Epochs().dataset(
+        lambda epoch: random_of(seed + _DRAWS, epoch).integers(
+            2**31, size=count
+        ),
+        [count],
+    )
+    return tf.data.Dataset.zip((batches, draws))
 
 
 def random_of(seed, epoch):

@@ -3,11 +3,8 @@
 import keras
 
 from finetune_keras.data.augmentation import Augmentation
-from finetune_keras.data.epochs import Epochs, random_of
+from finetune_keras.data.epochs import with_draws
 from finetune_keras.engine.packages import tensorflow as tf
-
-# Beside the seed of the order, so that draws do not hang together with it.
-_DRAWS = 1
 
 
 def layers_of(augmentation):
@@ -40,26 +37,16 @@ def layers_of(augmentation):
     return layers
 
 
-def with_draws(batches, layers, seed):
-    """Batches of images and masks or boxes, changed anew in each pass.
-
-    The draws hang on the seed and the number of the pass alone.
-    """
-    count = int(batches.cardinality())
-    draws = Epochs().dataset(
-        lambda epoch: random_of(seed + _DRAWS, epoch).integers(
-            2**31, size=count
-        ),
-        [count],
-    )
-    changed, seeds = tf.data.Dataset.zip((batches, draws)), _Seeds()
+def augmented(batches, layers, seed):
+    """Batches of images and masks or boxes, changed anew in each pass."""
+    drawn, seeds = with_draws(batches, seed), _Seeds()
 
     # To rewrite all the code of the layers would take seconds.
     @tf.autograph.experimental.do_not_convert
     def change(batch, draw):
         return _change(layers, *batch, seeds.of(draw))
 
-    return changed.map(change, num_parallel_calls=tf.data.AUTOTUNE)
+    return drawn.map(change, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def _change(layers, images, labels, seeds):

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 
 from finetune_keras.arguments import check, one_of
-from finetune_keras.data.epochs import Epochs, random_of
+from finetune_keras.data.epochs import Epochs, random_of, with_draws
 from finetune_keras.data.files import check_images
 from finetune_keras.data.images import check_image_size, load_image
-from finetune_keras.data.mask_augmentation import with_draws
+from finetune_keras.data.mask_augmentation import augmented
 from finetune_keras.engine.packages import tensorflow as tf
 
 
@@ -104,13 +104,21 @@ def _limit():
 
 
 def make_dataset(
-    x, y, indexes, batch_size, seed=None, class_ids=None, augmentation=None
+    x,
+    y,
+    indexes,
+    batch_size,
+    seed=None,
+    class_ids=None,
+    augmentation=None,
+    crop=None,
 ):
     """Makes float32 batches of `(x, y)` of arrays or a `Store`.
 
     A `seed` draws a new order of the `indexes` each epoch. With `class_ids`,
     aligned with `y`, each class is drawn as often. The layers of an
-    `augmentation` change images with their masks or boxes.
+    `augmentation` change images with their masks or boxes. A `crop` that is
+    `"random"` draws another stretch of each sound.
     """
     with tf.device("CPU"):
         if seed is None:
@@ -121,12 +129,13 @@ def make_dataset(
                 [len(indexes)],
             )
         batches = order.batch(batch_size)
-        batches = batches.map(
-            _reader(x, y) if isinstance(x, Store) else _taker(x, y),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
+        if crop == "random":
+            batches, read = with_draws(batches, seed), _cropper(x, y)
+        else:
+            read = _reader(x, y) if isinstance(x, Store) else _taker(x, y)
+        batches = batches.map(read, num_parallel_calls=tf.data.AUTOTUNE)
         if augmentation is not None:
-            batches = with_draws(batches, augmentation, seed)
+            batches = augmented(batches, augmentation, seed)
         return batches.prefetch(tf.data.AUTOTUNE)
 
 
@@ -190,6 +199,22 @@ def _reader(store, y):
         if masks:
             return x, look_up(store.labels, i, store.shape[:2], tf.uint8)
         return x, labels(i)
+
+    return read
+
+
+def _cropper(store, y):
+    labels = _gatherer(y)
+
+    def read(i, draw):
+        # By TensorFlow, so that the graph tells that passes differ.
+        places = tf.random.stateless_uniform(
+            tf.shape(i), [draw, 0], dtype=tf.float64
+        )
+        x = tf.numpy_function(
+            store.stretches, [i, places], tf.float32, stateful=False
+        )
+        return tf.ensure_shape(x, (None, *store.shape)), labels(i)
 
     return read
 

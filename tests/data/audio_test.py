@@ -1,6 +1,7 @@
 import io
 import sys
 
+import keras
 import numpy as np
 import pytest
 from scipy import signal
@@ -126,6 +127,73 @@ def test_folder(folder):
         ft.audio_folder(folder, bad_files="refuse", verbose=0)
     with pytest.raises(ValueError, match="`seconds` must be a positive float"):
         ft.audio_folder(folder, seconds=0, verbose=0)
+
+
+@pytest.fixture
+def ramps(tmp_path):
+    """Sounds whose values tell their places: i / 4096 at sample i."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(6):
+            wave = np.arange(2000 + 300 * i + (name == "b")) / 4096
+            path = tmp_path / name / f"{i}.wav"
+            wavfile.write(path, 8000, wave.astype("float32"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("cache", ["auto", False])
+def test_training_draws_a_stretch_of_long_sounds_in_each_pass(ramps, cache):
+    def read():
+        options = {"test_split": 0.0, "validation_split": 0.4, "verbose": 0}
+        return ft.audio_folder(
+            ramps, 8000, 0.3, crop="random", cache=cache, **options
+        )
+
+    data, again = read(), read()
+    assert "training draws a stretch of each" in str(data)
+    starts, short = [], 0
+    for _ in range(3):
+        pairs = zip(data.train, again.train, strict=True)
+        for (x, y), (same, labels) in pairs:
+            # In another process, too, they hang on the pass alone.
+            np.testing.assert_array_equal(x, same)
+            np.testing.assert_array_equal(y, labels)
+            x = x.numpy() * 4096
+            cropped = x[:, -1] == x[:, 0] + 2399
+            np.testing.assert_array_equal(
+                x[cropped], x[cropped, :1] + np.arange(2400)
+            )
+            short += (~cropped).sum()
+            starts.append(sorted(x[cropped, 0]))
+    drawn = np.concatenate(starts)
+    assert short and len(set(drawn)) > 6 and 0 <= drawn.min()
+    assert starts[0] != starts[1] != starts[2]
+    store = data.made_of[0].x
+    assert bool(store.whole) == (cache == "auto")
+    for split in ("validation", "train"):
+        paths = data.columns[split]["path"]
+        middles = [load_audio(path, 8000, 2400) for path in paths]
+        np.testing.assert_array_equal(data.arrays(split)[0], middles)
+    # A run that goes on with other examples must know it.
+    middle = ft.audio_folder(
+        ramps, 8000, 0.3, test_split=0.0, validation_split=0.4, verbose=0
+    )
+    assert middle.train.fingerprint != data.train.fingerprint
+    assert middle.validation.fingerprint == data.validation.fingerprint
+    x, _ = next(iter(data.validation))
+    np.testing.assert_array_equal(x, data.arrays("validation")[0])
+
+
+def test_the_cache_of_frozen_layers_knows_that_stretches_differ(ramps):
+    data = ft.audio_folder(ramps, 8000, 0.1, crop="random", verbose=0)
+    inputs = keras.Input((800,))
+    x = keras.layers.Dense(3, name="below")(inputs)
+    model = ft.replace_head(keras.Model(inputs, x), 2)
+    plan = ft.plans.linear_probe(epochs=1)
+    history = ft.fine_tune(model, plan, data.train, verbose=0)
+    assert "other examples at each pass" in history.phases[0]["cache"]
+    with pytest.raises(ValueError, match="`crop` must be one of"):
+        ft.audio_folder(ramps, crop="centre", verbose=0)
 
 
 def test_what_was_checked_to_be_an_image_is_checked_again(folder):

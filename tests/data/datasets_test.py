@@ -270,7 +270,11 @@ def test_groups_by_expression_and_by_callable(tmp_path):
 
 def test_balanced_draws(tmp_path):
     fill(tmp_path, {"a": 60, "b": 20, "c": 10})
-    data = read(tmp_path, balanced=True, validation_split=0, test_split=0)
+    splits = {"validation_split": 0, "test_split": 0}
+    data = read(tmp_path, balanced=True, **splits)
+    other = read(tmp_path, **splits)
+    # By which a run that goes on knows that it is given something else.
+    assert data.train.fingerprint != other.train.fingerprint
     for _ in range(2):
         y = np.concatenate([y for _, y in data.train])
         assert np.bincount(y).tolist() == [30, 30, 30]
