@@ -5,6 +5,7 @@ import contextlib
 import keras
 
 from finetune_keras.cache.activation_store import CacheRefused
+from finetune_keras.cache.open_stacks import stacks_of, with_open_stacks
 from finetune_keras.engine import graph
 from finetune_keras.engine.private import get_keras_mask
 from finetune_keras.models.group_parts import best_cut
@@ -43,10 +44,13 @@ class FlatModel:
         if self.groups.steps is None:
             raise CacheRefused("a subclassed model has no graph to cut")
         operations = {step.operation: None for step in self.groups.steps}
+        stacks = stacks_of(self.groups) if self.make is None else []
+        inside = [x for stack in stacks for x in graph.all_layers(stack)]
+        operations.update(dict.fromkeys(inside))
         names = [(x, x.name) for x in operations]
         try:
             if self.model is None:
-                self._make()
+                self._make(stacks)
                 self._names = [(x, x.name) for x in operations]
             for operation, name in self._names:
                 operation.name = name
@@ -82,11 +86,12 @@ class FlatModel:
             "without a mask that goes along"
         )
 
-    def _make(self):
+    def _make(self, stacks):
         model, steps = self.groups.model, self.groups.steps
         if self.make is None:
             flat = graph.graph_of(opened(model, True, steps))
             self.model = keras.Model(flat.input, flat.output)
+            self.model = with_open_stacks(self.model, stacks)
         else:
             self.model = self.make(model, steps)
         self._steps, _, outputs = graph.walk(self.model)

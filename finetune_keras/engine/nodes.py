@@ -31,6 +31,20 @@ def maker_of(tensor):
     return operation, operation._inbound_nodes[index].input_tensors
 
 
+def is_selection(operation, arguments):
+    """Tells whether a call picks a place of a sequence, such as `x[:, 0]`.
+
+    `arguments` are the tensor and the key, of which the channels stay whole.
+    """
+    if type(operation).__name__ != "GetItem" or len(arguments) < 2:
+        return False
+    tensor, *key = arguments
+    whole = [part for part in key if part == slice(None)]
+    numbers = [part for part in key if type(part) is int]
+    few = len(key) < len(tensor.shape)
+    return few and len(numbers) == 1 and len(whole) + 1 == len(key)
+
+
 def place_of(tensor):
     """Where a tensor stands among the outputs of the call that made it."""
     return tensor._keras_history[2]

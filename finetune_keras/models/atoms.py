@@ -1,5 +1,7 @@
 """Layers with weights as they are called: what groups are put together from."""
 
+import inspect
+
 import keras
 
 from finetune_keras.engine import graph
@@ -64,6 +66,20 @@ def _open(layer, path):
         return
     for child in children:
         yield from _open(child, f"{path}/{child.name}")
+
+
+def may_be_opened(layer):
+    """Tells a stack that does what the layers in it do, and no more.
+
+    Of its own classes a user knows whether they add to the loss or differ in
+    training; a graph of what is inside would not show it.
+    """
+    return (
+        isinstance(layer, keras.layers.Layer)
+        and type(layer).__module__.startswith("keras_hub.")
+        and not graph.own_variables(layer)
+        and "training" not in inspect.signature(layer.call).parameters
+    )
 
 
 def _is_stack(layer, children):

@@ -41,6 +41,10 @@ def _ends(groups):
     head = groups.head.variables if groups.head else ()
     cuts = trunk_cuts(steps, outputs, {id(variable) for variable in head})
     places = [_places(steps, group) for group in groups]
+    if groups.head:
+        # The last norm may be in one layer with the blocks before it.
+        known = {place for below in places[:-1] for place in below}
+        places[-1] = [place for place in places[-1] if place not in known]
     ends = {}
     for i, group in enumerate(groups.backbone):
         start = max(place for below in places[: i + 1] for place in below)

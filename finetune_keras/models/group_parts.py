@@ -7,7 +7,13 @@ import re
 import keras
 
 from finetune_keras.engine import graph
-from finetune_keras.models.atoms import is_block, weighted_atoms, weights_of
+from finetune_keras.engine.nodes import is_selection
+from finetune_keras.models.atoms import (
+    is_block,
+    may_be_opened,
+    weighted_atoms,
+    weights_of,
+)
 from finetune_keras.models.block_names import (
     block_keys,
     family_of,
@@ -183,23 +189,42 @@ def take_last_norm(steps, parts, head):
     """Takes the norm behind the last block off it, if it is the head's.
 
     Where blocks begin with a norm the last one belongs to what comes behind
-    it, unless that pools first: then a cut behind the norm is a vector.
+    it, unless that takes a mean first: then a cut behind the norm is a vector.
     """
-    *_, last = parts[-1][1] if parts and head else [None]
-    if last is None or not (_norms(last) and _norms(parts[-1][1][0])):
+    block = parts[-1][1] if parts and head else []
+    if len(block) < 2 or not _norms(block[-1].layer):
         return []
+    begins = block[0].is_module or len(block) > 2
+    if not begins or not _norms(next(iter(block[0].leaves))):
+        return []
+    last = block[-1]
     between = steps[last.first : min(atom.first for atom in head)]
-    sizes = {size_of(x.shape) for step in between for x in step.tensors}
-    if between[:1] != [steps[last.first]] or len(sizes) > 1:
+    if not between or not _ends_in(between[0].operation, last.layer):
         return []
-    if between[0].operation is not last.layer or len(parts[-1][1]) < 3:
-        return []
-    return [parts[-1][1].pop()]
+    return [block.pop()] if _reads_all_or_one(between) else []
 
 
-def _norms(atom):
-    name = type(atom.layer).__name__
-    return re.match("(Layer|RMS)Norm", name) is not None
+def _norms(layer):
+    return re.match("(Layer|RMS)Norm", type(layer).__name__) is not None
+
+
+def _ends_in(operation, layer):
+    """Tells an operation, or a stack to open, whose last layer is `layer`."""
+    if operation is layer:
+        return True
+    inner = [x for x in graph.inner_layers(operation) if x.weights]
+    return layer in inner[-1:] and may_be_opened(operation)
+
+
+def _reads_all_or_one(steps):
+    """Tells whether what steps make of a tensor is all of it, or a place."""
+    size = size_of(steps[0].tensors[0].shape)
+    for step in steps:
+        made = size_of(step.tensors[0].shape)
+        if made != size and not is_selection(step.operation, step.arguments):
+            return False
+        size = made
+    return True
 
 
 def _blocks(steps, joints, body, paths):

@@ -19,6 +19,12 @@ def level_keys(steps, segments, atoms, named):
     scales = _scales(steps)
     sizes = [scales[step.outputs[0]] for step in steps]
     at = [a.first for a in atoms if _is_map(steps[a.first])]
+    # What only scales what a named layer before it gives goes with that.
+    tied = {
+        b
+        for a, b in zip(atoms, atoms[1:], strict=False)
+        if b.follows and named[a] is not None
+    }
     low = min((sizes[i] for i in at), default=0)
     lowest = [i for i in at if sizes[i] == low]
     if not lowest or low == 0 or max(sizes[lowest[-1] :]) == low:
@@ -31,7 +37,9 @@ def level_keys(steps, segments, atoms, named):
         members = [
             a
             for a in atoms
-            if segments[a.first] == number and _may_have_level(a, steps, named)
+            if segments[a.first] == number
+            and a not in tied
+            and _may_have_level(a, steps, named)
         ]
         whole = len(members) > 1 and min(ends) >= min(start, ends[-1])
         for atom in members:
@@ -40,11 +48,22 @@ def level_keys(steps, segments, atoms, named):
             if whole and ends[-1] != start:
                 side = "down" if ends[-1] < start else "up"
             keys[atom] = "level", side, f"stretch {number}" if whole else level
+    if any(sizes[a.first] == low for a in atoms if named[a] is not None):
+        keys = _without_lone_middle(keys)
     return {
         atom: key
         for atom, key in keys.items()
         if key[1] != "down" or not atom.given
     }
+
+
+def _without_lone_middle(keys):
+    """Keys by which one kernel behind an encoder is of the way up."""
+    middle = [a for a, key in keys.items() if key[1] == "middle"]
+    up = [key for key in keys.values() if key[1] == "up"]
+    if up and sum(not atom.follows for atom in middle) == 1:
+        keys = {**keys, **dict.fromkeys(middle, up[0])}
+    return keys
 
 
 def _may_have_level(atom, steps, named):

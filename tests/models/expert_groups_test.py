@@ -60,6 +60,22 @@ def deep_lab():
     return hub().DeepLabV3ImageSegmenter(backbone, 3)
 
 
+def segformer():
+    encoder = hub().MiTBackbone(
+        layerwise_depths=[2, 2],
+        num_layers=2,
+        layerwise_num_heads=[1, 2],
+        layerwise_sr_ratios=[2, 1],
+        max_drop_path_rate=0.1,
+        layerwise_patch_sizes=[7, 3],
+        layerwise_strides=[4, 2],
+        image_shape=(16, 16, 3),
+        hidden_dims=[4, 8],
+    )
+    backbone = hub().SegFormerBackbone(encoder, projection_filters=4)
+    return hub().SegFormerImageSegmenter(backbone, num_classes=3)
+
+
 def retina_net():
     backbone = hub().RetinaNetBackbone(
         image_encoder=resnet([64, 8, 8]),
@@ -278,6 +294,7 @@ BY_HAND = {
 }
 MODELS = {
     "DeepLabV3+": deep_lab,
+    "SegFormer": segformer,
     "RetinaNet": retina_net,
     "SAM": sam,
     "CLIP": clip,
@@ -311,10 +328,15 @@ def test_groups_are_those_of_an_expert(name):
             "decoder_conv", "decoder_norm",
             "segmentation_head_conv", "segmentation_head_norm",
         ]  # fmt: skip
+    if name == "SegFormer":
+        decoder = [x.partition("_")[0] for x in held["decoder"]]
+        assert decoder == ["linear", "linear", "conv2d", "batch"]
     if name == "CLIP":
         assert held["head"] == [
             "vision_projection", "text_projection", "clip_head",
         ]  # fmt: skip
+    if name == "ViT":
+        assert held["head"] == ["ln", "predictions"]
     if name == "DenseNet":
         assert held["transition1"] == ["transition1_bn", "transition1_conv"]
     if name == "Vision transformer by hand":
