@@ -111,6 +111,7 @@ ARGUMENTS = {
     "TagEncoder": lambda tokenizer: (tokenizer, 128, ["a", "b"]),
     "TextEncoder": lambda tokenizer: (tokenizer, 128, ["a", "b"]),
     "TextEncoding": lambda _: (["a", "b"],),
+    "TokenTuning": lambda _: ([1, 2],),
     "WeightedAverage": lambda _: ([0.5, 0.5], "softmax"),
 }
 
