@@ -31,8 +31,11 @@ class ProbeTable:
         # as loud as the others takes a kernel that no later step survives.
         tells &= scale > 1e-7 * np.median(scale)
         scale[tells] = _steadied(scale[tells], squares[:, tells])
-        if by_size:
-            scale = np.hypot(scale, self.mean)
+        if by_size and tells.any():
+            sizes = np.hypot(scale, self.mean)
+            # As loud as all features would be by their deviations.
+            shares = scale[tells] / sizes[tells]
+            scale = sizes * np.sqrt(np.mean(shares**2))
         self.inverse = np.divide(1, scale, where=tells, out=0 * scale)
         self.x, self.turn = _turned((x - self.mean) * self.inverse)
         self.folds = _folds(self.y, loss, seed)

@@ -276,6 +276,15 @@ def test_a_head_that_dropout_will_meet_leans_on_no_large_still_feature():
     assert noisy[1] < noisy[0] - 0.1
 
 
+def test_features_far_from_zero_tell_as_much_by_their_size():
+    _, z, y = features(rows=200, classes=2)
+    plain, by_size = (
+        solve_probe(x, np.eye(2)[y], by_size=by_size)
+        for x, by_size in ((z, False), (z + 100, True))
+    )
+    assert by_size.loss == pytest.approx(plain.loss, abs=0.02)
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.2])
 def test_it_is_solved_so_where_layers_with_dropout_train_next(rate):
     _, z, y = features()
