@@ -17,7 +17,7 @@ from finetune_keras.search.candidates import by_name
 from finetune_keras.search.proposal import Proposal
 from finetune_keras.search.ranking import rank_backbones
 from finetune_keras.training.fine_tune import fine_tune
-from finetune_keras.training.linear_probe import solve_probe
+from finetune_keras.training.linear_probe import LEAST_GAIN, solve_probe
 
 # Of so many layer groups, counted from the last, the head may read.
 _DEPTHS = (1, 2, 4, 7, 10, 15, 25)
@@ -218,6 +218,11 @@ class Steps:
             )
             self.depths[n] = float(probe.loss)
         best = min(self.depths, key=self.depths.get)
+        if proposal.is_text:
+            # The first token alone often tells little, which a few texts do
+            # not show.
+            most = self.depths[best] + LEAST_GAIN
+            best = max(n for n, loss in self.depths.items() if loss < most)
         found = ", ".join(f"{n}: {loss:.3f}" for n, loss in self.depths.items())
         groups = "the last group" if best == 1 else f"the last {best} groups"
         self.note(
