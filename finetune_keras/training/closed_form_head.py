@@ -214,12 +214,12 @@ def read_features(model, head, batches):
     Raises:
         ValueError: If there is no number among the features.
     """
-    features = keras.Model(model.input, input_of(model, head))
+    read = _reader(model, input_of(model, head))
     x, y, weights = [], [], []
     for batch in batches:
         y.append(np.asarray(batch[1]))
         # Of several replicas each predicts the batch, one after the other.
-        found = features.predict_on_batch(batch[0])[: len(y[-1])]
+        found = read(batch[0])[: len(y[-1])]
         x.append(np.asarray(found, "float32").reshape(len(found), -1))
         weights.append(np.asarray(batch[2]) if len(batch) > 2 else None)
     x = np.concatenate(x)
@@ -230,6 +230,13 @@ def read_features(model, head, batches):
         )
     weights = None if weights[0] is None else np.concatenate(weights)
     return x, np.concatenate(y), weights
+
+
+def _reader(model, features):
+    if len(model.inputs) == 1 and model.inputs[0] is features:
+        # The cache has stored them.
+        return lambda x: keras.ops.convert_to_numpy(keras.tree.flatten(x)[0])
+    return keras.Model(model.input, features).predict_on_batch
 
 
 def input_of(model, head):

@@ -10,7 +10,7 @@ from finetune_keras.engine.packages import (
     sklearn,
     threadpoolctl,
 )
-from finetune_keras.training.probe_table import ProbeTable, losses_of
+from finetune_keras.training.probe_table import FOLDS, ProbeTable, losses_of
 
 # By task, what the outputs of its head are for.
 LOSSES = {
@@ -145,7 +145,7 @@ def _solve_many(x, y, loss, method, weight, bias, seed, by_size):
     # A penalty weighs the less, the more examples there are.
     strength = chosen.strength * MOST_ROWS / len(x)
     if chosen.method == "ridge":
-        kernel, bias = _least_squares(table, table.weight, strength)
+        kernel, bias = _least_squares(table, _moments(table), strength)
         outputs = table.x @ kernel + bias
         factor = 1.0 if loss == "mse" else _sharpness(table, outputs)
         solution = kernel * factor, bias * factor
@@ -242,17 +242,15 @@ def _ridge(table):
     Targets 0 and 1 as logits would give a softmax that is nearly flat, and
     the first steps of training would spoil the features to sharpen it.
     """
-    weight = table.weight / table.weight.sum()
-    y, root = table.y - (weight @ table.y) * table.bias, np.sqrt(weight)
-    strength = _best_strength(
-        table.x * root[:, None], y * root[:, None], len(weight)
-    )
+    strength, moments = _best_strength(table), _moments(table)
+    # A fold is a part of the sums: those of the others need no pass of theirs.
     solutions = [
-        _least_squares(table, w, strength) for w in table.train_weights()
+        _least_squares(table, moments - _moments(table, rows), strength)
+        for rows in [table.folds == fold for fold in range(FOLDS)]
     ]
     outputs = table.held_out(*zip(*solutions, strict=True))
     factor = 1.0 if table.kind == "mse" else _sharpness(table, outputs)
-    kernel, bias = _least_squares(table, table.weight, strength)
+    kernel, bias = _least_squares(table, moments, strength)
     outputs = outputs * factor
     loss = table.mean_loss(outputs)
     return Probe(
@@ -260,32 +258,39 @@ def _ridge(table):
     )
 
 
-def _best_strength(x, y, count):
+def _best_strength(table):
     """The strength with the least error where each example is left out."""
-    values, vectors = np.linalg.eigh(x.T @ x)
-    values, rotated = np.maximum(values, 0), x @ vectors
-    products, best = rotated.T @ y, (np.inf, 0.0)
+    weight = table.weight / table.weight.sum()
+    root = np.sqrt(weight)[:, None]
+    x = table.x * root
+    y = (table.y - (weight @ table.y) * table.bias) * root
+    values, products, best = np.sum(x**2, axis=0), x.T @ y, (np.inf, 0.0)
     # Strengths relative to the features, whatever their scale.
     scale = values.sum() / max(len(values), 1)
     for strength in scale * np.logspace(-5, 3, 17) + 1e-12:
         shrunk = 1 / (values + strength)
-        leverage = rotated**2 @ shrunk + 1 / count
+        leverage = x**2 @ shrunk + 1 / len(x)
         solution = products * shrunk[:, None]
-        left = (y - rotated @ solution) / (1 - leverage[:, None]).clip(1e-9)
+        left = (y - x @ solution) / (1 - leverage[:, None]).clip(1e-9)
         best = min(best, (np.sum(left**2), strength))
     return best[1]
 
 
-def _least_squares(table, weight, strength):
-    weight = weight / weight.sum()
-    x_mean = (weight @ table.x) * table.bias
-    y_mean = (weight @ table.y) * table.bias
-    weighted = table.x.T * weight
-    gram = weighted @ table.x - np.outer(x_mean, x_mean)
+def _moments(table, rows=slice(None)):
+    """Sums of the products of features, targets and a one, by weights."""
+    ones = np.ones((len(table.x), 1))
+    columns = np.hstack([table.x, table.y, ones])[rows]
+    return (columns.T * table.weight[rows]) @ columns
+
+
+def _least_squares(table, moments, strength):
+    count, moments = table.x.shape[1], moments / moments[-1, -1]
+    means = moments[-1, :-1] * table.bias
+    squares = moments[:count, :-1] - np.outer(means[:count], means)
+    gram, products = squares[:, :count], squares[:, count:]
     gram[np.diag_indices_from(gram)] += strength
-    products = weighted @ table.y - np.outer(x_mean, y_mean)
     kernel = np.linalg.solve(gram, products)
-    return kernel, y_mean - x_mean @ kernel
+    return kernel, means[count:] - means[:count] @ kernel
 
 
 def _sharpness(table, outputs):

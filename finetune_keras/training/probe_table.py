@@ -12,7 +12,8 @@ class ProbeTable:
     """Standardised features, targets, weights and folds.
 
     The features are turned to their principal axes, of which there are no more
-    than examples: a penalised solution lies among them. `by_size` a feature is
+    than examples: a penalised solution lies among them, and by the weights of
+    the examples no two axes have a product. `by_size` a feature is
     one on average with the rest of its size, not with its deviation alone:
     what is large and the same nearly everywhere is not made loud.
     """
@@ -37,7 +38,8 @@ class ProbeTable:
             shares = scale[tells] / sizes[tells]
             scale = sizes * np.sqrt(np.mean(shares**2))
         self.inverse = np.divide(1, scale, where=tells, out=0 * scale)
-        self.x, self.turn = _turned((x - self.mean) * self.inverse)
+        x = (x - self.mean) * self.inverse
+        self.x, self.turn = _turned(x, self.weight)
         self.folds = _folds(self.y, loss, seed)
         self.soft = self.y if loss == "mse" else _softened(self.y, loss)
 
@@ -71,15 +73,17 @@ class ProbeTable:
         return kernel, (bias - self.mean @ kernel) * self.bias
 
 
-def _turned(x):
+def _turned(x, weight):
     """Features along their principal axes, and what turns them."""
     rows, columns = x.shape
-    values, vectors = np.linalg.eigh(x @ x.T if columns > rows else x.T @ x)
+    part = x * np.sqrt(weight / weight.mean())[:, None]
+    gram = part @ part.T if columns > rows else part.T @ part
+    values, vectors = np.linalg.eigh(gram)
     kept = values > 1e-10 * values.max(initial=0)
+    turn = vectors[:, kept]
     if columns > rows:
-        lengths = np.sqrt(values[kept])
-        return vectors[:, kept] * lengths, x.T @ (vectors[:, kept] / lengths)
-    return x @ vectors[:, kept], vectors[:, kept]
+        turn = part.T @ (turn / np.sqrt(values[kept]))
+    return x @ turn, turn
 
 
 def _steadied(scale, squares):

@@ -146,6 +146,8 @@ class Run:
         self._make_work()
         if self.state.index == self.state.epoch == 0:
             self._start_head()
+        if self._goes_on():
+            self.work.build(resumable=self.observers.needs_pauses)
         while self._goes_on():
             self._run_segment()
             if self._is_open():
@@ -205,7 +207,6 @@ class Run:
         self.work = None
         self.work = PhaseWork(self.flat, *self.data, self.cache, self.folder)
         self.state.phase["cache"] = self.work.report
-        self.work.build(resumable=self.observers.needs_pauses)
 
     def _start_head(self):
         """Solves the head, if it is due, and with it may end the phase."""
