@@ -116,13 +116,11 @@ class PrefixCache:
         self.quiet = inputs.name != "train"
         views = 1 if self.quiet else self.views
         check_data(inputs, self.views)
-        if self.prepares_inputs:
-            # Such a model's own `fit` leaves arrays in their order.
-            inputs.shuffled = inputs.source.is_shuffled
-            data = prepared(self.model, inputs.data, inputs.batch_size)
-            return [self._store_dataset(inputs, data) for _ in range(views)]
         source = inputs.source
         inputs.shuffled = source.is_shuffled or source.fit_shuffles
+        if self.prepares_inputs:
+            data = prepared(self.model, inputs.data, inputs.batch_size)
+            return [self._store_dataset(inputs, data) for _ in range(views)]
         if isinstance(source, Arrays):
             return [self._store_arrays(inputs) for _ in range(views)]
         if isinstance(source, TextBuckets):

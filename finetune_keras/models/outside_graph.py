@@ -33,6 +33,14 @@ def prepares_inputs(model):
     return own or getattr(model, "preprocessor", None) is not None
 
 
+def leaves_arrays_in_order(model):
+    """Tells whether the `fit` of a model shuffles no arrays.
+
+    That of KerasHub's tasks does not, with a preprocessor or without.
+    """
+    return hasattr(type(model), "preprocess_samples")
+
+
 def prepared(model, data, batch_size):
     """Data as the graph of a model takes them, prepared anew in each pass.
 

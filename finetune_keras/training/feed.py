@@ -37,6 +37,20 @@ def feed(model, train, validation, batch_size, shuffle):
     return arguments
 
 
+def in_order_of_fit(data, batch_size, shuffle):
+    """A `tf.data.Dataset` over arrays in the order that `fit` would take.
+
+    Args:
+        data: Tuple of arrays, or of tuples and dicts of arrays.
+        batch_size: Integer.
+        shuffle: `True`, or `"batch"`, as `fit` takes it.
+    """
+    order = dataset_of_indices(np.arange(_length(data)), batch_size, shuffle)
+    size = tf.data.experimental.assert_cardinality(_steps(data, batch_size))
+    take = _taking(data)
+    return order.map(lambda indices, *_: take(indices)).apply(size)
+
+
 def _may_be_endless(model, train, validation, batch_size):
     strategy = getattr(model, "distribute_strategy", None)
     if strategy is None or strategy.num_replicas_in_sync > 1:
@@ -56,6 +70,12 @@ def _length(data):
 
 def _endless(data, batch_size, shuffle):
     """A `tf.data.Dataset` over arrays, without end."""
+    order = _order(_length(data), batch_size, shuffle)
+    return order.map(_taking(data)).prefetch(2)
+
+
+def _taking(data):
+    """What makes a batch of indices a batch of the data."""
     arrays = [_Rows(array) for array in keras.tree.flatten(data)]
 
     def take(indices):
@@ -63,8 +83,7 @@ def _endless(data, batch_size, shuffle):
         packed = keras.tree.pack_sequence_as(data, rows)
         return keras.tree.lists_to_tuples(packed)
 
-    order = _order(_length(data), batch_size, shuffle)
-    return order.map(take).prefetch(2)
+    return take
 
 
 def _order(length, batch_size, shuffle):

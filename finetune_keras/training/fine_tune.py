@@ -75,8 +75,9 @@ def fine_tune(
             Defaults to `None`.
         sample_weight: Array, a weight for each example of arrays `(x, y)`.
             Defaults to `None`.
-        shuffle: Boolean, whether arrays have a new order in each epoch.
-            Defaults to `True`.
+        shuffle: Boolean, whether arrays have a new order in each epoch, also
+            for a task of KerasHub, whose own `fit` gives them none. Defaults
+            to `True`.
         steps_per_epoch: Integer, batches of an epoch, for data without an end.
             Defaults to `None`.
         validation_steps: Integer, batches of a validation. Defaults to `None`.

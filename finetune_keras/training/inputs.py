@@ -21,6 +21,7 @@ from finetune_keras.data.task import Task
 from finetune_keras.models.detectors import check_trains_on_boxes
 from finetune_keras.models.model import encoder_of
 from finetune_keras.models.outside_graph import (
+    leaves_arrays_in_order,
     prepares_inputs,
     texts_as_arrays,
 )
@@ -34,6 +35,7 @@ from finetune_keras.training.data_checks import (
     has_labels,
     labels_of,
 )
+from finetune_keras.training.feed import in_order_of_fit
 from finetune_keras.training.label_watch import LabelWatch
 
 
@@ -52,8 +54,9 @@ class Inputs:
     Attributes:
         source: The `Source` that is trained on.
         given: That of the data as they were passed.
-        shuffle: Boolean, whether the order of buckets changes with each
-            epoch. `True` until it is set.
+        shuffle: Boolean, whether the order of buckets, and of arrays that the
+            model would leave in their order, changes with each epoch. `True`
+            until it is set.
         prompts: The `Prompts` that were tokenised, or `None`.
     """
 
@@ -75,6 +78,7 @@ class Inputs:
             data = in_groups(data, batch_size)
         self.source = Source.of(data, batch_size, name)
         self.name, self.steps, self.shuffle = name, steps, True
+        self.in_order = leaves_arrays_in_order(model)
         self._check_form()
         self.check = functools.partial(check_labels, model, name=name)
         for labels in self._labels():
@@ -110,6 +114,10 @@ class Inputs:
         if isinstance(self.source, TextBuckets):
             # So many steps need not be an epoch, and go on in the next one.
             return self.source.fit_arguments(self.shuffle, bool(self.steps))
+        if isinstance(self.source, Arrays) and self.in_order and self.shuffle:
+            # A model that learns one class after the other forgets the first.
+            data = in_order_of_fit(self.data, self.batch_size, self.shuffle)
+            return {"x": data, "shuffle": False}
         arguments = self.source.fit_arguments()
         if not isinstance(self.source, Arrays):
             arguments["x"] = self.watch.over(self.source)

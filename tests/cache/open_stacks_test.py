@@ -74,19 +74,14 @@ def test_a_stack_is_cut_between_its_blocks(classifier, groups, stored_shape):
 
 @pytest.mark.usefixtures("op_by_op")
 def test_cached_training_is_uncached_training():
-    import tensorflow as tf
-
     phases = [ft.Phase(where, 2, learning_rate=0.01) for where in ("head", 1)]
     ends, told = [], []
     for cache in ("memory", "off"):
         model = vit()
         before = [*values(model), 0.0]
         keras.utils.set_random_seed(1)
-        # What is given as arrays KerasHub trains on in their order alone.
-        data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(3)
-        history = ft.fine_tune(
-            model, ft.Plan(phases), data, cache=cache, verbose=0
-        )
+        options = {"batch_size": 3, "cache": cache, "verbose": 0}
+        history = ft.fine_tune(model, ft.Plan(phases), (X, Y), **options)
         told.append([phase["cache"] for phase in history.phases])
         ends.append([*values(model), model.predict(X, verbose=0)])
     assert all("MiB of activations after" in one for one in told[0]), told

@@ -73,11 +73,12 @@ def text_task():
     return task
 
 
-def run(task, plan, data, cache):
+def run(task, plan, data, cache, **options):
     keras.utils.set_random_seed(2)
-    batch = {"batch_size": 8} if isinstance(data, tuple) else {}
+    if isinstance(data, tuple):
+        options["batch_size"] = 8
     history = ft.fine_tune(
-        task, plan, data, data, cache=cache, verbose=0, **batch
+        task, plan, data, data, cache=cache, verbose=0, **options
     )
     assert ("off" in history.phases[0]["cache"]) == (cache == "off")
     return history
@@ -91,13 +92,34 @@ def test_a_task_trains_alike_with_and_without_the_cache():
     data = pixels()
     dataset = tf.data.Dataset.from_tensor_slices(data).batch(8)
     tasks = image_task(), image_task()
-    first = run(tasks[0], PROBE, data, "memory")
+    first = run(tasks[0], PROBE, data, "memory", shuffle=False)
     run(tasks[1], PROBE, dataset, "off")
     for one, other in zip(*(t.get_weights() for t in tasks), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
     best = first.epochs[first.best_epoch]["val_loss"]
     judged = tasks[0].evaluate(*data, verbose=0)[0]
     np.testing.assert_allclose(judged, best, rtol=1e-5)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("of_texts", [False, True])
+def test_arrays_get_a_new_order_which_a_task_of_its_own_gives_none(of_texts):
+    """All of one class and then all of the other is no order to learn in."""
+    x, y = (np.array(TEXTS), np.array([1, 0] * 4)) if of_texts else pixels()
+    data = list(x[np.argsort(y)]) if of_texts else x[np.argsort(y)], np.sort(y)
+    ends = {}
+    for name in ("memory", "off", "in order"):
+        task = text_task() if of_texts else image_task()
+        keras.utils.set_random_seed(2)
+        ft.fine_tune(
+            task, PROBE, data, cache=name.replace("in order", "off"),
+            batch_size=4, shuffle=name != "in order", verbose=0,
+        )  # fmt: skip
+        ends[name] = task.get_weights()[-2]
+    assert np.abs(ends["off"] - ends["in order"]).max() > 1e-3
+    assert np.abs(ends["memory"] - ends["in order"]).max() > 1e-3
+    if keras.backend.backend() == "tensorflow":
+        np.testing.assert_allclose(ends["off"], ends["memory"], atol=1e-6)
 
 
 def test_texts_of_a_task_are_cached_as_the_task_tokenises_them():
