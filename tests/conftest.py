@@ -51,6 +51,7 @@ def pytest_configure(config):
         leave_pipelines_untuned(tf.data)
         keep_kernels(tf.random)
         share_kernels_of_variables()
+        forget_origins()
     if sys.version_info < (3, 12):
         remember_protocols()
     # What is traced is a great many objects: to look through them all, again
@@ -101,6 +102,17 @@ def share_kernels_of_variables():
         return make(*args, **kwargs)
 
     ops.var_handle_op = make_nameless
+
+
+def forget_origins():
+    """Ops of a graph do not know where they were made.
+
+    To tell each its whole stack is a sixth of a trace.
+    """
+    from tensorflow.python.util import tf_stack
+
+    here = tf_stack.extract_stack()
+    tf_stack.extract_stack = lambda stacklevel=1: here
 
 
 def remember_protocols():
