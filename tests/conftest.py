@@ -40,7 +40,6 @@ def pytest_configure(config):
         return
     import keras
 
-    serve_fresh_processes(keras.backend.backend())
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -52,14 +51,16 @@ def pytest_configure(config):
         keep_kernels(tf.random)
         share_kernels_of_variables()
         forget_origins()
+    # What Keras adds to the tracebacks of errors, it adds at each call of a
+    # layer.
+    keras.config.disable_traceback_filtering()
     if sys.version_info < (3, 12):
         remember_protocols()
+    # With all that: fresh processes are no slower.
+    serve_fresh_processes(keras.backend.backend())
     # What is traced is a great many objects: to look through them all, again
     # and again, is a fifth of the time. After each file is often enough.
     gc.disable()
-    # So is what Keras adds to the tracebacks of errors, at each call of a
-    # layer.
-    keras.config.disable_traceback_filtering()
 
 
 def leave_pipelines_untuned(data):

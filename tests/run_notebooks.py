@@ -55,18 +55,11 @@ def run(source, name, namespace):
     return "text" if value is not None or printed.getvalue() else ""
 
 
-def make_quick(tf):
-    """Few steps need no traces, and few batches no threads that tune them."""
-    tf.config.run_functions_eagerly(True)
-    options, begin = tf.data.Options(), tf.data.Dataset.__iter__
-    options.autotune.enabled = False
-    tf.data.Dataset.__iter__ = lambda self: begin(self.with_options(options))
-
-
 def main(settings, *paths):
     import tensorflow as tf
 
-    make_quick(tf)
+    # Few steps need no traces.
+    tf.config.run_functions_eagerly(True)
     gc.disable()
     for path in map(pathlib.Path, paths):
         try:

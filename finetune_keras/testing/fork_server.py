@@ -90,7 +90,7 @@ def leave(well):
 
 
 def fork():
-    """Forks a server off this process, which has imported and done no more.
+    """Forks a server off this process, which has computed nothing yet.
 
     Returns:
         Two text files: one for requests, and one with the answers.
