@@ -10,8 +10,8 @@ It prints perplexity and exact match on test questions before training and
 after, the seconds of a step, and those of the whole. `--blocks 10` puts the
 adapters into the last ten blocks alone, so that those below are computed once;
 `--packing` puts several examples into a window of `--length` tokens;
-`--quantize int8` (the weights alone) or `int4` (by blocks of 32 weights) makes
-the base small first.
+`--quantize int8` (the weights alone) or `int4` (by blocks of 32 weights, the
+vectors of tokens in int8) makes the base small first.
 `--steps` trains on 80 questions of 32 tokens alone, and tells the seconds of
 the processors for each batch: of `fit` with the scores of all tokens, of the
 answers alone, and with the adapters in the last ten blocks.
@@ -83,15 +83,24 @@ def quantize(model, mode):
     """Makes the weights of the backbone small, and tells their share."""
     before = nbytes(model)
     # Keras has no gradient through activations that the scores of tokens
-    # round. Of 4 bits, a scale for each 128 weights would be too coarse.
-    configs = {
-        "int8": keras.quantizers.Int8QuantizationConfig(
-            activation_quantizer=None
-        ),
-        "int4": keras.quantizers.Int4QuantizationConfig(block_size=32),
-    }
-    model.backbone.quantize(config=configs[mode])
+    # round.
+    int8 = keras.quantizers.Int8QuantizationConfig(activation_quantizer=None)
+    if mode == "int4":
+        # A scale for each 128 weights would be too coarse; the vectors of
+        # tokens, which are the scores as well, bear no 4 bits.
+        int4 = keras.quantizers.Int4QuantizationConfig(block_size=32)
+        model.backbone.quantize(
+            config=int4, filters=lambda layer: not _holds_tokens(layer)
+        )
+    model.backbone.quantize(
+        config=int8,
+        filters=lambda layer: mode == "int8" or _holds_tokens(layer),
+    )
     print(f"{mode}: {nbytes(model) / before:.3f} of the bytes", flush=True)
+
+
+def _holds_tokens(layer):
+    return isinstance(layer, keras.layers.Embedding)
 
 
 def nbytes(model):

@@ -54,6 +54,15 @@ def weights_only():
     return {"mode": "int8", "config": config}
 
 
+def finer():
+    """Blocks of 16 weights in int4 beside a layer in int8."""
+    model = base()
+    config = keras.quantizers.Int4QuantizationConfig(block_size=16)
+    model.quantize(config=config, filters="mlp")
+    model.quantize(**weights_only(), filters="query")
+    return model
+
+
 def nbytes(variables):
     return sum(array(v).nbytes for v in variables)
 
@@ -99,8 +108,11 @@ def test_lora_trains_and_merges_on_a_small_base(make, share, error, exact):
     layers[0].quantize("int8")
 
 
-def test_a_fresh_process_has_the_small_base_with_its_adapters(tmp_path):
-    model, _, _ = small({"mode": "int4"})
+@pytest.mark.parametrize(
+    "make", [lambda: small({"mode": "int4"})[0], finer], ids=["int4", "finer"]
+)
+def test_a_fresh_process_has_the_small_base_with_its_adapters(make, tmp_path):
+    model = make()
     ft.add_adapters(model, ft.LoRA(rank=2), "mlp")
     for variable in model.trainable_variables:
         variable.assign(variable + 0.1)
@@ -114,7 +126,7 @@ def test_a_fresh_process_has_the_small_base_with_its_adapters(tmp_path):
     np.testing.assert_allclose(np.load(files[2]), expected, atol=1e-5)
     assert process.stdout.split()[-1] == str(len(model.trainable_variables))
     # The same base, quantised again, is known as the same.
-    other, _, _ = small({"mode": "int4"})
+    other = make()
     ft.load_adapters(other, tmp_path / "adapters")
     np.testing.assert_allclose(predict(other), expected, atol=1e-5)
 
