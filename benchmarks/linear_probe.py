@@ -3,7 +3,8 @@
 The same photos, the same frozen features of a MobileNet 0.25, kept in memory:
 `ft.plans.linear_probe()`; its 20 epochs of Adam at 1e-3 without the solution;
 and scikit-learn's logistic regression on the standardised features, with the
-strength that the former has chosen. Seconds are without those of the features.
+strength that the former has chosen. Seconds are the least of three runs behind
+a first one, without those of the features.
 
     python benchmarks/linear_probe.py --weights FILE --data FOLDER ...
 
@@ -84,6 +85,11 @@ def by_scikit_learn(x, y):
     return seconds, logits
 
 
+def quickest(way, *told):
+    way(*told)  # what is made only once
+    return min((way(*told) for _ in range(3)), key=lambda pair: pair[0])
+
+
 def log_loss(logits, y):
     logits = logits - logits.max(axis=1, keepdims=True)
     sums = np.log(np.exp(logits).sum(axis=1))
@@ -104,12 +110,11 @@ def main():
             alpha=0.25,
         )
         x, y, test_x, test_y = features(folder, backbone)
-        by_plan(ft.Plan([ft.Phase("head")]), x, y)  # what is made only once
         ways = {
-            "linear_probe()": by_plan(ft.plans.linear_probe(), x, y),
-            "its 20 epochs": by_plan(ft.Plan([phase]), x, y),
-            "logistic alone": by_solver(x, y),
-            "scikit-learn": by_scikit_learn(x, y),
+            "linear_probe()": (by_plan, ft.plans.linear_probe()),
+            "its 20 epochs": (by_plan, ft.Plan([phase])),
+            "logistic alone": (by_solver,),
+            "scikit-learn": (by_scikit_learn,),
         }
         rows = [
             [
@@ -119,7 +124,8 @@ def main():
                 f"{log_loss(logits(test_x), test_y):.4f}",
                 f"{np.mean(logits(test_x).argmax(1) == test_y):.3f}",
             ]
-            for name, (seconds, logits) in ways.items()
+            for name, (way, *plan) in ways.items()
+            for seconds, logits in [quickest(way, *plan, x, y)]
         ]
         columns = ["way", "seconds", "loss", "test loss", "test accuracy"]
         print(folder.name, format_table(columns, rows), sep="\n")

@@ -1,6 +1,7 @@
 """A linear head, solved on features until nothing is left to gain."""
 
 import contextlib
+import functools
 
 import numpy as np
 
@@ -120,9 +121,15 @@ def require_solver(method):
 def one_thread():
     """Products of such matrices are over before threads have met."""
     try:
-        return threadpoolctl.threadpool_limits(1, "blas")
+        return _threads().limit(limits=1, user_api="blas")
     except ImportError:
         return contextlib.nullcontext()
+
+
+@functools.cache
+def _threads():
+    # To look for the libraries takes as long as to solve for few examples.
+    return threadpoolctl.ThreadpoolController()
 
 
 def _methods(method, loss, columns):
