@@ -28,6 +28,8 @@ if os.environ["KERAS_BACKEND"] == "jax":
     flags = "--xla_backend_optimization_level=0"
     if version("jaxlib").startswith("0.10."):
         flags += " --xla_cpu_use_fusion_emitters=false"
+        # Small programs are not cut up for threads that there are not.
+        flags += " --xla_cpu_parallel_codegen_split_count=1"
     os.environ.setdefault("XLA_FLAGS", flags)
 
 ROOT = pathlib.Path(__file__).parent.parent
