@@ -21,9 +21,7 @@ import traceback
 def code_cells(path):
     cells = json.loads(pathlib.Path(path).read_text())["cells"]
     return [
-        "".join(cell["source"])
-        for cell in cells
-        if cell["cell_type"] == "code"
+        "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"
     ]
 
 
