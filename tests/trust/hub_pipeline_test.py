@@ -101,8 +101,9 @@ def test_a_task_trains_alike_with_and_without_the_cache():
     np.testing.assert_allclose(judged, best, rtol=1e-5)
 
 
-@pytest.mark.backends
-@pytest.mark.parametrize("of_texts", [False, True])
+@pytest.mark.backends("images")
+@pytest.mark.usefixtures("op_by_op")
+@pytest.mark.parametrize("of_texts", [False, True], ids=["images", "texts"])
 def test_arrays_get_a_new_order_which_a_task_of_its_own_gives_none(of_texts):
     """All of one class and then all of the other is no order to learn in."""
     x, y = (np.array(TEXTS), np.array([1, 0] * 4)) if of_texts else pixels()
