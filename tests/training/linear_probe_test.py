@@ -6,6 +6,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 import finetune_keras as ft
 from finetune_keras.training.best import Best
 from finetune_keras.training.linear_probe import solve_probe
+from finetune_keras.training.probe_table import FOLDS, ProbeTable
 
 
 def features(rows=80, columns=6, classes=3, seed=0):
@@ -64,6 +65,29 @@ def test_values_are_ridge_regression():
     np.testing.assert_allclose(
         x @ probe.kernel + probe.bias, other.predict(z), atol=1e-6
     )
+
+
+@pytest.mark.parametrize("columns", [6, 260])
+def test_weighed_values_are_ridge_regression_with_weights(columns):
+    """Also those that each fold is left out of: no pass is made for these."""
+    x, _, _ = features(rows=220, columns=columns)
+    weight = np.random.default_rng(1).uniform(0.2, 3, 220)
+    x_mean = np.average(x, axis=0, weights=weight)
+    scale = np.average((x - x_mean) ** 2, axis=0, weights=weight) ** 0.5
+    z = (x - x_mean) / scale
+    y = z[:, :2] @ [[1.0, 2.0], [3.0, -1.0]] + 5
+    y += np.random.default_rng(2).normal(size=y.shape)
+    probe = solve_probe(x, y, "mse", weight=weight)
+    folds = ProbeTable(x, y, "mse", weight, True, 0).folds
+    for rows in (None, *range(FOLDS)):
+        known = folds != rows
+        strength = probe.strength * weight[known].sum()
+        other = Ridge(alpha=strength).fit(z[known], y[known], weight[known])
+        if rows is None:
+            found, seen = x @ probe.kernel + probe.bias, z
+        else:
+            found, seen = probe.left_out[~known], z[~known]
+        np.testing.assert_allclose(found, other.predict(seen), atol=1e-6)
 
 
 def test_weights_stand_for_copies():
