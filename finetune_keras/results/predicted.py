@@ -26,10 +26,40 @@ def predict_batch(model, x):
     return keras.tree.map_structure(lambda array: array[:count], outputs)
 
 
+def _predict_filled(model, x, full):
+    """Another shape of the last batch would be traced, or compiled, anew."""
+    count = len(keras.tree.flatten(x)[0])
+    if count == full or not _are_numbers(x):
+        return predict_batch(model, x)
+    outputs = predict_batch(
+        model, filled(keras.tree.map_structure(to_numpy, x), full)
+    )
+    return keras.tree.map_structure(lambda array: array[:count], outputs)
+
+
+def _are_numbers(x):
+    """Whether all are plain arrays of numbers: texts are of any length."""
+    leaves = keras.tree.flatten(x)
+    plain = all(hasattr(leaf, "__array__") for leaf in leaves)
+    return plain and all(
+        to_numpy(leaf).dtype.kind not in "OSU" for leaf in leaves
+    )
+
+
+def filled(x, count):
+    """A batch of arrays, with examples repeated up to so many."""
+    return keras.tree.map_structure(
+        lambda leaf: leaf[np.arange(max(count, len(leaf))) % len(leaf)], x
+    )
+
+
 def predict_all(model, data, name="data"):
     """Predicts all of the data, in one pass: `(outputs, labels, weights)`."""
     batches, _ = open_data(data, name=name)
-    parts = [(predict_batch(model, x), y, weight) for x, y, weight in batches]
+    parts, full = [], 0
+    for x, y, weight in batches:
+        full = max(full, len(keras.tree.flatten(x)[0]))
+        parts.append((_predict_filled(model, x, full), y, weight))
     if not parts:
         raise ValueError(
             f"`{name}` holds no example. Received: {name}={data!r}"

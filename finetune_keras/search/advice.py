@@ -18,6 +18,7 @@ from finetune_keras.search.proposal import Proposal
 from finetune_keras.search.ranking import rank_backbones
 from finetune_keras.training.fine_tune import fine_tune
 from finetune_keras.training.linear_probe import LEAST_GAIN, solve_probe
+from finetune_keras.training.trial import losses_around
 
 # Of so many layer groups, counted from the last, the head may read.
 _DEPTHS = (1, 2, 4, 7, 10, 15, 25)
@@ -256,15 +257,15 @@ class Steps:
 
     def _gain_of(self, phase, proposal, features):
         """Gain of a phase behind the solved head, and its standard error."""
-        data, losses = [self.data.train, self.data.validation], []
+        train, validation = self.data.train, self.data.validation
+        plan = Plan([phase], head_initializer="auto")
         with proposal.as_it_was():
             keras.utils.set_random_seed(self.seed)
             model = proposal.model(features)
             if proposal.is_text:
-                data[0] = model.tokenize(self.some())
-            for plan in (linear_probe(), Plan([phase])):
-                fine_tune(model, plan, *data, verbose=0)
-                outputs, labels, _ = predict_all(model, data[1], "validation")
-                losses.append(proposal.losses(model, outputs, labels))
-        gains = losses[0] - losses[1]
+                # Some of the texts may lack a class, which epochs can do.
+                train, plan = model.tokenize(self.some()), Plan([phase])
+                fine_tune(model, linear_probe(), train, validation, verbose=0)
+            before, after = losses_around(model, plan, train, validation)
+        gains = before - after
         return gains.mean(), gains.std() / np.sqrt(len(gains))

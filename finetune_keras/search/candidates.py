@@ -22,7 +22,7 @@ from finetune_keras.models.outside_graph import prepares_inputs
 from finetune_keras.models.pooling import padding_mask, pool
 from finetune_keras.models.preprocessing import applications
 from finetune_keras.models.text_encoder import is_raw
-from finetune_keras.results.predicted import open_data, predict_batch
+from finetune_keras.results.predicted import filled, open_data, predict_batch
 from finetune_keras.text.text_backbones import text_backbone
 
 
@@ -156,6 +156,7 @@ def read_features(backbones, data, batch_size, verbose):
         labels.append(y)
         with no_word_of_traces():
             for candidate in candidates:
+                # Another shape of the last batch would be traced for seconds.
                 candidate.read(filled(x, full), len(y))
         if bar is not None:
             bar.update(len(labels), finalize=False)
@@ -165,13 +166,6 @@ def read_features(backbones, data, batch_size, verbose):
         raise ValueError("`data` has no example. Received: an empty data set")
     rows = np.unique(keys, return_index=True)[1]
     return candidates, np.concatenate(labels), rows
-
-
-def filled(x, count):
-    """A last batch, filled up: one more shape would be traced for seconds."""
-    return keras.tree.map_structure(
-        lambda leaf: leaf[np.arange(max(count, len(leaf))) % len(leaf)], x
-    )
 
 
 @contextlib.contextmanager

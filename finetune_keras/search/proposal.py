@@ -2,7 +2,6 @@
 
 import contextlib
 
-from finetune_keras.data.task import Task
 from finetune_keras.engine.graph import graph_of
 from finetune_keras.models.backbones import backbone as make_backbone
 from finetune_keras.models.heads import rebuild, replace_head
@@ -92,11 +91,6 @@ class Proposal:
 
     def targets(self, labels):
         return targets_of(labels, self.outputs, self.loss)
-
-    def losses(self, model, outputs, labels):
-        """The loss of each example."""
-        task = Task.of(model)
-        return task.losses(task.labels(labels), task.scores(outputs))
 
     @contextlib.contextmanager
     def as_it_was(self):
