@@ -14,11 +14,11 @@ from finetune_keras.plans.plan import Plan
 from finetune_keras.plans.strategies import linear_probe
 from finetune_keras.results.predicted import predict_all
 from finetune_keras.search.candidates import by_name
+from finetune_keras.search.gains import losses_around
 from finetune_keras.search.proposal import Proposal
 from finetune_keras.search.ranking import rank_backbones
 from finetune_keras.training.fine_tune import fine_tune
 from finetune_keras.training.linear_probe import LEAST_GAIN, solve_probe
-from finetune_keras.training.trial import losses_around
 
 # Of so many layer groups, counted from the last, the head may read.
 _DEPTHS = (1, 2, 4, 7, 10, 15, 25)

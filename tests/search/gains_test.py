@@ -4,7 +4,7 @@ import pytest
 
 import finetune_keras as ft
 from finetune_keras.results.predicted import predict_all
-from finetune_keras.training.trial import losses_around
+from finetune_keras.search.gains import losses_around
 
 pytestmark = pytest.mark.usefixtures("op_by_op")
 
