@@ -39,8 +39,8 @@ def losses_around(model, plan, train, validation):
 class _Judged(Run):
     """A run of one phase that is judged before its first epoch."""
 
-    def _start_head(self):
-        super()._start_head()
+    def start_head(self):
+        super().start_head()
         self.before = self.losses()
         # It is what epochs are compared with, which must not win as one.
         self.best.epoch, self.best.value, self.best.noise = None, None, 0.0
