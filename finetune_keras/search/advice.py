@@ -1,5 +1,7 @@
 """Whether and how to fine-tune, by cheap evidence from the data at hand."""
 
+import time
+
 import keras
 import numpy as np
 
@@ -17,6 +19,7 @@ from finetune_keras.search.candidates import by_name
 from finetune_keras.search.gains import losses_around
 from finetune_keras.search.proposal import Proposal
 from finetune_keras.search.ranking import rank_backbones
+from finetune_keras.training.dry_run import duration
 from finetune_keras.training.fine_tune import fine_tune
 from finetune_keras.training.linear_probe import LEAST_GAIN, solve_probe
 
@@ -118,6 +121,8 @@ class Advice(Shown):
         ranking: A `BackboneRanking`, or `None` of one backbone.
         depths: Dict from numbers of layer groups to the log loss (squared
             error) of a head on these, cross-validated.
+        seconds: Float, about what the plan takes here, by what the same work
+            has taken for the advice.
 
     Example:
 
@@ -136,7 +141,8 @@ class Advice(Shown):
     def __init__(self, backbone, proposal, features, plan, steps):
         self.backbone, self.features, self.plan = backbone, features, plan
         self.rows, self.ranking = steps.rows, steps.ranking
-        self.depths, self._proposal = steps.depths, proposal
+        self.depths, self.seconds = steps.depths, steps.seconds
+        self._proposal = proposal
 
     def model(self, augmentation=None):
         """Makes the proposed model, uncompiled, with a new head.
@@ -155,6 +161,8 @@ class Advice(Shown):
         cells = [
             [row["step"], row["found"], row["choice"]] for row in self.rows
         ]
+        took = f"about {duration(self.seconds)}"
+        cells.append(["time", "what the same work took here", took])
         return [Table(["step", "found", "choice"], cells), "", self.plan]
 
 
@@ -172,6 +180,7 @@ class Steps:
     def __init__(self, data, seed, verbose):
         self.data, self.seed, self.verbose = data, seed, verbose
         self.rows, self.ranking, self.depths = [], None, {}
+        self.seconds = 0.0
 
     def note(self, step, found, choice):
         self.rows.append({"step": step, "found": found, "choice": choice})
@@ -208,9 +217,13 @@ class Steps:
         """How many groups the head reads, the least loss left out."""
         count = len(split_depths(proposal.backbone, "blocks")[1])
         numbers = sorted({min(n, count) for n in _DEPTHS})
+        begun = time.perf_counter()
         x, labels, weight = predict_all(
             proposal.reader(numbers[-1]), self.data.train, "train"
         )
+        # The plan passes over the validation data too.
+        sizes, pass_ = self.data.sizes, time.perf_counter() - begun
+        self.seconds = pass_ * (1 + sizes.get("validation", 0) / sizes["train"])
         y, loss = proposal.targets(labels), proposal.loss
         for n in numbers:
             columns = proposal.width(n)
@@ -237,8 +250,9 @@ class Steps:
         if self.data.validation is None:
             self.note("training", "no validation data", "the head alone")
             return probe
-        phase = short_phase(proposal)
+        phase, begun = short_phase(proposal), time.perf_counter()
         gain, error = self._gain_of(phase, proposal, features)
+        trial = time.perf_counter() - begun
         found = f"{phase.name}: log loss"
         if self.data.task == "regression":
             found = f"{phase.name}: squared error"
@@ -247,13 +261,18 @@ class Steps:
             self.note("training", found, "the head alone")
             return probe
         self.note("training", found, f"then {phase.name}")
+        self.seconds += trial / (self.share if proposal.is_text else 1)
         return Plan([*probe, phase], head_initializer="auto")
+
+    @property
+    def share(self):
+        """The share of the training texts that a trial takes."""
+        return min(1, MOST_TEXTS / self.data.sizes["train"])
 
     def some(self):
         """Batches of as many training texts as a trial takes."""
         batches = int(self.data.train.cardinality())
-        share = min(1, MOST_TEXTS / self.data.sizes["train"])
-        return self.data.train.take(max(1, int(share * batches)))
+        return self.data.train.take(max(1, int(self.share * batches)))
 
     def _gain_of(self, phase, proposal, features):
         """Gain of a phase behind the solved head, and its standard error."""

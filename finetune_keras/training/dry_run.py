@@ -118,7 +118,7 @@ class DryRun(Shown):
 
     def _layout(self):
         epochs = sum(row["epochs"] for row in self.rows)
-        total = ("total", epochs, *[""] * 5, _duration(self.seconds))
+        total = ("total", epochs, *[""] * 5, duration(self.seconds))
         return [Table(_COLUMNS, [*map(_cells, self.rows), total])]
 
 
@@ -142,12 +142,12 @@ def _cells(row):
         f"{row['weight_bytes']:,}",
         f"{row['optimizer_bytes']:,}",
         f"{row['activation_bytes']:,}",
-        _duration(row["seconds_per_epoch"]),
-        _duration(row["seconds"]),
+        duration(row["seconds_per_epoch"]),
+        duration(row["seconds"]),
     )
 
 
-def _duration(seconds):
+def duration(seconds):
     if seconds < 60:
         return f"{seconds:.2g} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -48,6 +48,9 @@ def test_the_head_reads_the_depths_that_tell_most():
     assert steps == ["data", "features", "training"]
     assert advice.plan[0] == ft.plans.linear_probe()[0]
     assert "log loss lower by" in str(advice)
+    assert 0 < advice.seconds < 600
+    told = [line for line in str(advice).splitlines() if "time" in line]
+    assert len(told) == 1 and told[0].split()[-3] == "about"
     for one, other in zip(before, values(backbone), strict=True):
         np.testing.assert_array_equal(one, other)
     assert not backbone.get_layer("mid").trainable
