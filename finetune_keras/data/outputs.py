@@ -180,6 +180,11 @@ def is_detector(model):
     return _is_of_hub(model, ("ObjectDetector",))
 
 
+def predicts_a_set(model):
+    """Tells a D-FINE: each of its queries becomes one true box, or none."""
+    return _is_of_hub(model, ("DFineObjectDetector",))
+
+
 def _is_of_hub(model, kinds):
     """Tells tasks of KerasHub of some kinds."""
     hub = sys.modules.get("keras_hub")

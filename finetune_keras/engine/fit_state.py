@@ -5,6 +5,7 @@ touches private attributes of Keras; each use is tested on each backend.
 """
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
@@ -114,12 +115,39 @@ def strategy_scope(model):
     return strategy.scope() if strategy else contextlib.nullcontext()
 
 
+@contextlib.contextmanager
+def other_loss(model, compute_loss):
+    """Lets a model learn by another loss, which may be past XLA of TensorFlow.
+
+    `compute_loss` is called as the method of Keras. However often the model
+    is compiled meanwhile, at the end it has its own and its own flag of XLA.
+    """
+    before = model.supports_jit, model.jit_compile
+    # Past Keras's tracking, which would take this for a new part; of the same
+    # module, by which it is told that the loss is not that of Keras.
+    members, own = vars(model), model.compute_loss
+    members["compute_loss"] = functools.wraps(own)(compute_loss)
+    if backend.on("tensorflow"):
+        _set_jit(model, False, False)
+    _forget_functions(model)
+    try:
+        yield
+    finally:
+        del members["compute_loss"]
+        _set_jit(model, *before)
+        _forget_functions(model)
+
+
+def _set_jit(model, supported, wanted):
+    model.supports_jit, model.jit_compile = supported, wanted
+    config = getattr(model, "_compile_config", None)
+    if config is not None:
+        config.config["jit_compile"] = wanted
+
+
 def renew_functions(model):
     """Lets a model trace its steps anew, within a running `fit` too."""
-    for name in FUNCTIONS:
-        clear_trace(getattr(model, name, None))
-        if name in vars(model):
-            setattr(model, name, None)
+    _forget_functions(model)
     # A running `fit` needs it at once; before one, on JAX, it would fix where
     # state is kept that is not there yet.
     if keras.distribution.distribution() is None or _is_built(model):
@@ -133,6 +161,13 @@ def renew_functions(model):
     if compiled is not None:
         flags = {layer: layer.trainable for layer in model._flatten_layers()}
         compiled.update(flags)
+
+
+def _forget_functions(model):
+    for name in FUNCTIONS:
+        clear_trace(getattr(model, name, None))
+        if name in vars(model):
+            setattr(model, name, None)
 
 
 def _is_built(model):

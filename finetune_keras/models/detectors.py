@@ -9,6 +9,7 @@ import numpy as np
 from finetune_keras.arguments import check, integer
 from finetune_keras.data.box_formats import from_format, to_format
 from finetune_keras.data.detection import padded
+from finetune_keras.data.outputs import predicts_a_set
 from finetune_keras.models.outside_graph import prepares_inputs
 
 # A detector is judged on what it is not sure of, too.
@@ -55,15 +56,13 @@ def _of_classes(model, num_classes):
 
 
 def check_trains_on_boxes(model):
-    """Refuses detectors whose loss would take what fills up for boxes."""
-    names = [kind.__name__ for kind in type(model).__mro__]
-    if "DFineObjectDetector" in names:
+    """Refuses a D-FINE that denoises boxes of its own, not of the data."""
+    if predicts_a_set(model) and "dn_num_group" in model.output:
         raise ValueError(
-            "The loss of KerasHub's D-FINE knows no pictures with fewer boxes "
-            "than others: what fills them up would be learnt as boxes, and "
-            "all are to be shares of the picture. Train a "
-            "`RetinaNetObjectDetector`; a D-FINE can be judged, and saved as "
-            f"a bundle. Received: model={model.name!r}"
+            "The backbone of this D-FINE was made with `labels`: it would "
+            "learn to denoise the boxes of these pictures whatever it is "
+            "shown. Make it with `labels=None`; the other weights are the "
+            f"same. Received: model={model.name!r}"
         )
 
 

@@ -45,7 +45,7 @@ def _match_one(groups, spec):
     if isinstance(spec, LayerGroup):
         return spec.layers
     if isinstance(spec, keras.layers.Layer):
-        return _leaves_of([spec])
+        return _leaves_of(groups, [spec])
     if isinstance(spec, type):
         kinds = [x for x in _layers(groups) if isinstance(x, spec)]
         found = [leaf for x in kinds for leaf in graph.leaf_layers(x)]
@@ -67,8 +67,11 @@ def _match_one(groups, spec):
     )
 
 
-def _leaves_of(layers):
-    """Lists the leaves of layers, which must have got their weights."""
+def _leaves_of(groups, layers):
+    """Lists the leaves of layers, which must have got their weights.
+
+    Those in the graph have: what is not built there needs none.
+    """
     found = [
         leaf
         for layer in layers
@@ -79,6 +82,7 @@ def _leaves_of(layers):
     for leaf in found:
         waits = type(leaf).build is not keras.layers.Layer.build
         # Some make their weights as they are made, and are never built.
+        waits = waits and leaf not in groups.inside
         if waits and not leaf.built and not graph.own_variables(leaf):
             raise ValueError(
                 f"The layer {leaf.name!r} is not built yet: it has no weights "
@@ -119,7 +123,7 @@ def _match_name(groups, name):
         if name in (layer.name, held.get(id(layer)))
     ]
     if named:
-        return _rather_inside(groups, _leaves_of(named))
+        return _rather_inside(groups, _leaves_of(groups, named))
     try:
         return _match_path(groups, re.compile(name))
     except re.error as error:

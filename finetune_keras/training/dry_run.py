@@ -22,6 +22,7 @@ from finetune_keras.training.needed_bytes import (
     activation_bytes,
     weight_bytes,
 )
+from finetune_keras.training.set_loss import learns_sets
 from finetune_keras.training.twin_fit import (
     batch_arguments,
     compiled_twin,
@@ -86,7 +87,7 @@ def dry_run(model, plan, train, validation=None, batch_size=None):
     check_plan(plan, train, validation)
     check_given(train, "train")
     plan.check(layer_groups(model))
-    with left_as_it_was(model):
+    with left_as_it_was(model), learns_sets(model):
         target = twin(model)
         groups = layer_groups(target)
         ignored = getattr(train, "ignore_class", None)

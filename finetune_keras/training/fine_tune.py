@@ -13,6 +13,7 @@ from finetune_keras.training.inputs import labels_rank
 from finetune_keras.training.pixel_weights import with_pixel_weights
 from finetune_keras.training.rematerialized import rematerialized
 from finetune_keras.training.run import Run
+from finetune_keras.training.set_loss import learns_sets
 
 
 def fine_tune(
@@ -160,7 +161,11 @@ def fine_tune(
     options = cache_options(cache)
     warn_if_unreadable(model)
     # What is made on the way, an optimizer or a suffix, belongs to it too.
-    with strategy_scope(model), rematerialized(model, remat):
+    with (
+        strategy_scope(model),
+        rematerialized(model, remat),
+        learns_sets(model),
+    ):
         ignored = getattr(train, "ignore_class", None)
         ensure_compiled(model, plan, labels_rank(train), ignored)
         check_with_model(model, fit)

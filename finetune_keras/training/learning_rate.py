@@ -21,6 +21,7 @@ from finetune_keras.training.compiled import fitted
 from finetune_keras.training.data_checks import check_batched, has_labels
 from finetune_keras.training.inputs import check_labels
 from finetune_keras.training.learning_rate_sweep import LearningRateSweep
+from finetune_keras.training.set_loss import learns_sets
 from finetune_keras.training.twin_fit import (
     batch_arguments,
     compiled_twin,
@@ -111,7 +112,7 @@ def find_learning_rate(
     for part in parts if isinstance(parts[0], tuple) else []:
         check_labels(model, part[1] if len(part) > 1 else None, "data")
     rates = np.geomspace(min_learning_rate, max_learning_rate, num_steps)
-    with left_as_it_was(model):
+    with left_as_it_was(model), learns_sets(model):
         batches = _checked(model, _endless(data, batch_size))
         if fits is not None:
             model = fitted(FlatModel(as_groups(model), fits))
