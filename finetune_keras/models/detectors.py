@@ -96,27 +96,40 @@ class BoxFinder:
         raw, images = keras.tree.map_structure(
             keras.ops.convert_to_tensor, (raw, seen)
         )
-        with self._threshold():
+        with self._deciding() as form:
             found = self.model.decode_predictions(raw, images)
         found = keras.tree.map_structure(_to_numpy, found)
-        boxes = _corners(self.model, found["boxes"], *_sides(seen))
+        height, width = map(int, _sides(seen))
+        boxes = from_format(found["boxes"], form, height, width)
         rows = _rows(boxes, found["labels"], found["confidence"])
         most = int((rows[..., 4] >= 0).sum(axis=1).max(initial=0))
         return rows[:, : max(most, 1)]
 
     @contextlib.contextmanager
-    def _threshold(self):
-        decoder = self.model.prediction_decoder
-        before = getattr(decoder, "confidence_threshold", None)
-        if not self.every or before is None:
-            yield
-            return
+    def _deciding(self):
+        """Sets the decoder, and yields the format in which it gives boxes."""
+        decoder, form = self.model.prediction_decoder, _decoded_to(self.model)
         # Not as another decoder: a model keeps each that it was given.
-        decoder.confidence_threshold = min(before, _LEAST_SCORE)
+        changes = {"bounding_box_format": form}
+        least = getattr(decoder, "confidence_threshold", None)
+        if self.every and least is not None:
+            changes["confidence_threshold"] = min(least, _LEAST_SCORE)
+        before = {name: getattr(decoder, name) for name in changes}
         try:
-            yield
+            _set(decoder, changes)
+            yield form
         finally:
-            decoder.confidence_threshold = before
+            _set(decoder, before)
+
+
+def _decoded_to(model):
+    # KerasHub decodes a D-FINE to this, whatever its own format is.
+    return "yxyx" if predicts_a_set(model) else model.bounding_box_format
+
+
+def _set(decoder, changes):
+    for name, value in changes.items():
+        setattr(decoder, name, value)
 
 
 def true_boxes(model, x, y):

@@ -27,6 +27,7 @@ from finetune_keras.training.twin_fit import (
     batch_arguments,
     compiled_twin,
     left_as_it_was,
+    on_batch,
     twin,
 )
 
@@ -184,9 +185,9 @@ def _try(flat, plan, phase, train, validation=None):
     # A new one for each phase: JAX would use the trace of the one before.
     trial = compiled_twin(fitted(flat))
     summary = trainable_summary(trial)
-    seconds = _seconds(trial.train_on_batch, *train)
+    seconds = _seconds("train", trial, *train)
     if validation is not None:
-        seconds += _seconds(trial.test_on_batch, *validation)
+        seconds += _seconds("test", trial, *validation)
     return {
         "name": phase.name,
         "epochs": phase.epochs,
@@ -199,12 +200,12 @@ def _try(flat, plan, phase, train, validation=None):
     }
 
 
-def _seconds(step, batch, count):
+def _seconds(name, model, batch, count):
     """Forecasts the seconds of so many steps."""
-    step(*batch)  # traces
+    on_batch(name, model, batch)  # traces
     times = []
     for _ in range(_STEPS):
         start = time.perf_counter()
-        step(*batch)
+        on_batch(name, model, batch)
         times.append(time.perf_counter() - start)
     return count * statistics.median(times)

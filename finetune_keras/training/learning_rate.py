@@ -26,6 +26,7 @@ from finetune_keras.training.twin_fit import (
     batch_arguments,
     compiled_twin,
     left_as_it_was,
+    on_batch,
 )
 
 SMOOTHING = 0.98
@@ -155,7 +156,7 @@ def _train(model, learning_rate, batches):
     losses = []
     for _ in range(inner.gradient_accumulation_steps or 1):
         batch = batch_arguments(next(batches))
-        logs = model.train_on_batch(*batch, return_dict=True)
+        logs = on_batch("train", model, batch, return_dict=True)
         losses.append(float(logs["loss"]))
     return float(np.mean(losses))
 

@@ -9,8 +9,8 @@ import contextlib
 import keras
 from keras import ops
 
-from finetune_keras.engine.fit_state import other_loss
 from finetune_keras.data.outputs import predicts_a_set
+from finetune_keras.engine.fit_state import other_loss
 from finetune_keras.training.set_matching import TrueBoxes, corners, matches
 
 

@@ -7,6 +7,7 @@ import random
 import keras
 import numpy as np
 
+from finetune_keras.data.outputs import is_detector
 from finetune_keras.engine import backend, graph
 from finetune_keras.engine.fit_state import (
     compile_arguments,
@@ -16,6 +17,7 @@ from finetune_keras.engine.fit_state import (
 from finetune_keras.engine.layers import every_layer
 from finetune_keras.engine.optimizer_values import copy_of
 from finetune_keras.engine.private import inner_optimizer
+from finetune_keras.models.detectors import prepared_boxes
 from finetune_keras.models.pixel_guard import guard_like
 from finetune_keras.models.selection import is_batch_norm
 from finetune_keras.training.optimizers import check_one_rate, is_layerwise
@@ -99,7 +101,9 @@ def compiled_twin(model):
     with strategy_scope(model):
         arguments["optimizer"] = _fresh(model.optimizer)
         # Keras keeps the metrics of before where it is given `None`.
-        arguments.update(metrics=[], weighted_metrics=None)
+        # A detector has none, and its labels are named by no output.
+        metrics = None if is_detector(model) else []
+        arguments.update(metrics=metrics, weighted_metrics=None)
         arguments["steps_per_execution"] = 1
         # A model may have a `compile` of its own, with other arguments.
         keras.Model.compile(other, **arguments)
@@ -130,3 +134,13 @@ def _as_tensor(value):
         return value
     value = np.asarray(value)
     return value.astype(keras.config.floatx()) if value.dtype == "d" else value
+
+
+def on_batch(name, model, batch, **options):
+    """What a step makes of `batch_arguments`, `"train"` or `"test"`."""
+    step = f"{name}_on_batch"
+    if not is_detector(model):
+        return getattr(model, step)(*batch, **options)
+    # KerasHub's own takes a dict of labels for one array.
+    seen = prepared_boxes(model, *batch[:2])
+    return getattr(keras.Model, step)(model, *seen, *batch[2:], **options)
