@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from finetune_keras.engine import backend
+from finetune_keras.engine.packages import tensorflow as tf
 from finetune_keras.engine.private import global_state
 from finetune_keras.engine.traces import FUNCTIONS, clear_trace
 
@@ -126,7 +127,7 @@ def other_loss(model, compute_loss):
     # Past Keras's tracking, which would take this for a new part; of the same
     # module, by which it is told that the loss is not that of Keras.
     members, own = vars(model), model.compute_loss
-    members["compute_loss"] = functools.wraps(own)(compute_loss)
+    members["compute_loss"] = functools.wraps(own)(_shared(compute_loss))
     if backend.on("tensorflow"):
         _set_jit(model, False, False)
     _forget_functions(model)
@@ -136,6 +137,18 @@ def other_loss(model, compute_loss):
         del members["compute_loss"]
         _set_jit(model, *before)
         _forget_functions(model)
+
+
+def _shared(compute_loss):
+    """A loss by replica: of those of a strategy, Keras takes the sum."""
+    if not backend.on("tensorflow"):
+        return compute_loss
+
+    def share(*args, **kwargs):
+        count = tf.distribute.get_strategy().num_replicas_in_sync
+        return compute_loss(*args, **kwargs) / count
+
+    return share
 
 
 def _set_jit(model, supported, wanted):

@@ -13,11 +13,11 @@ def on_host(function, *tensors):
     It has no gradient, and on TensorFlow XLA cannot compile it.
     """
     first = tensors[0]
+    dtype = keras.backend.standardize_dtype(first.dtype)
 
     def call(*arrays):
-        return function(*map(np.asarray, arrays)).astype(first_dtype)
+        return function(*map(np.asarray, arrays)).astype(dtype)
 
-    first_dtype = keras.backend.standardize_dtype(first.dtype)
     if backend.on("tensorflow"):
         result = tf.numpy_function(call, tensors, first.dtype)
         return tf.ensure_shape(result, first.shape)

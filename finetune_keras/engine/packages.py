@@ -83,7 +83,9 @@ safetensors = Package(
     extra="text",
     instead=" `model.save` keeps the whole model without it.",
 )
-scipy = Package("scipy", "Solved heads, calibration, sounds and intervals need")
+scipy = Package(
+    "scipy", "Solved heads, calibration, sounds, intervals and a D-FINE need"
+)
 sklearn = Package("sklearn", "Splits and many metrics need", "scikit-learn")
 soundfile = Package(
     "soundfile",

@@ -1,7 +1,8 @@
 """The loss of KerasHub's D-FINE, right for any number of boxes a picture.
 
 Its own counts what fills up as boxes, gives each picture the boxes of the
-first one of its batch, and matches in loops that take minutes.
+first one of its batch, and matches in loops that take minutes and do not find
+the cheapest.
 """
 
 import contextlib
@@ -11,7 +12,13 @@ from keras import ops
 
 from finetune_keras.data.outputs import predicts_a_set
 from finetune_keras.engine.fit_state import other_loss
-from finetune_keras.training.set_matching import TrueBoxes, corners, matches
+from finetune_keras.engine.packages import require, scipy
+from finetune_keras.training.set_matching import (
+    TrueBoxes,
+    complete_overlaps,
+    corners,
+    matches,
+)
 
 
 @contextlib.contextmanager
@@ -23,6 +30,7 @@ def learns_sets(model):
     if not predicts_a_set(model):
         yield
         return
+    require(scipy)
 
     def compute_loss(x, y, y_pred, sample_weight=None, training=True):
         if sample_weight is not None:
@@ -63,12 +71,13 @@ def set_loss(detector, x, y, y_pred):
     reference = ops.stop_gradient(y_pred["initial_reference_points"])
     sides = y_pred["intermediate_predicted_corners"]
     sides = ops.reshape(sides, (*ops.shape(reference), -1))
+    ciou = complete_overlaps(boxes, chosen.boxes)
     terms = {
         "loss_vfl": _varifocal(detector, logits, chosen),
         "loss_bbox": ops.sum(
             ops.abs(boxes - chosen.boxes) * chosen.mask[..., None]
         ),
-        "loss_ciou": ops.sum((1.0 - chosen.ciou()) * chosen.mask),
+        "loss_ciou": ops.sum((1.0 - ciou) * chosen.mask),
         "loss_fgl": _fine_grained(detector, sides, reference, layers),
         "loss_ddf": true.count
         * _distilled(detector, sides, logits[:, :-1], layers),
@@ -115,11 +124,6 @@ class _Chosen:
         ]
         found = keras.utils.bounding_boxes.compute_iou(*pair, "xyxy")
         return ops.reshape(found, ops.shape(self.mask))
-
-    def ciou(self):
-        return keras.utils.bounding_boxes.compute_ciou(
-            corners(self.said), corners(self.boxes), "xyxy"
-        )
 
     def of_layers(self):
         """Without the last set, the encoder's."""

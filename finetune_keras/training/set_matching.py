@@ -7,8 +7,6 @@ from keras import ops
 from finetune_keras.engine.host_calls import on_host
 from finetune_keras.engine.packages import scipy
 
-_PAIR = keras.utils.bounding_boxes
-
 
 class TrueBoxes:
     """The boxes of a batch as a D-FINE sees them.
@@ -43,7 +41,7 @@ class TrueBoxes:
 def _shares(detector, x, boxes):
     first = keras.config.image_data_format() == "channels_first"
     height, width = ops.shape(x)[2:4] if first else ops.shape(x)[1:3]
-    return _PAIR.convert_format(
+    return keras.utils.bounding_boxes.convert_format(
         boxes,
         source=detector.bounding_box_format,
         target="rel_center_xywh",
@@ -54,7 +52,16 @@ def _shares(detector, x, boxes):
 
 def corners(boxes):
     """Left, top, right and bottom of middles and sizes."""
-    return _PAIR.convert_format(boxes, source="center_xywh", target="xyxy")
+    return keras.utils.bounding_boxes.convert_format(
+        boxes, source="center_xywh", target="xyxy"
+    )
+
+
+def complete_overlaps(one, other):
+    """CIoU of boxes, each with the one in its place."""
+    return keras.utils.bounding_boxes.compute_ciou(
+        corners(one), corners(other), "xyxy"
+    )
 
 
 def matches(detector, logits, boxes, true):
@@ -79,8 +86,7 @@ def matches(detector, logits, boxes, true):
         detector.matcher_class_cost
         * ops.matmul(_class_costs(detector, logits), by_class)
         + detector.matcher_bbox_cost * ops.sum(ops.abs(said - wanted), axis=-1)
-        - detector.matcher_ciou_cost
-        * _PAIR.compute_ciou(corners(said), corners(wanted), "xyxy")
+        - detector.matcher_ciou_cost * complete_overlaps(said, wanted)
     )
     return ops.stop_gradient(on_host(assigned, cost, true.is_box))
 

@@ -7,10 +7,7 @@ import pytest
 
 import finetune_keras as ft
 from finetune_keras.data.detection import Detection, padded
-from finetune_keras.models.detectors import (
-    BoxFinder,
-    check_trains_on_boxes,
-)
+from finetune_keras.models.detectors import BoxFinder
 from finetune_keras.results.average_precision import (
     detection_statistic,
     score_each_class,
@@ -259,12 +256,6 @@ def test_boxes_beyond_all_bounds_are_drawn():
         x, np.full((1, 5), -1.0), np.array([[*box, 1, 0.9] for box in boxes])
     )
     assert (found != 99).any() and found.shape[-1] == 3
-
-
-def test_what_fills_up_is_no_box_of_d_fine():
-    model = type("DFineObjectDetector", (), {"name": "fine"})()
-    with pytest.raises(ValueError, match="what fills them up would be learnt"):
-        check_trains_on_boxes(model)
 
 
 class Said:
