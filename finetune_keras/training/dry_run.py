@@ -27,7 +27,7 @@ from finetune_keras.training.twin_fit import (
     batch_arguments,
     compiled_twin,
     left_as_it_was,
-    on_batch,
+    step_of,
     twin,
 )
 
@@ -185,9 +185,10 @@ def _try(flat, plan, phase, train, validation=None):
     # A new one for each phase: JAX would use the trace of the one before.
     trial = compiled_twin(fitted(flat))
     summary = trainable_summary(trial)
-    seconds = _seconds("train", trial, *train)
+    seconds = _seconds(step_of(trial, "train_on_batch"), *train)
     if validation is not None:
-        seconds += _seconds("test", trial, *validation)
+        step = step_of(trial, "test_on_batch")
+        seconds += _seconds(step, *validation)
     return {
         "name": phase.name,
         "epochs": phase.epochs,
@@ -200,12 +201,12 @@ def _try(flat, plan, phase, train, validation=None):
     }
 
 
-def _seconds(name, model, batch, count):
+def _seconds(step, batch, count):
     """Forecasts the seconds of so many steps."""
-    on_batch(name, model, batch)  # traces
+    step(*batch)  # traces
     times = []
     for _ in range(_STEPS):
         start = time.perf_counter()
-        on_batch(name, model, batch)
+        step(*batch)
         times.append(time.perf_counter() - start)
     return count * statistics.median(times)

@@ -26,7 +26,7 @@ from finetune_keras.training.twin_fit import (
     batch_arguments,
     compiled_twin,
     left_as_it_was,
-    on_batch,
+    step_of,
 )
 
 SMOOTHING = 0.98
@@ -153,10 +153,10 @@ def _train(model, learning_rate, batches):
     optimizer = model.optimizer
     optimizer.learning_rate = learning_rate
     inner = inner_optimizer(optimizer)
-    losses = []
+    losses, train = [], step_of(model, "train_on_batch")
     for _ in range(inner.gradient_accumulation_steps or 1):
         batch = batch_arguments(next(batches))
-        logs = on_batch("train", model, batch, return_dict=True)
+        logs = train(*batch, return_dict=True)
         losses.append(float(logs["loss"]))
     return float(np.mean(losses))
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import random
 
 import keras
@@ -136,11 +137,15 @@ def _as_tensor(value):
     return value.astype(keras.config.floatx()) if value.dtype == "d" else value
 
 
-def on_batch(name, model, batch, **options):
-    """What a step makes of `batch_arguments`, `"train"` or `"test"`."""
-    step = f"{name}_on_batch"
+def step_of(model, name):
+    """`"train_on_batch"` or `"test_on_batch"` of a twin, for any labels."""
     if not is_detector(model):
-        return getattr(model, step)(*batch, **options)
+        return getattr(model, name)
     # KerasHub's own takes a dict of labels for one array.
-    seen = prepared_boxes(model, *batch[:2])
-    return getattr(keras.Model, step)(model, *seen, *batch[2:], **options)
+    step = getattr(keras.Model, name)
+
+    @functools.wraps(step)
+    def on_batch(x, y=None, *weights, **options):
+        return step(model, *prepared_boxes(model, x, y), *weights, **options)
+
+    return on_batch
