@@ -302,6 +302,23 @@ def test_a_plan_trains_layers_and_then_all(hub):
     assert is_left_alone(model)
 
 
+def test_boxes_are_moved_with_pictures_that_are_resized(hub):
+    model, (x, y) = make_detector(hub), some_data()
+    plan = ft.plans.full(epochs=1)
+    small = ft.fine_tune(model, plan, (x, y), verbose=0)
+    model = make_detector(hub)
+    converter = hub.layers.DFineImageConverter(
+        image_size=(SIDE, SIDE), bounding_box_format="yxyx"
+    )
+    make = hub.models.DFineObjectDetectorPreprocessor
+    model.preprocessor = make(converter)
+    x, filled = np.repeat(np.repeat(x, 2, 1), 2, 2), y["boxes"] == -1
+    y = {**y, "boxes": np.where(filled, -1.0, 2 * y["boxes"])}
+    large = ft.fine_tune(model, plan, (x, y.copy()), verbose=0)
+    losses = [history.epochs[0]["loss"] for history in (small, large)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
 def test_its_own_loss_is_back_after_an_error(hub):
     model, (x, y) = make_detector(hub), some_data()
     model.compile("adam", jit_compile=True)
