@@ -12,11 +12,11 @@ from keras import layers, ops
 import finetune_keras as ft
 from finetune_keras.models.detectors import BoxFinder
 from finetune_keras.training import dry_run
-from finetune_keras.training.set_loss import set_loss
+from finetune_keras.training.set_loss import learns_sets, set_loss
 from finetune_keras.training.set_matching import TrueBoxes, assigned, matches
 
 pytestmark = pytest.mark.usefixtures("op_by_op")
-SIDE, QUERIES, LAYERS, BINS = 16, 4, 2, 8
+SIDE, QUERIES, LAYERS, BINS = 16, 3, 2, 8
 CLASSES = ["disc", "square"]
 
 
@@ -165,9 +165,12 @@ def test_it_is_that_of_keras_hub_where_each_box_has_its_query(
 
 def test_it_is_that_of_keras_hub_with_a_box_for_each_query(detector):
     rng = np.random.default_rng(5)
-    shares = np.concatenate([SHARES[0], SHARES[1]])[None]
+    shares = SHARES.reshape(1, -1, 4)[:, :QUERIES]
     shares = shares + rng.uniform(0, 0.02, shares.shape).astype("float32")
-    labels, said = LABELS.reshape(1, -1), said_by(detector, 1, seed=3)
+    labels, said = (
+        LABELS.reshape(1, -1)[:, :QUERIES],
+        said_by(detector, 1, seed=3),
+    )
     y = {"boxes": shares, "labels": labels}
     theirs = float(detector.compute_loss(PICTURES[:1], y, said, None))
     mine = loss_of(detector, said, shares, labels)
@@ -283,30 +286,26 @@ def is_left_alone(model):
 @pytest.mark.backends
 def test_a_plan_trains_layers_and_then_all(hub):
     model, data = make_detector(hub), some_data()
-    first = ft.Phase(r".*logits_dense", epochs=2, learning_rate=1e-2)
+    names = [r".*logits_dense", r".*(logits|corners|points|bboxes)_dense"]
+    plan = ft.Plan(
+        [ft.Phase(name, epochs=2, learning_rate=1e-2) for name in names]
+    )
     before = values(model)
-    history = ft.fine_tune(model, ft.Plan([first]), data, data, verbose=0)
-    assert history.epochs[1]["loss"] < history.epochs[0]["loss"]
-    assert "own" in history.phases[0]["cache"]
-    changed = moved(before, model)
-    assert len(changed) == 4 and all("logits" in path for path in changed)
-    first.epochs, rest = 1, ft.Phase("all", epochs=2, learning_rate=1e-2)
-    before = values(model)
-    plan = ft.Plan([first, rest])
     history = ft.fine_tune(model, plan, data, verbose=0)
     losses = [epoch["loss"] for epoch in history.epochs]
-    assert losses[2] < losses[1] < losses[0] and np.isfinite(losses).all()
-    # What only tells where it began is no part of the loss.
-    still = {path for path in before if "initial" in path}
-    assert moved(before, model) == set(before) - still
+    assert losses == sorted(losses, reverse=True) and np.isfinite(losses).all()
+    # The loss needs the pictures, and what it only starts from does not learn.
+    assert "own" in history.phases[0]["cache"]
+    still = {path for path in before if "body" in path or "initial" in path}
+    assert len(still) == 4 and moved(before, model) == set(before) - still
     assert is_left_alone(model)
 
 
 def test_boxes_are_moved_with_pictures_that_are_resized(hub):
     model, (x, y) = make_detector(hub), some_data()
-    plan = ft.plans.full(epochs=1)
-    small = ft.fine_tune(model, plan, (x, y), verbose=0)
-    model = make_detector(hub)
+    model.compile("adam")
+    with learns_sets(model):
+        small = model.evaluate(x, y, verbose=0)
     converter = hub.layers.DFineImageConverter(
         image_size=(SIDE, SIDE), bounding_box_format="yxyx"
     )
@@ -314,19 +313,17 @@ def test_boxes_are_moved_with_pictures_that_are_resized(hub):
     model.preprocessor = make(converter)
     x, filled = np.repeat(np.repeat(x, 2, 1), 2, 2), y["boxes"] == -1
     y = {**y, "boxes": np.where(filled, -1.0, 2 * y["boxes"])}
-    large = ft.fine_tune(model, plan, (x, y.copy()), verbose=0)
-    losses = [history.epochs[0]["loss"] for history in (small, large)]
-    np.testing.assert_allclose(*losses, rtol=1e-5)
+    with learns_sets(model):
+        large = model.evaluate(x, y, verbose=0)
+    np.testing.assert_allclose(small, large, rtol=1e-5)
 
 
 def test_its_own_loss_is_back_after_an_error(hub):
     model, (x, y) = make_detector(hub), some_data()
     model.compile("adam", jit_compile=True)
-    plan = ft.plans.full(epochs=1)
+    plan, weights = ft.plans.full(epochs=1), np.ones(3)
     with pytest.raises(ValueError, match="leave out `sample_weight`"):
-        ft.fine_tune(model, plan, (x, y, np.ones(3)), verbose=0)
-    assert is_left_alone(model) and model.jit_compile
-    ft.fine_tune(model, plan, (x, y), verbose=0)
+        ft.fine_tune(model, plan, (x, y, weights), verbose=0)
     assert is_left_alone(model) and model.jit_compile
 
 
@@ -335,7 +332,7 @@ def test_trials_leave_it_as_it_was(hub, monkeypatch):
     monkeypatch.setattr(dry_run, "_STEPS", 1)
     before = values(model)
     plan = ft.plans.full(epochs=1)
-    forecast = ft.dry_run(model, plan, data, data)
+    forecast = ft.dry_run(model, plan, data)
     assert forecast.seconds > 0 and forecast.rows[0]["trainable"] > 0
     model.compile("adam")
     sweep = ft.find_learning_rate(model, data, num_steps=2, verbose=0)
@@ -348,18 +345,18 @@ def test_adapters_train(hub):
     with pytest.warns(UserWarning, match="does not write adapters"):
         ft.add_adapters(model, ft.LoRA(rank=2))
     before = values(model)
-    plan = ft.plans.adapters(epochs=2, learning_rate=1e-2)
-    history = ft.fine_tune(model, plan, data, verbose=0)
-    assert history.epochs[1]["loss"] < history.epochs[0]["loss"]
-    assert all("lora" in path for path in moved(before, model))
+    plan = ft.plans.adapters(epochs=1, learning_rate=1e-2)
+    ft.fine_tune(model, plan, data, verbose=0)
+    changed = moved(before, model)
+    assert changed and all("lora" in path for path in changed)
 
 
 def test_other_classes_evaluation_and_bundle(hub, tmp_path):
     model, (x, y) = ft.replace_head(make_detector(hub), 3), some_data()
     assert model.num_classes == 3
     y["labels"][1, 0] = 2
-    plan = ft.plans.full(epochs=2, learning_rate=1e-2)
-    ft.fine_tune(model, plan, (x, y), (x, y), verbose=0)
+    plan = ft.plans.full(epochs=1, learning_rate=1e-2)
+    ft.fine_tune(model, plan, (x, y), verbose=0)
     classes = [*CLASSES, "star"]
     report = ft.evaluate(model, (x, y), classes, bootstrap=50, verbose=0)
     assert 0 <= report.metrics["map_50"] <= 1
@@ -445,7 +442,8 @@ def test_a_d_fine_gives_what_the_loss_takes(hub):
     phase = ft.Phase("all").select(ft.layer_groups(model))
     ft.unfreeze(model, phase)
     x = np.tile(x, (1, 2, 2, 1))
-    loss = float(ops.convert_to_numpy(set_loss(model, x, y, model(x))))
+    said = model(x)
+    loss = float(ops.convert_to_numpy(set_loss(model, x, y, said)))
     nothing = {"boxes": y["boxes"], "labels": np.full_like(y["labels"], -1)}
-    least = float(ops.convert_to_numpy(set_loss(model, x, nothing, model(x))))
+    least = float(ops.convert_to_numpy(set_loss(model, x, nothing, said)))
     assert np.isfinite([loss, least]).all() and 0 < least < loss
