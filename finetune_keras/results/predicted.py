@@ -31,9 +31,10 @@ def _predict_filled(model, x, full):
     count = len(keras.tree.flatten(x)[0])
     if count == full or not _are_numbers(x):
         return predict_batch(model, x)
-    outputs = predict_batch(
-        model, filled(keras.tree.map_structure(to_numpy, x), full)
-    )
+    x = filled(keras.tree.map_structure(to_numpy, x), full)
+    outputs = predict_batch(model, x)
+    if isinstance(outputs, list):
+        return outputs[:count]
     return keras.tree.map_structure(lambda array: array[:count], outputs)
 
 
