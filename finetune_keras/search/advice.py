@@ -20,7 +20,6 @@ from finetune_keras.search.gains import losses_around
 from finetune_keras.search.proposal import Proposal
 from finetune_keras.search.ranking import rank_backbones
 from finetune_keras.training.dry_run import duration
-from finetune_keras.training.fine_tune import fine_tune
 from finetune_keras.training.linear_probe import LEAST_GAIN, solve_probe
 
 # Of so many layer groups, counted from the last, the head may read.
@@ -174,6 +173,10 @@ def short_phase(proposal):
     return Phase(groups, 4, 3e-4, schedule="cosine")
 
 
+def _behind_head(phase):
+    return Plan([*linear_probe(), phase], head_initializer="auto")
+
+
 class Steps:
     """The steps of an advice, and what each has found."""
 
@@ -262,7 +265,7 @@ class Steps:
             return probe
         self.note("training", found, f"then {phase.name}")
         self.seconds += trial / (self.share if proposal.is_text else 1)
-        return Plan([*probe, phase], head_initializer="auto")
+        return _behind_head(phase)
 
     @property
     def share(self):
@@ -282,9 +285,10 @@ class Steps:
             keras.utils.set_random_seed(self.seed)
             model = proposal.model(features)
             if proposal.is_text:
-                # Some of the texts may lack a class, which epochs can do.
-                train, plan = model.tokenize(self.some()), Plan([phase])
-                fine_tune(model, linear_probe(), train, validation, verbose=0)
+                # Nothing is stored for all layers, so that the phase on the
+                # head costs nothing more; some texts may lack a class, which
+                # only epochs can do.
+                train, plan = model.tokenize(self.some()), _behind_head(phase)
             before, after = losses_around(model, plan, train, validation)
         gains = before - after
         return gains.mean(), gains.std() / np.sqrt(len(gains))

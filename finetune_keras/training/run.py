@@ -145,7 +145,7 @@ class Run:
             return
         self._make_work()
         if self.state.index == self.state.epoch == 0:
-            self.start_head()
+            self._start_head()
         if self._goes_on():
             self.work.build(resumable=self.observers.needs_pauses)
         while self._goes_on():
@@ -208,7 +208,7 @@ class Run:
         self.work = PhaseWork(self.flat, *self.data, self.cache, self.folder)
         self.state.phase["cache"] = self.work.report
 
-    def start_head(self):
+    def _start_head(self):
         """Solves the head, if it is due, and with it may end the phase."""
         solved = False
         if self.start.is_due:

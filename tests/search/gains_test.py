@@ -14,10 +14,11 @@ Y = (X[:, 0] + X[:, 1] + RNG.normal(0, 0.5, 90) > 0).astype("int32")
 TRAIN, JUDGED = (X[:56], Y[:56]), (X[56:], Y[56:])
 
 
-def classifier():
+def classifier(dropout=0.0):
     keras.utils.set_random_seed(2)
     inputs = keras.Input((5,))
     x = keras.layers.Dense(6, "tanh", name="low")(inputs)
+    x = keras.layers.Dropout(dropout)(x) if dropout else x
     x = keras.layers.Dense(2, "tanh", name="high")(x)
     return ft.replace_head(keras.Model(inputs, x), 2)
 
@@ -50,3 +51,17 @@ def test_the_best_epoch_is_told_even_where_the_head_is_better():
     before, after = losses_around(model, plan, TRAIN, JUDGED)
     assert after.mean() > before.mean()
     np.testing.assert_allclose(after, losses(model), rtol=1e-4)
+
+
+def test_the_head_is_that_of_the_plan_to_come():
+    """Under dropout a head is solved otherwise where more than it trains."""
+    phases = ft.plans.linear_probe()[0], ft.Phase("all", 1, 1e-3)
+    plan = ft.Plan(phases, head_initializer="auto")
+    before, _ = losses_around(classifier(0.3), plan, TRAIN, JUDGED)
+    history = ft.fine_tune(classifier(0.3), plan, TRAIN, JUDGED, verbose=0)
+    solved = history.phases[0]["solved"]["val_loss"]
+    np.testing.assert_allclose(before.mean(), solved, rtol=1e-5)
+    alone = ft.fine_tune(
+        classifier(0.3), ft.plans.linear_probe(), TRAIN, JUDGED, verbose=0
+    )
+    assert abs(alone.phases[0]["solved"]["val_loss"] - solved) > 1e-4
