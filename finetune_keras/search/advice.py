@@ -289,6 +289,8 @@ class Steps:
                 # head costs nothing more; some texts may lack a class, which
                 # only epochs can do.
                 train, plan = model.tokenize(self.some()), _behind_head(phase)
-            before, after = losses_around(model, plan, train, validation)
+            before, after = losses_around(
+                model, plan, train, validation, calibrated=proposal.is_text
+            )
         gains = before - after
         return gains.mean(), gains.std() / np.sqrt(len(gains))

@@ -1,10 +1,13 @@
 """What a phase gains on each validation example, before it is planned."""
 
+import numpy as np
+
 from finetune_keras.cache.activation_store import cache_options
 from finetune_keras.data.task import Task
 from finetune_keras.engine.fit_state import strategy_scope
 from finetune_keras.models.layer_groups import layer_groups
 from finetune_keras.results.predicted import predict_all
+from finetune_keras.results.temperature import fit_scaling, scaled
 from finetune_keras.training.compiled import ensure_compiled
 from finetune_keras.training.fit_options import check_fit
 from finetune_keras.training.inputs import labels_rank
@@ -12,7 +15,7 @@ from finetune_keras.training.observer import Observer
 from finetune_keras.training.run import Run
 
 
-def losses_around(model, plan, train, validation):
+def losses_around(model, plan, train, validation, calibrated=False):
     """Losses of each validation example, around the epochs of the last phase.
 
     Before them is behind the solved head, where the plan solves one. The model
@@ -25,6 +28,10 @@ def losses_around(model, plan, train, validation):
         plan: A `Plan`.
         train: Training data, as in `fine_tune`.
         validation: Validation data.
+        calibrated: Boolean, whether each is judged at the temperature that
+            suits it best: where all layers train on few examples, the model
+            gets surer than it is right, which hides what it gains. Defaults
+            to `False`.
 
     Returns:
         Tuple of two arrays.
@@ -34,21 +41,22 @@ def losses_around(model, plan, train, validation):
         ensure_compiled(model, plan, labels_rank(train), None)
         groups, cache = layer_groups(model), cache_options("auto")
         run = Run(groups, plan, train, validation, cache, fit)
-        before = _LossesBefore(run)
+        judge = _calibrated_losses if calibrated else _losses
+        before = _LossesBefore(run, judge)
         run.observers.add(before)
         run.run()
-        return before.losses, _losses(run)
+        return before.losses, judge(run)
 
 
 class _LossesBefore(Observer):
     """Judges a run before the first epoch of its last phase."""
 
-    def __init__(self, run):
-        self.run, self.losses = run, None
+    def __init__(self, run, judge):
+        self.run, self.judge, self.losses = run, judge, None
 
     def begin_fit(self, work):
         if self.run.phase is self.run.plan[-1] and self.losses is None:
-            self.losses = _losses(self.run)
+            self.losses = self.judge(self.run)
             # What epochs are compared with must not win as one of them.
             best = self.run.best
             best.epoch, best.value, best.noise = None, None, 0.0
@@ -56,9 +64,26 @@ class _LossesBefore(Observer):
 
 def _losses(run):
     """Loss of each validation example at the weights of now."""
-    task, data = Task.of(run.model), run.data[1].given.data
+    task = Task.of(run.model)
     losses = run.work.validation_losses(task)
     if losses is not None:
         return losses
+    scores, labels = _predicted(run, task)
+    return task.losses(labels, scores)
+
+
+def _calibrated_losses(run):
+    task = Task.of(run.model)
+    if not task.has_chances:
+        return _losses(run)
+    chances, labels = _predicted(run, task)
+    activation = task.output_activation
+    scaling = fit_scaling(chances, labels, "temperature", activation)
+    chances = scaled(chances, *scaling, activation, np)
+    return task.losses(labels, chances)
+
+
+def _predicted(run, task):
+    data = run.data[1].given.data
     outputs, labels, _ = predict_all(run.model, data, "validation")
-    return task.losses(task.labels(labels), task.scores(outputs))
+    return task.scores(outputs), task.labels(labels)

@@ -53,6 +53,18 @@ def test_the_best_epoch_is_told_even_where_the_head_is_better():
     np.testing.assert_allclose(after, losses(model), rtol=1e-4)
 
 
+def test_who_is_too_sure_is_judged_at_the_best_temperature():
+    plan = ft.Plan([ft.Phase("all", 6, 0.1)], head_initializer="auto")
+    model, other = classifier(), classifier()
+    _, after = losses_around(model, plan, TRAIN, JUDGED, calibrated=True)
+    _, raw = losses_around(other, plan, TRAIN, JUDGED)
+    assert after.mean() < raw.mean() - 0.01
+    report = ft.evaluate(ft.calibrate(model, JUDGED), JUDGED, verbose=0)
+    np.testing.assert_allclose(
+        after.mean(), report.metrics["log_loss"], rtol=1e-5
+    )
+
+
 def test_the_head_is_that_of_the_plan_to_come():
     """Under dropout a head is solved otherwise where more than it trains."""
     phases = ft.plans.linear_probe()[0], ft.Phase("all", 1, 1e-3)
