@@ -40,10 +40,9 @@ def _predict_filled(model, x, full):
 
 def _are_numbers(x):
     """Whether all are plain arrays of numbers: texts are of any length."""
-    leaves = keras.tree.flatten(x)
-    plain = all(hasattr(leaf, "__array__") for leaf in leaves)
-    return plain and all(
-        to_numpy(leaf).dtype.kind not in "OSU" for leaf in leaves
+    return all(
+        hasattr(leaf, "__array__") and to_numpy(leaf).dtype.kind not in "OSU"
+        for leaf in keras.tree.flatten(x)
     )
 
 

@@ -19,22 +19,10 @@ def losses_around(model, plan, train, validation, calibrated=False):
     """Losses of each validation example, around the epochs of the last phase.
 
     Before them is behind the solved head, where the plan solves one. The model
-    ends with the weights of the best of these epochs. Where activations are
-    stored, both are judged on these, which takes a small part of the time of
-    the whole model.
-
-    Args:
-        model: A `keras.Model`.
-        plan: A `Plan`.
-        train: Training data, as in `fine_tune`.
-        validation: Validation data.
-        calibrated: Boolean, whether each is judged at the temperature that
-            suits it best: where all layers train on few examples, the model
-            gets surer than it is right, which hides what it gains. Defaults
-            to `False`.
-
-    Returns:
-        Tuple of two arrays.
+    ends with the weights of the best of them. Stored activations, if any, are
+    judged in the place of the whole model, in little time. `calibrated` is
+    each at its best temperature: where all layers train on few examples, the
+    model gets surer than it is right, which hides what it gains.
     """
     train, fit = check_fit({"verbose": 0}, train, validation)
     with strategy_scope(model):

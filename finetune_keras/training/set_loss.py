@@ -51,12 +51,6 @@ def set_loss(detector, x, y, y_pred):
     All terms are sums over the batch for each true box, weighed by the
     `weight_dict` of the detector; with no box at all, all is background.
 
-    Args:
-        detector: A `DFineObjectDetector`.
-        x: The pictures, as its graph takes them.
-        y: Dict of `boxes` and `labels`, see `TrueBoxes`.
-        y_pred: Dict of the outputs of its graph.
-
     Reference:
         - [Peng et al., 2024](https://arxiv.org/abs/2410.13842)
     """

@@ -9,20 +9,11 @@ from finetune_keras.engine.packages import scipy
 
 
 class TrueBoxes:
-    """The boxes of a batch as a D-FINE sees them.
+    """The boxes of a batch as a D-FINE sees them; labels of -1 fill up.
 
-    Args:
-        detector: A `DFineObjectDetector`.
-        x: The pictures, as its graph takes them.
-        y: Dict of `boxes` (batch, boxes, 4) in the format of the detector,
-            and of `labels` (batch, boxes); rows of the label -1 fill up.
-
-    Attributes:
-        is_box: Tensor (batch, 1, boxes) of 1, and of 0 for what fills up.
-        boxes: Tensor (batch, 1, boxes, 4): middle x and y, width and height,
-            shares of the picture.
-        classes: Tensor (batch, 1, boxes, classes) of 0 and 1.
-        count: Tensor, how many boxes the batch has, 1 at least.
+    Tensors (batch, 1, boxes, ...): `is_box` of 1 and 0, `boxes` (middle x and
+    y, width and height, shares of the picture), `classes` of 0 and 1; and
+    `count`, how many boxes there are, 1 at least.
     """
 
     def __init__(self, detector, x, y):
@@ -68,13 +59,7 @@ def matches(detector, logits, boxes, true):
     """Tensor (batch, sets, queries, boxes) of 1 where two belong together.
 
     Each true box has one query of a set, and none has two: the cheapest of
-    all such choices.
-
-    Args:
-        detector: A `DFineObjectDetector`, whose settings weigh the costs.
-        logits: Tensor (batch, sets, queries, classes).
-        boxes: Tensor (batch, sets, queries, 4), as those of `true`.
-        true: `TrueBoxes`.
+    all such choices, by the costs of the detector.
 
     Reference:
         - [Carion et al., 2020](https://arxiv.org/abs/2005.12872)
